@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from myna_plugin.spectrogram import N_MELS
-from myna_plugin.vit import HEAD_DIM, Transformer, patchify, sincos_positions
+from myna_plugin.vit import Transformer, patchify, sincos_positions
 
 CHUNK_FRAMES = 96
-"""Frames of a full encoder input, 3.07 s: the largest multiple of 16 in 50,000 samples."""
+"""Frames of a full encoder input: of the 98 in 50,000 samples, the most that 16 divides."""
 
 PATCHINGS: dict[str, tuple[int, int]] = {"square": (16, 16), "vertical": (128, 2)}
 """Patch size of each patching: (mel bands, frames). Paper §3.5."""
@@ -54,6 +54,7 @@ class EncoderConfig:
         mlp_dim: hidden width of the blocks' perceptrons.
         projector: output widths of the projector's linear layers; empty for none.
         log_mel: whether the input is log(1 + power) instead of power (off in published models).
+        chunk_frames: frames of a full input, a multiple of every patch's frames.
 
     Raises:
         ValueError: an unknown or repeated patching, or a size that is not positive.
@@ -66,6 +67,7 @@ class EncoderConfig:
     mlp_dim: int = 1536
     projector: tuple[int, ...] = ()
     log_mel: bool = False
+    chunk_frames: int = CHUNK_FRAMES
 
     def __post_init__(self) -> None:
         known = sorted(PATCHINGS)
@@ -75,6 +77,13 @@ class EncoderConfig:
             raise ValueError(f"patchings must be different ones of {known}, got {self.patchings}")
         if min(self.embed_dim, self.depth, self.num_heads, self.mlp_dim, *self.projector, 1) < 1:
             raise ValueError(f"sizes must be positive: {self}")
+        if (
+            any(self.chunk_frames % PATCHINGS[p][1] for p in self.patchings)
+            or self.chunk_frames < 1
+        ):
+            raise ValueError(
+                f"{self.chunk_frames} frames a chunk do not divide into {self.patchings} patches"
+            )
 
     @classmethod
     def of_size(cls, size: str, **changes: Any) -> EncoderConfig:
@@ -101,7 +110,7 @@ class Tokenizer(nn.Sequential):
         )
 
     def forward(self, patches: Tensor) -> Tensor:
-        _, patch_norm, linear, token_norm = self
+        patch_norm, linear = cast(nn.LayerNorm, self[1]), cast(nn.Linear, self[2])
         # Mel power spans too many decades for half precision, so the first norm is in float32.
         normed = functional.layer_norm(
             patches.float(),
@@ -110,7 +119,7 @@ class Tokenizer(nn.Sequential):
             patch_norm.bias.float(),
             patch_norm.eps,
         )
-        return token_norm(linear(normed.to(linear.weight.dtype)))
+        return self[3](linear(normed.to(linear.weight.dtype)))
 
 
 def build_projector(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
@@ -142,7 +151,7 @@ class MynaEncoder(nn.Module):
         if config.projector:
             self.linear_head = build_projector(config.embed_dim, config.projector)
         for patching in config.patchings:
-            rows, columns = token_grid(patching, CHUNK_FRAMES)
+            rows, columns = token_grid(patching, config.chunk_frames)
             self.register_buffer(
                 f"positions_{patching}",
                 sincos_positions(rows, columns, config.embed_dim),
@@ -152,14 +161,16 @@ class MynaEncoder(nn.Module):
     def tokenizer(self, patching: str) -> Tokenizer:
         """The tokenizer of a patching; ValueError if the model has none."""
         if patching not in self.config.patchings:
-            raise ValueError(f"this model has no {patching!r} tokenizer, only {self.config.patchings}")
+            raise ValueError(
+                f"this model has no {patching!r} tokenizer, only {self.config.patchings}"
+            )
         module = self.get_submodule(TOKENIZER_NAMES[self.config.patchings.index(patching)])
         assert isinstance(module, Tokenizer)
         return module
 
     def positions(self, patching: str, columns: int) -> Tensor:
         """Position codes of a grid `columns` wide, shape (rows * columns, D)."""
-        rows, full_columns = token_grid(patching, CHUNK_FRAMES)
+        rows, full_columns = token_grid(patching, self.config.chunk_frames)
         codes = self.get_buffer(f"positions_{patching}")
         if columns == full_columns:
             return codes
@@ -200,11 +211,6 @@ def token_grid(patching: str, n_frames: int) -> tuple[int, int]:
     """
     bands, frames = PATCHINGS[patching]
     return N_MELS // bands, n_frames // frames
-
-
-def heads_of(inner_dim: int) -> int:
-    """Heads of an attention whose queries are `inner_dim` wide in all."""
-    return inner_dim // HEAD_DIM
 
 
 def parameter_count(module: nn.Module) -> int:

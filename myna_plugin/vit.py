@@ -88,29 +88,28 @@ class FeedForward(nn.Module):
         return self.net(x)
 
 
+class Block(nn.ModuleList):
+    """Attention, then perceptron, each added to its input: (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
+        # A list, because published checkpoints number the two: 0 and 1.
+        super().__init__([Attention(dim, num_heads), FeedForward(dim, mlp_dim)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = x + layer(x)
+        return x
+
+
 class Transformer(nn.Module):
     """Pre-norm transformer encoder with a final norm: (B, N, D) -> (B, N, D)."""
 
     def __init__(self, dim: int, depth: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.ModuleList([Attention(dim, num_heads), FeedForward(dim, mlp_dim)])
-            for _ in range(depth)
-        )
+        self.layers = nn.ModuleList(Block(dim, num_heads, mlp_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        for attention, feed_forward in self.layers:
-            x = x + attention(x)
-            x = x + feed_forward(x)
+        for block in self.layers:
+            x = block(x)
         return self.norm(x)
-
-    def hidden_states(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The output of every block, the last one normed: `depth` tensors of shape (B, N, D)."""
-        states = []
-        for attention, feed_forward in self.layers:
-            x = x + attention(x)
-            x = x + feed_forward(x)
-            states.append(x)
-        states[-1] = self.norm(states[-1])
-        return tuple(states)
