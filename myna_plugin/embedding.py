@@ -185,9 +185,10 @@ class Embedder(nn.Module):
         itself would take as much memory again as an hour of audio does)."""
         mel = self.mel.frames(waveform, start, stop)
         if not mel.isfinite().all():
+            begin, end = (frame * HOP_LENGTH / SAMPLE_RATE for frame in (start, stop))
             raise ValueError(
                 "audio holds NaN or infinite samples, or samples far outside [-1, 1], between "
-                f"{start * HOP_LENGTH / SAMPLE_RATE:.2f} s and {stop * HOP_LENGTH / SAMPLE_RATE:.2f} s"
+                f"{begin:.2f} s and {end:.2f} s"
             )
         return mel
 
