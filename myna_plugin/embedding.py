@@ -12,7 +12,8 @@ The rule for lengths, in frames of 32 ms (F = 1 + samples // 512):
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class Embedder(nn.Module):
         timestamp_mode: str = "tokens",
         batch_size: int | None = None,
         precision: str = "float32",
+        compile: bool = False,
     ) -> None:
         """Wrap an encoder.
 
@@ -61,6 +63,8 @@ class Embedder(nn.Module):
                 changes speed and memory only.
             precision: "float32", "bfloat16" or "float16": what the encoder computes in. The
                 front-end and the results are always float32.
+            compile: whether the encoder runs through `torch.compile`: faster on large batches on
+                CUDA after some seconds of compiling for each new kind of input.
 
         Raises:
             ValueError: an option outside its range.
@@ -80,6 +84,7 @@ class Embedder(nn.Module):
         self.hop_ms = float(hop_ms)
         self.timestamp_mode = timestamp_mode
         self.batch_size = batch_size
+        self.compile_encoder = compile
         self.sample_rate = SAMPLE_RATE
         self.scene_embedding_size = len(patchings) * encoder.config.embed_dim
         self.timestamp_embedding_size = self.scene_embedding_size
@@ -225,12 +230,9 @@ class Embedder(nn.Module):
         return torch.cat([tokens.mean(1) for tokens in self._encode(chunks)], dim=-1).float()
 
     def _encode(self, chunks: Tensor) -> list[Tensor]:
-        """Encoded tokens of each patching; one pass for all of them where their counts agree."""
-        tokens = [self.encoder.tokens(fill_patches(chunks, p), p) for p in self.patchings]
-        transformer = self.encoder.transformer
-        if len({t.shape[1] for t in tokens}) == 1:
-            return list(transformer(torch.cat(tokens)).chunk(len(tokens)))
-        return [transformer(t) for t in tokens]
+        """Encoded tokens (N, tokens, D) of chunks of one width, for each patching."""
+        encode = compiled_encode() if self.compile_encoder else encode_chunks
+        return encode(self.encoder, chunks, self.patchings)
 
     def _embed_tokens_at(self, waveform: Tensor, positions: Tensor) -> Tensor:
         """Vectors at some positions (in frames, ascending) from the tokens of overlapping chunks.
@@ -309,6 +311,23 @@ class Embedder(nn.Module):
             cut = torch.stack([mel[..., windows[i][0] : windows[i][1]] for i in chosen], dim=1)
             result[:, chosen] = self._embed(cut.flatten(0, 1)).unflatten(0, cut.shape[:2])
         return result
+
+
+def encode_chunks(encoder: MynaEncoder, chunks: Tensor, patchings: tuple[str, ...]) -> list[Tensor]:
+    """Encoded tokens (N, tokens, D) of chunks (N, M, F), for each patching.
+
+    Patchings whose token counts agree (48 each for a full chunk) share one pass.
+    """
+    tokens = [encoder.tokens(fill_patches(chunks, p), p) for p in patchings]
+    if len({t.shape[1] for t in tokens}) == 1:
+        return list(encoder.transformer(torch.cat(tokens)).chunk(len(tokens)))
+    return [encoder.transformer(t) for t in tokens]
+
+
+@cache
+def compiled_encode() -> Callable[[MynaEncoder, Tensor, tuple[str, ...]], list[Tensor]]:
+    """`encode_chunks` through `torch.compile`; one for all models, so models stay picklable."""
+    return torch.compile(encode_chunks, dynamic=True)
 
 
 def fill_patches(chunks: Tensor, patching: str) -> Tensor:

