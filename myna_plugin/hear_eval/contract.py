@@ -9,6 +9,7 @@ Source: hearbenchmark.com/hear-api.html.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
@@ -38,6 +39,7 @@ class ModuleFacts(TypedDict):
         code: digest of the module's package, weights shipped in it included.
         location: its file or folder.
         slug: what heareval adds to the name for the options.
+        warnings: what `load_model` warned of.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ModuleFacts(TypedDict):
     code: str
     location: str
     slug: str
+    warnings: list[str]
 
 
 def examine_module(
@@ -66,7 +69,9 @@ def examine_module(
     for function in ("load_model", *(FUNCTIONS[kind] for kind in embedding_types)):
         if not callable(getattr(imported, function, None)):
             raise BadInputError(f"{module} is no HEAR module: it has no function {function}")
-    embedding = _load(module, model, model_options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        embedding = _load(module, model, model_options)
     sample_rate = _positive_int(module, embedding.model, "sample_rate")
     noise = (
         torch.rand(N_SOUNDS, NOISE_S * sample_rate, generator=torch.Generator().manual_seed(0)) * 2
@@ -83,6 +88,9 @@ def examine_module(
         code=digest_path(location),
         location=str(location),
         slug=options_slug(model_options),
+        warnings=[
+            str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)
+        ],
     )
 
 

@@ -163,6 +163,8 @@ def examine(settings: Settings, tasks: Sequence[HearTask], process: HearevalProc
         raise BadInputError(f"{error} (all output: {log})") from error
     shutil.rmtree(folder)
     say(f"{settings.module}: {facts['location']}, {facts['sample_rate']} Hz, on {facts['device']}")
+    for warning in facts["warnings"]:
+        say(f"{settings.module} warns: {warning}")
     weights = digest_path(settings.model) if settings.model else None
     return Run(settings, facts, weights)
 

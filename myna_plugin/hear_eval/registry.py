@@ -12,10 +12,11 @@ import path inside `myna_plugin`.
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import importlib_metadata
@@ -55,11 +56,11 @@ def list_models() -> list[HearModel]:
     models: list[HearModel] = []
     seen: set[str] = set()
     for distribution in importlib_metadata.distributions():
-        name, version = _identify(distribution)
-        if name in seen:  # a second copy, hidden behind the first on sys.path
-            continue
-        seen.add(name)
-        models += _read_entries(distribution, name, version)
+        found = _read_entries(distribution)
+        owner = found[0].distribution if found else None
+        if owner is not None and owner not in seen:  # else a copy, hidden behind the first
+            seen.add(owner)
+            models += found
     models.sort(key=lambda model: (not _is_ours(model), model.name, model.distribution or ""))
     return list(_mark_taken(models))
 
@@ -119,12 +120,14 @@ def find_fault(module: str) -> str | None:
 
 
 def _find_spec(module: str, folders: list[str] | None) -> ModuleSpec | None:
-    # importlib.util.find_spec("a.b") would import a
-    return (
-        importlib.util.find_spec(module)
-        if folders is None
-        else PathFinder.find_spec(module, folders)
-    )
+    if folders is None:
+        return importlib.util.find_spec(module)
+    for folder in folders:  # importlib.util.find_spec("a.b") would import a
+        finder = pkgutil.get_importer(folder)
+        spec = finder.find_spec(module) if finder else None
+        if spec is not None:
+            return spec
+    return None
 
 
 def _identify(distribution: Any) -> tuple[str, str | None]:
@@ -134,20 +137,22 @@ def _identify(distribution: Any) -> tuple[str, str | None]:
         return str(getattr(distribution, "_path", "an unnamed distribution")), None
 
 
-def _read_entries(distribution: Any, name: str, version: str | None) -> list[HearModel]:
+def _read_entries(distribution: Any) -> list[HearModel]:
     try:
         entries = list(distribution.entry_points.select(group=GROUP))
     except Exception as error:  # noqa: BLE001 somebody's metadata; reported, never fatal
         fault = f"its entry_points.txt cannot be read ({one_line(error)})"
-        return [HearModel("?", "?", name, version, fault)]
-    return [_read_entry(entry, name, version) for entry in entries]
+        return [HearModel("?", "?", *_identify(distribution), fault)]
+    return [_read_entry(entry, *_identify(distribution)) for entry in entries]
 
 
-def _read_entry(entry: importlib_metadata.EntryPoint, name: str, version: str | None) -> HearModel:
+def _read_entry(
+    entry: importlib_metadata.EntryPoint, distribution: str, version: str | None
+) -> HearModel:
     # "package:module" is the same module as "package.module": heareval imports by path
     module = re.sub(r"\s*(\[.*\])?\s*$", "", entry.value).replace(":", ".")
     fault = find_fault(module) if entry.name else "it has no name"
-    return HearModel(entry.name or "?", module, name, version, fault)
+    return HearModel(entry.name or "?", module, distribution, version, fault)
 
 
 def _is_ours(model: HearModel) -> bool:

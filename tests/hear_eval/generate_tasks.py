@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def write_task(
         (folder / str(rate) / split).mkdir(parents=True)
         for name in labels:
             path = folder / str(rate) / split / Path(name).with_suffix(suffix)
-            soundfile.write(path, sounds[name], rate)
+            encoded = io.BytesIO()  # soundfile syncs a file of its own to disk: slow
+            soundfile.write(encoded, sounds[name], rate, format=suffix[1:])
+            path.write_bytes(encoded.getvalue())
     return folder
 
 
