@@ -23,7 +23,9 @@ from myna_plugin.hear_eval.errors import BadInputError, one_line
 from myna_plugin.hear_eval.files import digest_path
 
 NOISE_S = 1
-N_SOUNDS = 2
+N_SOUNDS = 3
+"""Three, so that a batch of embeddings alone cannot pass for (embeddings, timestamps)."""
+
 FUNCTIONS = {"scene": "get_scene_embeddings", "event": "get_timestamp_embeddings"}
 SIZES = {"scene": "scene_embedding_size", "event": "timestamp_embedding_size"}
 TIME_TOLERANCE_MS = 0.01
