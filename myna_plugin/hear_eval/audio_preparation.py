@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from myna_plugin.hear_eval.audio_check import AudioCheck, AudioFacts
-from myna_plugin.hear_eval.errors import BadInputError
 from myna_plugin.hear_eval.files import digest_pairs, digest_path
 from myna_plugin.hear_eval.hear_task import METADATA, VOCABULARY, HearTask
+from myna_plugin.hear_eval.messages import BadInputError, say
 from myna_plugin.hear_eval.resampling import (
     AudioPlan,
     Key,
@@ -49,6 +49,7 @@ def prepare_audio(
     for task, plan in plans.items():
         if plan.sources:
             resample_task(task, plan.sources, facts[task], sample_rate)
+            _say_resampled(task, [facts[task][path] for path in plan.sources.values()], sample_rate)
             plan = plan_audio(task, sample_rate)
             facts[task], faults = check_audio(task, plan, tasks[task], sample_rate, allow_silent)
             if faults:
@@ -99,6 +100,13 @@ def digest_task(task: HearTask, plan: AudioPlan, facts: Mapping[Path, AudioFacts
     pairs = [(name, digest_path(task.folder / name)) for name in texts]
     pairs += [("/".join(key), facts[path].digest) for key, path in sorted(plan.present.items())]
     return digest_pairs(pairs)
+
+
+def _say_resampled(task: HearTask, sources: Sequence[AudioFacts], sample_rate: int) -> None:
+    rates = " and ".join(str(rate) for rate in sorted({facts.sample_rate for facts in sources}))
+    message = f"{task.name}: made {len(sources)} files of {sample_rate} Hz from {rates} Hz"
+    lower = sum(facts.sample_rate < sample_rate for facts in sources)
+    say(message + (f"; {lower} lack the upper frequencies" if lower else ""))
 
 
 def _present_faults(path: Path, facts: AudioFacts, sample_rate: int) -> list[str]:

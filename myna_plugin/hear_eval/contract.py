@@ -19,8 +19,8 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 
-from myna_plugin.hear_eval.errors import BadInputError, one_line
 from myna_plugin.hear_eval.files import digest_path
+from myna_plugin.hear_eval.messages import BadInputError, one_line
 
 NOISE_S = 1
 N_SOUNDS = 3

@@ -7,7 +7,7 @@ import re
 
 import torch
 
-from myna_plugin.hear_eval.errors import BadInputError
+from myna_plugin.hear_eval.messages import BadInputError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 

@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 from tqdm import tqdm
 
 from myna_plugin.audio import AudioError
 from myna_plugin.hear_eval.audio_check import AudioCheck
 from myna_plugin.hear_eval.audio_preparation import prepare_audio
 from myna_plugin.hear_eval.contract import ModuleFacts
-from myna_plugin.hear_eval.errors import BadInputError
 from myna_plugin.hear_eval.files import digest_path, read_json
 from myna_plugin.hear_eval.hear_task import HearTask
 from myna_plugin.hear_eval.heareval_process import HearevalProcess, Job, JobError
+from myna_plugin.hear_eval.messages import BadInputError, say
 from myna_plugin.hear_eval.provenance import RECORDS, Inputs, Record
 from myna_plugin.hear_eval.results import SCORES, TaskResult, read_scores
 
@@ -149,6 +148,7 @@ def examine(settings: Settings, tasks: Sequence[HearTask], process: HearevalProc
     Raises:
         BadInputError: with where to find the traceback.
     """
+    say(f"{settings.module}: loading")
     folder = Path(tempfile.mkdtemp(prefix="hear-eval-"))
     log = folder / "module.log"
     arguments = {
@@ -317,12 +317,7 @@ def failure_noted(run: Run, task: HearTask, stage: str, result: TaskResult) -> I
         result.status = "failed"
         result.reason = f"{stage}: {error}"
         result.log = str(run.log(task, stage))
-        say(f"{task.name}: failed ({result.reason})")
-
-
-def say(message: str) -> None:
-    """A line for whoever waits; standard output is left to the table."""
-    click.echo(message, err=True)
+        say(f"{task.name}: failed")
 
 
 def _fresh_log(run: Run, task: HearTask, stage: str) -> Path:

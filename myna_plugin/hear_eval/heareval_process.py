@@ -28,9 +28,9 @@ from typing import Any
 from tqdm import tqdm
 
 from myna_plugin.hear_eval import compatibility, contract
-from myna_plugin.hear_eval.errors import BadInputError, one_line
+from myna_plugin.hear_eval.messages import BadInputError, one_line
 
-POLL_S = 0.2
+POLL_S = 0.5
 IDLE_EXIT_S = 10
 WATCH_SHARE = 20
 """Pauses between looks at the progress are this many times as long as a look takes."""

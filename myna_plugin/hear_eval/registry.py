@@ -21,7 +21,7 @@ from typing import Any
 
 import importlib_metadata
 
-from myna_plugin.hear_eval.errors import BadInputError, one_line
+from myna_plugin.hear_eval.messages import BadInputError, one_line
 
 GROUP = "hear.models"
 OUR_DISTRIBUTION = "myna-plugin"

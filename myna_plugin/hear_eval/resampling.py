@@ -24,8 +24,8 @@ import soundfile
 
 from myna_plugin.audio import load_audio
 from myna_plugin.hear_eval.audio_check import AudioFacts, stamp_of
-from myna_plugin.hear_eval.errors import BadInputError
 from myna_plugin.hear_eval.hear_task import HearTask
+from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.parallel import run_in_threads
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from myna_plugin.hear_eval import cli, evaluation, requirements
 from myna_plugin.hear_eval.cli import format_models, main, parse_model, parse_model_options
-from myna_plugin.hear_eval.errors import BadInputError
+from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.registry import HearModel
 
 from .conftest import install_tiny_module

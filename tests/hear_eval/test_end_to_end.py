@@ -142,7 +142,8 @@ def test_folder_is_kept_clean(scored):
 def test_noise_is_in_the_logs_and_not_on_the_terminal(scored):
     log = scored.embeddings / ".hear-eval" / "logs" / "event.predictions.log"
     assert "BEST POSTPROCESSING" in log.read_text()
-    assert len(scored.err.splitlines()) == 8, scored.err  # the module, 3 + 3 stages, the JSON
+    # the module twice, 2 tasks resampled, 3 + 3 stages, the JSON
+    assert len(scored.err.splitlines()) == 11, scored.err
 
 
 def test_second_run_reuses_everything(scored):
@@ -192,7 +193,8 @@ def test_wrong_shapes_are_found_before_any_task(workplace):
     before = {path for path in workplace.folder.rglob("*") if "__pycache__" not in path.parts}
     outcome = run(workplace.folder)
     assert (outcome.status, outcome.out) == (2, "")
-    (line,) = outcome.err.splitlines()
+    loading, line = outcome.err.splitlines()
+    assert loading == "tiny_hear: loading"
     assert "get_scene_embeddings" in line
     assert "(3, 32)" in line
     after = {path for path in workplace.folder.rglob("*") if "__pycache__" not in path.parts}

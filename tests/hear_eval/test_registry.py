@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from myna_plugin.hear_eval.errors import BadInputError
+from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.registry import HearModel, list_models, resolve
 
 

@@ -4,7 +4,7 @@ import importlib_metadata
 import pytest
 
 from myna_plugin.hear_eval import requirements
-from myna_plugin.hear_eval.errors import BadInputError
+from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.requirements import check_requirements
 
 HEAREVAL = "pip install --no-deps heareval==2021.1.3"

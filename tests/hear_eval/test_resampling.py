@@ -12,8 +12,8 @@ import soxr
 from myna_plugin.audio import AudioError
 from myna_plugin.hear_eval import resampling
 from myna_plugin.hear_eval.audio_check import inspect_file
-from myna_plugin.hear_eval.errors import BadInputError
 from myna_plugin.hear_eval.hear_task import read_task
+from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.resampling import plan_audio, resample_file, resample_task
 
 from .generate_tasks import scene_task

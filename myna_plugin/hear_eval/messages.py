@@ -1,4 +1,4 @@
-"""What the user can put right: reported without a traceback, with exit status 2."""
+"""What the command says: how far it is, and what the user has to put right."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ class BadInputError(click.ClickException):
         hidden = len(self.lines) - SHOWN_AT_MOST
         if hidden > 0:
             click.echo(f"hear-eval: and {hidden} more like these", file=file, err=file is None)
+
+
+def say(message: str) -> None:
+    """A line for whoever waits; standard output is left to the table."""
+    click.echo(message, err=True)
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
