@@ -12,12 +12,23 @@ from typing import Any
 BLOCK = 1 << 20
 
 
-def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Write `value` beside `path` and move it there, so that no reader ever sees a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write beside `path` and move it there once it is on the disk: no part is ever seen."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    try:
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Write `value` as JSON, as `write_whole` does, making the folders to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(value, indent=indent) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

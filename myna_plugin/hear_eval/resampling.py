@@ -10,6 +10,7 @@ was stopped goes on where it was. Names and labels stay as they are: a file that
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ import soundfile
 
 from myna_plugin.audio import load_audio
 from myna_plugin.hear_eval.audio_check import AudioFacts, stamp_of
+from myna_plugin.hear_eval.files import write_whole
 from myna_plugin.hear_eval.hear_task import HearTask
 from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.parallel import run_in_threads
@@ -134,13 +136,14 @@ def resample_file(source: Path, target: Path, sample_rate: int, frames: int) -> 
 
     Raises:
         AudioError: the source cannot be used.
+        OSError: the target cannot be written.
     """
     samples = load_audio(source, sample_rate).numpy()[:frames]
     samples = np.pad(samples, (0, frames - len(samples)))
     encoding = "PCM_16" if soundfile.info(source).subtype in SIXTEEN_BIT else "FLOAT"
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    soundfile.write(part, samples, sample_rate, encoding, format="WAV")
-    os.replace(part, target)
+    wav = io.BytesIO()  # soundfile itself would not say why it cannot write to a full disk
+    soundfile.write(wav, samples, sample_rate, encoding, format="WAV")
+    write_whole(target, wav.getbuffer())
 
 
 def _fill(

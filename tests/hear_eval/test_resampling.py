@@ -233,26 +233,34 @@ def test_missing_audio_is_bad_input_and_named(tmp_path):
         plan_audio(read_task(folder), RATE)
 
 
-def test_failed_write_leaves_no_file(tmp_path, monkeypatch):
-    soundfile.write(tmp_path / "a.wav", 0.5 * np.ones(4_800), 48_000)
-
-    def fail(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(soundfile, "write", fail)
-    with pytest.raises(OSError, match="No space"):
-        resample_file(tmp_path / "a.wav", tmp_path / "b.wav", RATE, 1_600)
-    assert not (tmp_path / "b.wav").exists()
+@pytest.fixture
+def full_disk():
+    """No file can grow beyond 4 kB, which fails as a full disk does."""
+    resource = pytest.importorskip("resource", reason="file size limits are POSIX")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_full_disk_is_bad_input_with_the_folder_named(tmp_path, monkeypatch):
+def test_full_disk_is_bad_input_and_leaves_no_part_of_a_file(tmp_path, request):
+    folder = scene_task(tmp_path / "task")
+    request.getfixturevalue("full_disk")
+    with pytest.raises(BadInputError, match=r"task: cannot be written to \(File too large"):
+        make(folder)
+    assert not (folder / str(RATE)).exists()
+    assert not list((folder / f".{RATE}.part").rglob("*.part"))
+    assert not list((folder / f".{RATE}.part").rglob("*.wav"))
+
+
+def test_read_only_folder_is_bad_input(tmp_path, monkeypatch):
     folder = scene_task(tmp_path / "task")
 
-    def fail(*_, **__):
-        raise OSError(28, "No space left on device")
+    def refuse(*_, **__):  # file modes do not stop root, who may be running this
+        raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(soundfile, "write", fail)
-    with pytest.raises(BadInputError, match=r"task: cannot be written to \(No space left"):
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(BadInputError, match=r"task: cannot be written to \(Permission denied"):
         make(folder)
 
 
