@@ -23,7 +23,10 @@ QUICK = ["--grid", "faster", "--grid-points", "1"]
 
 
 def start(folder, *arguments, module="tiny_hear"):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    temporary = folder.with_name(f"{folder.name}-temporary")
+    temporary.mkdir(exist_ok=True)
+    path = os.pathsep.join(sys.path)
+    environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(temporary)}
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, "--module", module, *arguments],
         cwd=folder,
