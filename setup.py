@@ -10,7 +10,7 @@ VERSION_LINE = re.search(
     r'^__version__ = "(.+)"$', (HERE / "myna_plugin" / "_version.py").read_text(), re.MULTILINE
 )
 if VERSION_LINE is None:
-    raise SystemExit("myna_plugin/_version.py must hold a line: __version__ = \"…\"")
+    raise SystemExit('myna_plugin/_version.py must hold a line: __version__ = "…"')
 
 # What heareval 2021.1.3 imports, in versions it runs on. heareval itself is not listed: its own
 # pins (numpy 1.19.2, numba 0.48, tensorflow) cannot be met on a current Python, so it is

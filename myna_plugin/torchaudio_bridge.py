@@ -12,9 +12,10 @@ import importlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXTENSION = "torchaudio._extension"
 

@@ -489,9 +489,9 @@ def write_audio(path: Path, audio: np.ndarray) -> None:
         file.write(audio)
 
 
-def write_json(path: Path, content: object, **layout: int) -> None:
+def write_json(path: Path, content: object, indent: int | None = None) -> None:
     """Write JSON that ends in a newline."""
-    path.write_text(json.dumps(content, **layout) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
 def write_task(folder: Path, metadata: dict, labels: tuple[str, ...], clips: Callable) -> None:

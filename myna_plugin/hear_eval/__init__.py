@@ -1,1 +1,1 @@
-"""The `hear-eval` command: heareval on current libraries, on audio of any rate."""
+"""The `hear-eval` command: any HEAR module scored with the unmodified heareval."""
