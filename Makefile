@@ -4,8 +4,6 @@ PYTHON ?= python3
 VENV ?= .venv
 # Further arguments for pip, such as an index that has CPU builds of torch.
 PIP_ARGS ?=
-# Where the demo leaves its tasks, embeddings and scores.
-DEMO ?= demo
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --no-input --disable-pip-version-check \
@@ -25,9 +23,7 @@ help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.hear-eval  ## Score the model on the demo tasks; the first run installs it
-	$(BIN)/hear-eval --module myna_plugin --demo --grid faster --grid-points 2 \
-		--tasks-dir $(DEMO)/tasks --embeddings-dir $(DEMO)/embeddings \
-		--results $(DEMO)/results.json
+	$(BIN)/hear-eval --module myna_plugin --demo --grid faster --grid-points 2
 
 test: lint types unit  ## All that CI runs: style, layers, types, tests, doctests, the wheel
 
@@ -49,7 +45,7 @@ test-slow: $(VENV)/.dev  ## The tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --durations=10
 
 clean:  ## Remove .venv, build products, caches and the demo's results
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
