@@ -41,7 +41,7 @@ KEY_CLIP_S = 3.0
 ONSET_CLIP_S = 5.0
 
 OPUS_COMPRESSION = 0.945
-"""libsndfile's scale from 0 (256 kbit/s) to 1 (6 kbit/s); this is about 20 kbit/s."""
+"""libsndfile's scale from 0 (256 kbit/s) to 1 (6 kbit/s); this is about 23 kbit/s."""
 
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
 
@@ -482,7 +482,7 @@ TASKS = ((KEY_METADATA, KEYS, key_clips), (ONSET_METADATA, PITCH_CLASSES, onset_
 
 
 def write_audio(path: Path, audio: np.ndarray) -> None:
-    """Write Ogg Opus at about 20 kbit/s."""
+    """Write Ogg Opus at about 23 kbit/s."""
     with soundfile.SoundFile(
         path, "w", SAMPLE_RATE, 1, "OPUS", format="OGG", compression_level=OPUS_COMPRESSION
     ) as file:
