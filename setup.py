@@ -80,7 +80,11 @@ setup(
     extras_require={"hear-eval": HEAR_EVAL, "dev": DEV + HEAR_EVAL},
     entry_points={
         "console_scripts": ["hear-eval = myna_plugin.hear_eval.cli:main"],
-        "hear.models": ["myna = myna_plugin"],
+        "hear.models": [
+            "myna = myna_plugin",
+            "myna-square = myna_plugin.hear_square",
+            "myna-vertical = myna_plugin.hear_vertical",
+        ],
     },
     classifiers=[
         "Intended Audience :: Science/Research",
