@@ -262,7 +262,7 @@ def main(
             made = export_hear(task, items, out, sample_rate or SAMPLE_RATE, jobs)
         else:
             made = export_marble(task, items, out, sample_rate, jobs, settings)
-    except (TaskError, AudioError) as error:
+    except (TaskError, AudioError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from error
     click.echo(f"{made}: {describe_sizes(items)}")

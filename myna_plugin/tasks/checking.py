@@ -20,7 +20,7 @@ PROBE_SECONDS = 0.05
 """How much is decoded at either end of a file."""
 
 SHOWN = 10
-"""How many faults of a kind are listed in the text."""
+"""How many faulty files of a kind are listed in the text."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,11 @@ class CheckReport:
             "known": self.known,
         }
         for kind, faults in kinds.items():
-            lines += [f"  {kind}: {fault.clip_id}: {fault.reason}" for fault in faults[:SHOWN]]
-            if len(faults) > SHOWN:
-                lines.append(f"  {kind}: and {len(faults) - SHOWN} more")
+            # Clips of one file share its fault.
+            reasons = list(dict.fromkeys(fault.reason for fault in faults))
+            lines += [f"  {kind}: {reason}" for reason in reasons[:SHOWN]]
+            if len(reasons) > SHOWN:
+                lines.append(f"  {kind}: and {len(reasons) - SHOWN} more files")
         return "\n".join(lines)
 
 

@@ -112,7 +112,7 @@ def write_clips(
         progress: show a progress bar.
 
     Raises:
-        AudioError, TaskError: see `load_clips`.
+        AudioError, TaskError: see `load_clips`; a file that cannot be written.
     """
     missing = [item for item in items if not destinations[item.clip_id].is_file()]
     for folder in {destinations[item.clip_id].parent for item in missing}:
@@ -131,7 +131,14 @@ def write_clips(
 
 
 def write_wav(path: Path, samples: np.ndarray, sample_rate: int) -> None:
-    """Write mono samples in [-1, 1], shape (S,), as a WAV file, whole or not at all."""
+    """Write mono samples in [-1, 1], shape (S,), as a WAV file, whole or not at all.
+
+    Raises:
+        TaskError: it cannot be written.
+    """
     part = path.with_name(path.name + ".part")
-    soundfile.write(part, samples, sample_rate, subtype=SUBTYPE, format="WAV")
-    os.replace(part, path)
+    try:
+        soundfile.write(part, samples, sample_rate, subtype=SUBTYPE, format="WAV")
+        os.replace(part, path)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise TaskError(f"{path}: cannot be written ({error})") from error

@@ -235,6 +235,7 @@ def _place_audio(
             to_write.append(item)
         elif not name.exists():
             name.parent.mkdir(parents=True, exist_ok=True)
+            name.unlink(missing_ok=True)  # a link to data that has moved
             name.symlink_to(item.path.resolve())
     write_clips(to_write, names, sample_rate, jobs=jobs, progress=progress)
     durations = {read_info(path).duration_s for path in names.values()}

@@ -52,7 +52,7 @@ def read_items(task: Task, folder: Path) -> list[Item]:
     items: list[Item] = []
     for split in SPLITS:
         path = folder / f"{layout.stem}.{SPLIT_NAMES[split]}.jsonl"
-        for number, line in enumerate(read_text(path).splitlines(), start=1):
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
             if not line.strip():
                 continue
             try:
@@ -61,7 +61,7 @@ def read_items(task: Task, folder: Path) -> list[Item]:
                 raise TaskError(f"{path}: line {number}: not JSON ({error})") from error
             except KeyError as error:
                 raise TaskError(f"{path}: line {number}: no field {error}") from error
-            except TaskError as error:
+            except (TypeError, TaskError) as error:
                 raise TaskError(f"{path}: line {number}: {error}") from error
     return items
 
@@ -97,8 +97,8 @@ def write_items(
 ) -> None:
     """Write a task as MARBLE's jsonl files.
 
-    MARBLE slices whole files, so a clip that is part of a file is cut into `audio/SPLIT`. A
-    whole file is named where it lies, unless a sample rate is asked for that it lacks.
+    MARBLE slices whole files, so a clip that is part of a file is cut into `audio/RATE/SPLIT`.
+    A whole file is named where it lies, unless a sample rate is asked for that it lacks.
 
     Args:
         task: a task with a `marble` layout.
@@ -114,10 +114,8 @@ def write_items(
     layout = layout_of(task)
     paths = {item.clip_id: item.path.resolve() for item in items}
     cut = [item for item in items if not is_whole_file(item, sample_rate)]
-    destinations = {
-        item.clip_id: folder.resolve() / "audio" / item.split / f"{item.clip_id}.wav"
-        for item in cut
-    }
+    audio = folder.resolve() / "audio" / (f"{sample_rate}" if sample_rate else "original")
+    destinations = {item.clip_id: audio / item.split / f"{item.clip_id}.wav" for item in cut}
     write_clips(cut, destinations, sample_rate, jobs=jobs, progress=progress)
     paths.update(destinations)
     for split in SPLITS:

@@ -208,8 +208,9 @@ def validate_items(task: Task, items: Sequence[Item]) -> None:
     """Refuse items that no experiment can run on.
 
     Raises:
-        TaskError: a clip named twice, a target outside the vocabulary, a split that is not one,
-            an empty split.
+        TaskError: a clip named twice, a target outside the vocabulary, a split that is not one
+            or has no clips; validation or test clips that cannot be scored, because all are of
+            one class or a label is on none or all of them.
     """
     clip, count = Counter(item.clip_id for item in items).most_common(1)[0] if items else ("", 0)
     if count > 1:

@@ -221,11 +221,18 @@ def test_an_incomplete_set_is_refused_unless_allowed(tmp_path):
     arguments = ("--task", "gtzan", "--root", tmp_path, "--to", "hear", tmp_path / "out")
     refused = run(*arguments)
     assert refused.exit_code == 2
-    assert "missing: rock.00003" in refused.output
+    assert "rock.00003.wav: no such file" in refused.output
     assert not (tmp_path / "out").exists()
     allowed = run(*arguments, "--allow-missing")
     assert allowed.exit_code == 0
     assert "valid 5" in allowed.output
+
+
+def test_a_place_that_cannot_be_written_is_named(data, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    result = run("--task", "gtzan", "--root", data / "gtzan", "--to", "hear", tmp_path / "out")
+    assert result.exit_code == 2
+    assert str(tmp_path / "out") in result.output
 
 
 def test_the_command_s_status(data, tmp_path):

@@ -70,7 +70,7 @@ def test_missing_and_short_files_are_found(gtzan):
     assert "lasts 25.00 s, expected 30 s" in report.wrong_length[0].reason
     text = report.text()
     assert "22 of 24 clips present" in text
-    assert "missing: rock.00003: " in text
+    assert f"missing: {path_of(gtzan, 'rock.00003')}: no such file" in text
     assert report.as_dict()["missing"][0]["clip_id"] == "rock.00003"
 
 
@@ -110,6 +110,19 @@ def test_clips_beyond_the_end_of_their_track_are_found(built):
     assert {fault.clip_id[-2:] for fault in report.wrong_length} == {"-3"}
     # 50 ms is within what decoders disagree by.
     assert check(task, [replace(item, end_s=item.end_s + 0.05) for item in items]).complete
+
+
+def test_a_missing_file_is_listed_once_and_lists_are_short(built, tmp_path):
+    task = TASKS["giantsteps"]
+    items = load_items(task, built("giantsteps", "folder"))
+    lost = [replace(i, path=tmp_path / f"{i.track_id}.mp3") for i in items if i.split != "test"]
+    report = check(task, lost)
+    assert len(report.missing) == len(lost) == 18
+    assert report.text().count("no such file") == 5
+    many = [replace(i, path=tmp_path / f"{i.clip_id}.mp3") for i in lost]
+    text = check(task, many).text()
+    assert text.count("no such file") == 10
+    assert text.endswith("missing: and 8 more files")
 
 
 def test_each_file_is_opened_once(built, monkeypatch):

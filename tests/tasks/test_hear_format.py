@@ -138,6 +138,10 @@ def test_fitting_audio_is_linked_and_rates_join(built, tmp_path):
     linked = list((tmp_path / str(RATE)).rglob("*.wav"))
     assert len(linked) == len(items)
     assert all(path.is_symlink() and path.resolve().is_file() for path in linked)
+    linked[0].unlink()
+    linked[0].symlink_to(tmp_path / "moved away")
+    write_task(TASKS["gtzan"], items, tmp_path, sample_rate=RATE)
+    assert linked[0].is_file()
     write_task(TASKS["gtzan"], items, tmp_path, sample_rate=16_000)
     assert not any(path.is_symlink() for path in (tmp_path / "16000").rglob("*.wav"))
     assert len(list(tmp_path.rglob("blues.00000.wav"))) == 2

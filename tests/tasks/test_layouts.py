@@ -168,6 +168,8 @@ SPOILT = {
         ('"label": "rock"', '"lab": ""', r"val.jsonl: line 5: no field 'label'"),
         ('"label": "rock"', '"label": "polka"', r"val.jsonl: line 5: label 'polka'"),
         ('"label": "rock"', '"label": ["rock"]', r"line 5: expected a label, got \['rock'\]"),
+        ('"data/GTZAN', '3, "data', r"val.jsonl: line 1: not JSON"),
+        ('"audio_path": "', '"audio_path": 3, "path": "', r"val.jsonl: line 1: .*int"),
         ("{", "", r"val.jsonl: line 1: not JSON"),
         ("{", '["', r"val.jsonl: line 1: not JSON"),
     ],

@@ -28,7 +28,7 @@ def test_tracks_are_cut_into_files(built, tmp_path):
     clips = {i.clip_id: i for i in load_items(task, tmp_path, layout="marble")}
     clip = clips["0005061-2"]
     assert (clip.start_s, clip.end_s) == (0.0, None)
-    assert clip.path == tmp_path / "audio" / "train" / "0005061-2.wav"
+    assert clip.path == tmp_path / "audio" / "original" / "train" / "0005061-2.wav"
     assert soundfile.info(clip.path).duration == 30.0
 
 
@@ -54,4 +54,4 @@ def test_a_sample_rate_makes_files(built, tmp_path):
     write_items(task, load_items(task, built("gtzan", "folder")), tmp_path, sample_rate=16_000)
     lines = [json.loads(x) for x in (tmp_path / "GTZANGenre.test.jsonl").read_text().splitlines()]
     assert {line["sample_rate"] for line in lines} == {16_000}
-    assert all(line["audio_path"].startswith(str(tmp_path / "audio/test")) for line in lines)
+    assert all(line["audio_path"].startswith(str(tmp_path / "audio/16000/test")) for line in lines)
