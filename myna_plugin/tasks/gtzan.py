@@ -8,6 +8,7 @@ from typing import Any
 
 from myna_plugin.tasks.folders import audio_folders, find_audio
 from myna_plugin.tasks.task import (
+    SPLITS,
     ClipRule,
     Item,
     JukemirLayout,
@@ -36,20 +37,21 @@ FOLDERS = ("genres", "genres_original", "Data/genres_original", ".")
 SUFFIXES = (".wav", ".au")
 
 
-def filtered_lists() -> dict[str, list[str]]:
+def filtered_lists() -> dict[str, tuple[str, ...]]:
     """The fault-filtered lists: split -> names like "blues.00000".
 
     Raises:
-        TaskError: torchaudio, which has them, is not installed.
+        TaskError: torchaudio, which has them, cannot be imported.
     """
     try:
-        from myna_plugin.torchaudio_bridge import gtzan_filtered_lists
+        from myna_plugin.torchaudio_bridge import gtzan_split
+
+        return {split: gtzan_split(split) for split in SPLITS}
     except ImportError as error:
         raise TaskError(
-            "GTZAN's fault-filtered lists are torchaudio's (pip install torchaudio); without it, "
-            "put JukeMIR's gtzan_ff.json.gz into the data folder"
+            f"GTZAN's fault-filtered lists are torchaudio's, which cannot be imported ({error}); "
+            "install it, or put JukeMIR's gtzan_ff.json.gz into the data folder"
         ) from error
-    return gtzan_filtered_lists()
 
 
 def read_folder(root: Path) -> list[Item]:

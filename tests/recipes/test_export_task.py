@@ -20,6 +20,8 @@ from myna_plugin.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[2]
 
+SMALL_GRID = ("--grid", "faster", "--grid-points", "1")
+
 TENSORFLOW = '''
 """Stands in for tensorflow, of which heareval uses these names."""
 import contextlib
@@ -92,14 +94,14 @@ def test_a_key_task_says_that_hear_has_no_weighted_score(exported):
     assert {path.name for path in exported.iterdir()} == {"gtzan", "magnatagatune", "giantsteps"}
 
 
-def call(folder: Path, *command: str) -> None:
+def call_python(folder: Path, *arguments: str) -> None:
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(folder), str(folder / "stand_in"), str(REPOSITORY)]),
         # heareval reads back the checkpoints it wrote, with its own classes in them.
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-m", *command],
+        [sys.executable, *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -122,11 +124,11 @@ def test_real_heareval_scores_the_exported_tasks(exported, workshop):
     if importlib.util.find_spec("tensorflow") is None:
         (workshop / "stand_in" / "tensorflow").mkdir(parents=True)
         (workshop / "stand_in" / "tensorflow" / "__init__.py").write_text(TENSORFLOW)
-    call(workshop, "heareval.embeddings.runner", "spectrum", "--tasks-dir", str(exported))
+    options = ("spectrum", "--tasks-dir", str(exported))
+    call_python(workshop, "-m", "heareval.embeddings.runner", *options)
     embeddings = workshop / "embeddings" / "spectrum"
     tasks = sorted(str(path) for path in embeddings.iterdir())
-    options = ("--grid", "faster", "--grid-points", "1")
-    call(workshop, "heareval.predictions.runner", *options, *tasks)
+    call_python(workshop, "-m", "heareval.predictions.runner", *SMALL_GRID, *tasks)
     scores = {
         Path(task).name: json.loads((Path(task) / "test.predicted-scores.json").read_text())["test"]
         for task in tasks
@@ -145,19 +147,11 @@ def test_real_heareval_scores_the_exported_tasks(exported, workshop):
 
 
 def test_hear_eval_scores_an_exported_task(exported, workshop):
-    if importlib.util.find_spec("myna_plugin.hear_eval") is None:
-        pytest.skip("the hear-eval command is not there")
-    options = ("--tasks-dir", str(exported), "--task", "gtzan", "--grid", "faster")
-    call(
-        workshop,
-        "myna_plugin.hear_eval.cli",
-        "--module",
-        "spectrum",
-        *options,
-        "--grid-points",
-        "1",
-    )
-    scores = workshop / "embeddings" / "spectrum" / "gtzan" / "test.predicted-scores.json"
+    pytest.importorskip("myna_plugin.hear_eval.cli", reason="the hear-eval command is not there")
+    command = ("-c", "from myna_plugin.hear_eval.cli import main; main()")
+    options = ("--module", "spectrum", "--tasks-dir", str(exported), "--task", "gtzan")
+    call_python(workshop, *command, *options, *SMALL_GRID)
+    (scores,) = workshop.rglob("test.predicted-scores.json")
     assert "test_top1_acc" in json.loads(scores.read_text())["test"]
 
 

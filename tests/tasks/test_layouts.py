@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from task_layouts import BUILDERS, KEY, MTG, SIZES, write_text
 
-from myna_plugin.tasks import TASKS, TaskError, check, encode_targets, load_items, load_task
+from myna_plugin.tasks import TASKS, TaskError, check, encode_targets, gtzan, load_items, load_task
 from myna_plugin.tasks.loading import find_source
 from myna_plugin.tasks.metrics import METRICS, score_outputs
 from myna_plugin.tasks.published import COLUMNS
@@ -238,6 +239,13 @@ def test_a_lacking_folder_is_named(tmp_path):
         load_items(TASKS["gtzan"], tmp_path, layout="jukemir")
     with pytest.raises(TaskError, match="no task 'gztan'"):
         load_task("gztan", tmp_path)
+
+
+def test_gtzan_without_torchaudio_says_what_else_will_do(monkeypatch):
+    monkeypatch.undo()  # of the small lists
+    monkeypatch.setitem(sys.modules, "myna_plugin.torchaudio_bridge", None)
+    with pytest.raises(TaskError, match=r"torchaudio's.*gtzan_ff\.json\.gz"):
+        gtzan.filtered_lists()
 
 
 def test_one_class_in_validation_is_refused(built, tmp_path):
