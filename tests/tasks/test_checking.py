@@ -10,6 +10,8 @@ from task_layouts import RATE, encoded_tone
 
 from myna_plugin.tasks import TASKS, TaskError, check, load_items, usable_items
 
+pytest_plugins = ("tiny_data_sets",)
+
 TASK = TASKS["gtzan"]
 
 

@@ -12,6 +12,8 @@ from task_layouts import RATE, write_tone
 from myna_plugin.tasks import TASKS, TaskError, check, encode_targets, load_items, load_task
 from myna_plugin.tasks.hear_format import read_task, write_task
 
+pytest_plugins = ("tiny_data_sets",)
+
 
 def write_kfold_task(folder: Path, prediction_type: str = "multiclass", **fields) -> None:
     """A task of five folds, three clips each, at 8 kHz."""

@@ -18,6 +18,8 @@ from myna_plugin.tasks.folders import read_json
 from myna_plugin.tasks.magnatagatune import TAGS
 from myna_plugin.tasks.task import SPLITS
 
+pytest_plugins = ("tiny_data_sets",)
+
 SHARED = Path(os.environ.get("MYNA_SHARED", Path(__file__).parents[3] / "shared"))
 
 

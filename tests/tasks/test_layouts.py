@@ -17,6 +17,8 @@ from myna_plugin.tasks.metrics import METRICS, score_outputs
 from myna_plugin.tasks.published import COLUMNS
 from myna_plugin.tasks.task import SPLITS
 
+pytest_plugins = ("tiny_data_sets",)
+
 CASES = [(task, layout) for task in TASKS for layout in BUILDERS[task]]
 
 
@@ -242,7 +244,6 @@ def test_a_lacking_folder_is_named(tmp_path):
 
 
 def test_gtzan_without_torchaudio_says_what_else_will_do(monkeypatch):
-    monkeypatch.undo()  # of the small lists
     monkeypatch.setitem(sys.modules, "myna_plugin.torchaudio_bridge", None)
     with pytest.raises(TaskError, match=r"torchaudio's.*gtzan_ff\.json\.gz"):
         gtzan.filtered_lists()

@@ -9,6 +9,8 @@ from task_layouts import RATE
 from myna_plugin.tasks import TASKS, check, load_items
 from myna_plugin.tasks.marble import write_items
 
+pytest_plugins = ("tiny_data_sets",)
+
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_written_task_reads_back(built, tmp_path, name):

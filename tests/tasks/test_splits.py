@@ -20,6 +20,8 @@ from myna_plugin.tasks.splits import (
 )
 from myna_plugin.tasks.task import UNSPLIT
 
+pytest_plugins = ("tiny_data_sets",)
+
 
 def catalogue(n_artists: int = 60, seed: int = 1) -> list[Item]:
     """Artists with 1 to 6 tracks of 2 clips."""
