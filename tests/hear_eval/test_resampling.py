@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -233,20 +234,25 @@ def test_missing_audio_is_bad_input_and_named(tmp_path):
         plan_audio(read_task(folder), RATE)
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """No file can grow beyond 4 kB, which fails as a full disk does."""
+    """No file can grow beyond 4 kB, which fails as a full disk does.
+
+    Only around the code under test: the limit holds for pytest's own output too.
+    """
     resource = pytest.importorskip("resource", reason="file size limits are POSIX")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_full_disk_is_bad_input_and_leaves_no_part_of_a_file(tmp_path, request):
+def test_full_disk_is_bad_input_and_leaves_no_part_of_a_file(tmp_path):
     folder = scene_task(tmp_path / "task")
-    request.getfixturevalue("full_disk")
-    with pytest.raises(BadInputError, match=r"task: cannot be written to \(File too large"):
+    message = r"task: cannot be written to \(File too large"
+    with pytest.raises(BadInputError, match=message), full_disk():
         make(folder)
     assert not (folder / str(RATE)).exists()
     assert not list((folder / f".{RATE}.part").rglob("*.part"))
