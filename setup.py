@@ -70,7 +70,7 @@ setup(
         "soundfile>=0.12.1",
         "soxr>=0.4",
         "safetensors>=0.4.3",
-        "huggingface_hub>=0.23",
+        "huggingface_hub>=0.26",
         "tqdm>=4.66",
         "PyYAML>=6.0",
         "matplotlib>=3.8",

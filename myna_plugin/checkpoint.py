@@ -138,30 +138,39 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
 def _download(repository: str, revision: str | None, name: str) -> Path:
     """The weights file of a Hugging Face repository, from its cache or the network."""
     # Imported on request only: it is slow to import, and most loads are local.
-    from huggingface_hub import errors, hf_hub_download, list_repo_files
+    from huggingface_hub import (
+        errors,
+        hf_hub_download,
+        list_repo_files,
+        try_to_load_from_cache,
+    )
 
-    wanted = ("model.safetensors", f"{name}.safetensors", f"{name}.pth", "pytorch_model.bin")
+    wanted = ["model.safetensors", f"{name}.safetensors", f"{name}.pth", "pytorch_model.bin"]
     try:
         for candidate in wanted:
+            cached = try_to_load_from_cache(repository, candidate, revision=revision)
+            if isinstance(cached, str):
+                return Path(cached)
+        for candidate in wanted:
             try:
-                return Path(
-                    hf_hub_download(repository, candidate, revision=revision, local_files_only=True)
-                )
-            except errors.LocalEntryNotFoundError:
+                return Path(hf_hub_download(repository, candidate, revision=revision))
+            except errors.LocalEntryNotFoundError:  # there is no network
+                raise
+            except errors.EntryNotFoundError:
                 continue
         files = list_repo_files(repository, revision=revision)
-        weights = [f for f in wanted if f in files]
-        weights += sorted(f for f in files if f.endswith(SUFFIXES) and f not in weights)
-        if not weights:
-            raise CheckpointError(f"hf://{repository}: holds no weights, only {', '.join(files)}")
-        return Path(hf_hub_download(repository, weights[0], revision=revision))
-    except (OSError, errors.HfHubHTTPError, errors.HFValidationError, RuntimeError) as error:
+        others = sorted(f for f in files if f.endswith(SUFFIXES))
+        if others:
+            return Path(hf_hub_download(repository, others[0], revision=revision))
+        reason = f"it holds no weights, only {_some(files)}"
+    except (OSError, ValueError, RuntimeError, errors.HfHubHTTPError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"hf://{repository}: cannot be downloaded ({reason}). Without network, put the file at "
             f"{weights_folder() / name}.safetensors (or .pth) and load it as {name!r} if that is "
             "one of the known names, else by its path"
         ) from error
+    raise CheckpointError(f"hf://{repository}: {reason}")
 
 
 def read_encoder(

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from conftest import published_state_dict
+from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
 from myna_plugin import checkpoint
@@ -244,19 +245,49 @@ def test_offline_says_where_to_put_the_file(folder, source):
     assert "cannot be downloaded" in str(caught.value)
 
 
-def test_a_cached_download_is_used_offline(folder, monkeypatch):
+def test_a_cached_download_is_used_without_asking_the_network(folder, monkeypatch):
     cached = folder / "cached.pth"
     save_published(cached, 1)
     asked = []
 
-    def download(repository, file, revision=None, local_files_only=False):
-        asked.append((repository, file, revision, local_files_only))
-        return str(cached)
+    def look(repository, file, revision=None):
+        asked.append((repository, file, revision))
+        return str(cached) if file == "myna-vertical.pth" else None
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", look)
     encoder = load_encoder("hf://oriyonay/myna-vertical@abc")
     assert encoder.config.patchings == ("vertical",)
-    assert asked == [("oriyonay/myna-vertical", "model.safetensors", "abc", True)]
+    assert ("oriyonay/myna-vertical", "model.safetensors", "abc") in asked
+
+
+@pytest.mark.parametrize("stored", ["model.safetensors", "pytorch_model.bin", "odd/name.pt"])
+def test_the_weights_of_a_repository_are_found_under_any_usual_name(folder, monkeypatch, stored):
+    file = folder / "download.pth"
+    save_published(file, 2)
+
+    def download(repository, name, revision=None):
+        if name != stored:
+            raise errors.EntryNotFoundError(name)
+        return str(file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda *_, **__: ["README.md", stored])
+    assert load_encoder("hf://someone/some-model").config.patchings == ("square", "vertical")
+
+
+def test_a_repository_without_weights_is_named(folder, monkeypatch):
+    def download(repository, name, revision=None):
+        raise errors.EntryNotFoundError(name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda *_, **__: ["README.md"])
+    with pytest.raises(CheckpointError, match=r"holds no weights, only README\.md"):
+        load_encoder("hf://someone/some-model")
+
+
+def test_an_impossible_repository_name_is_named(folder):
+    with pytest.raises(CheckpointError, match="hf://not a repo: cannot be downloaded"):
+        load_encoder("hf://not a repo")
 
 
 def test_unknown_names_list_what_is_known():
