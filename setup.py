@@ -65,6 +65,7 @@ setup(
         "nnAudio>=0.3.3",
         "numpy>=1.26",
         "scikit-learn>=1.4",
+        "scipy>=1.12",
         "click>=8.1",
         "importlib-metadata>=6.0",
         "soundfile>=0.12.1",
