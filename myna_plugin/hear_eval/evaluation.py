@@ -134,7 +134,9 @@ def evaluate(settings: Settings, tasks: Sequence[HearTask]) -> tuple[Run, list[T
                 embed_task(run, task, digests[task], process, result)
     if settings.skip_predictions:
         return run, list(results.values())
-    with HearevalProcess(settings.environment) as process:
+    # heareval's predictors are tiny: threads wait for each other longer than they compute, and one
+    # thread leaves no score to the number of cores.
+    with HearevalProcess({**settings.environment, "OMP_NUM_THREADS": "1"}) as process:
         for task, result in results.items():
             if result.status == "embedded":
                 with failure_noted(run, task, PREDICTIONS, result):
