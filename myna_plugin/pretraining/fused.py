@@ -183,7 +183,7 @@ class KernelOperations:
         return (
             self.fuse_norm
             and y.dtype != torch.float32
-            and self.kernels.split_width(width) is not None
+            and self.kernels.row_piece(width) is not None
         )
 
     def norm(self, x: Tensor, norm: nn.LayerNorm) -> Normed:

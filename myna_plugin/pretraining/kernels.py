@@ -537,123 +537,153 @@ def linear_gelu_backward(
 
 
 @triton.jit
+def _add_residual(total, residual_desc, total_desc, y_bias_ptr, row, column, PIECE: tl.constexpr,
+                  HAS_Y_BIAS: tl.constexpr):  # fmt: skip
+    """The sum as it is stored, a part of the row at a time."""
+    total += residual_desc.load([row, column]).to(tl.float32)
+    if HAS_Y_BIAS:
+        total += tl.load(y_bias_ptr + column + tl.arange(0, PIECE)).to(tl.float32)[None, :]
+    stored = total.to(total_desc.dtype)
+    total_desc.store([row, column], stored)
+    return stored.to(tl.float32)
+
+
+@triton.jit
+def _store_normed(centred, rstd, out_desc, weight_ptr, bias_ptr, row, column, PIECE: tl.constexpr):
+    columns = column + tl.arange(0, PIECE)
+    weight = tl.load(weight_ptr + columns).to(tl.float32)
+    bias = tl.load(bias_ptr + columns).to(tl.float32)
+    out = centred * rstd[:, None] * weight[None, :] + bias[None, :]
+    out_desc.store([row, column], out.to(out_desc.dtype))
+
+
+@triton.jit
 def _linear_add_norm_kernel(
-    y_desc, first_desc, second_desc, residual_ptr, y_bias_ptr, weight_ptr, bias_ptr,
-    total_ptr, out_ptr, mean_ptr, rstd_ptr, n_rows, depth, eps,
-    HAS_Y_BIAS: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
-    ROWS: tl.constexpr, DEPTH: tl.constexpr, FLATTEN: tl.constexpr,
+    y_desc, y_weight_desc, residual_desc, y_bias_ptr, weight_ptr, bias_ptr,
+    total_desc, out_desc, mean_ptr, rstd_ptr, n_rows, depth, eps,
+    HAS_Y_BIAS: tl.constexpr, PIECE: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    width: tl.constexpr = FIRST + SECOND
-    left = tl.arange(0, FIRST)
-    right = FIRST + tl.arange(0, SECOND)
-    for tile in tl.range(
-        tl.program_id(0), tl.cdiv(n_rows, ROWS), tl.num_programs(0), flatten=FLATTEN
-    ):
-        a = tl.zeros((ROWS, FIRST), dtype=tl.float32)
-        b = tl.zeros((ROWS, SECOND), dtype=tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(n_rows, ROWS), tl.num_programs(0)):
+        row = tile * ROWS
+        a = tl.zeros((ROWS, PIECE), dtype=tl.float32)
+        b = tl.zeros((ROWS, PIECE), dtype=tl.float32)
+        c = tl.zeros((ROWS, PIECE), dtype=tl.float32)
         for step in range(tl.cdiv(depth, DEPTH)):
-            y = y_desc.load([tile * ROWS, step * DEPTH])
-            a = tl.dot(y, first_desc.load([0, step * DEPTH]).T, a)
-            b = tl.dot(y, second_desc.load([FIRST, step * DEPTH]).T, b)
-        rows = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-        inside = (rows < n_rows)[:, None]
-        at = rows[:, None] * width
-        kind = total_ptr.dtype.element_ty
-        if HAS_Y_BIAS:
-            a += tl.load(y_bias_ptr + left).to(tl.float32)[None, :]
-            b += tl.load(y_bias_ptr + right).to(tl.float32)[None, :]
-        a += tl.load(residual_ptr + at + left[None, :], mask=inside, other=0).to(tl.float32)
-        tl.store(total_ptr + at + left[None, :], a.to(kind), mask=inside)
-        b += tl.load(residual_ptr + at + right[None, :], mask=inside, other=0).to(tl.float32)
-        tl.store(total_ptr + at + right[None, :], b.to(kind), mask=inside)
-        a = a.to(kind).to(tl.float32)
-        b = b.to(kind).to(tl.float32)
-        mean = (tl.sum(a, 1) + tl.sum(b, 1)) / width
+            y = y_desc.load([row, step * DEPTH])
+            a = tl.dot(y, y_weight_desc.load([0, step * DEPTH]).T, a)
+            b = tl.dot(y, y_weight_desc.load([PIECE, step * DEPTH]).T, b)
+            c = tl.dot(y, y_weight_desc.load([2 * PIECE, step * DEPTH]).T, c)
+        a = _add_residual(a, residual_desc, total_desc, y_bias_ptr, row, 0, PIECE, HAS_Y_BIAS)
+        b = _add_residual(b, residual_desc, total_desc, y_bias_ptr, row, PIECE, PIECE, HAS_Y_BIAS)
+        c = _add_residual(
+            c, residual_desc, total_desc, y_bias_ptr, row, 2 * PIECE, PIECE, HAS_Y_BIAS
+        )
+        mean = (tl.sum(a, 1) + tl.sum(b, 1) + tl.sum(c, 1)) / (3 * PIECE)
         a -= mean[:, None]
         b -= mean[:, None]
-        rstd = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / width + eps)
-        a = a * rstd[:, None] * tl.load(weight_ptr + left).to(tl.float32)[None, :]
-        a += tl.load(bias_ptr + left).to(tl.float32)[None, :]
-        tl.store(out_ptr + at + left[None, :], a.to(kind), mask=inside)
-        b = b * rstd[:, None] * tl.load(weight_ptr + right).to(tl.float32)[None, :]
-        b += tl.load(bias_ptr + right).to(tl.float32)[None, :]
-        tl.store(out_ptr + at + right[None, :], b.to(kind), mask=inside)
+        c -= mean[:, None]
+        variance = (tl.sum(a * a, 1) + tl.sum(b * b, 1) + tl.sum(c * c, 1)) / (3 * PIECE)
+        rstd = tl.rsqrt(variance + eps)
+        _store_normed(a, rstd, out_desc, weight_ptr, bias_ptr, row, 0, PIECE)
+        _store_normed(b, rstd, out_desc, weight_ptr, bias_ptr, row, PIECE, PIECE)
+        _store_normed(c, rstd, out_desc, weight_ptr, bias_ptr, row, 2 * PIECE, PIECE)
+        rows = row + tl.arange(0, ROWS)
         tl.store(mean_ptr + rows, mean, mask=rows < n_rows)
         tl.store(rstd_ptr + rows, rstd, mask=rows < n_rows)
 
 
 @triton.jit
-def _linear_norm_backward_kernel(
-    dy_desc, first_desc, second_desc, x_ptr, mean_ptr, rstd_ptr, weight_ptr, residual_ptr,
-    dx_ptr, partial_ptr, n_rows, depth,
-    FIRST: tl.constexpr, SECOND: tl.constexpr,
-    ROWS: tl.constexpr, DEPTH: tl.constexpr, FLATTEN: tl.constexpr,
+def _begin_norm_backward(
+    dout, x_desc, mean, rstd, weight_ptr, partial_ptr, size, row, column, PIECE: tl.constexpr
+):
+    """Gradient times scale, its sums along rows, and the norm's own gradients, for a part."""
+    columns = column + tl.arange(0, PIECE)
+    normed = (x_desc.load([row, column]).to(tl.float32) - mean[:, None]) * rstd[:, None]
+    # Rows past the end were read as zeros, so they add nothing to the sums over rows.
+    tl.store(partial_ptr + columns, tl.sum(dout * normed, 0))
+    tl.store(partial_ptr + size + columns, tl.sum(dout, 0))
+    weighted = dout * tl.load(weight_ptr + columns).to(tl.float32)[None, :]
+    return weighted, tl.sum(weighted, 1), tl.sum(weighted * normed, 1)
+
+
+@triton.jit
+def _end_norm_backward(
+    weighted, x_desc, residual_desc, dx_desc, mean, rstd, shift, slope, partial_ptr, row, column,
+    PIECE: tl.constexpr,
 ):  # fmt: skip
-    width: tl.constexpr = FIRST + SECOND
-    left = tl.arange(0, FIRST)
-    right = FIRST + tl.arange(0, SECOND)
+    normed = (x_desc.load([row, column]).to(tl.float32) - mean[:, None]) * rstd[:, None]
+    dx = (weighted - shift[:, None] - normed * slope[:, None]) * rstd[:, None]
+    dx += residual_desc.load([row, column]).to(tl.float32)
+    dx_desc.store([row, column], dx.to(dx_desc.dtype))
+    tl.store(partial_ptr + column + tl.arange(0, PIECE), tl.sum(dx, 0))
+
+
+@triton.jit
+def _linear_norm_backward_kernel(
+    dy_desc, y_weight_desc, x_desc, mean_ptr, rstd_ptr, weight_ptr, residual_desc,
+    dx_desc, partial_ptr, n_rows, depth,
+    PIECE: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
     n_tiles = tl.cdiv(n_rows, ROWS)
-    for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), flatten=FLATTEN):
-        a = tl.zeros((ROWS, FIRST), dtype=tl.float32)
-        b = tl.zeros((ROWS, SECOND), dtype=tl.float32)
+    size = n_tiles * (3 * PIECE)
+    for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
+        row = tile * ROWS
+        a = tl.zeros((ROWS, PIECE), dtype=tl.float32)
+        b = tl.zeros((ROWS, PIECE), dtype=tl.float32)
+        c = tl.zeros((ROWS, PIECE), dtype=tl.float32)
         for step in range(tl.cdiv(depth, DEPTH)):
-            dy = dy_desc.load([tile * ROWS, step * DEPTH])
-            a = tl.dot(dy, first_desc.load([step * DEPTH, 0]), a)
-            b = tl.dot(dy, second_desc.load([step * DEPTH, FIRST]), b)
-        rows = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-        in_rows = rows < n_rows
-        inside = in_rows[:, None]
-        at = rows[:, None] * width
-        mean = tl.load(mean_ptr + rows, mask=in_rows, other=0)[:, None]
-        rstd = tl.load(rstd_ptr + rows, mask=in_rows, other=0)[:, None]
-        x_left = tl.load(x_ptr + at + left[None, :], mask=inside, other=0).to(tl.float32)
-        x_right = tl.load(x_ptr + at + right[None, :], mask=inside, other=0).to(tl.float32)
-        x_left = (x_left - mean) * rstd
-        x_right = (x_right - mean) * rstd
-        partial = partial_ptr + tile * width
-        # Rows past the end were read as zeros, so they add nothing to the sums.
-        tl.store(partial + left, tl.sum(a * x_left, 0))
-        tl.store(partial + right, tl.sum(b * x_right, 0))
-        tl.store(partial + n_tiles * width + left, tl.sum(a, 0))
-        tl.store(partial + n_tiles * width + right, tl.sum(b, 0))
-        a *= tl.load(weight_ptr + left).to(tl.float32)[None, :]
-        b *= tl.load(weight_ptr + right).to(tl.float32)[None, :]
-        shift = ((tl.sum(a, 1) + tl.sum(b, 1)) / width)[:, None]
-        slope = ((tl.sum(a * x_left, 1) + tl.sum(b * x_right, 1)) / width)[:, None]
-        a = (a - shift - x_left * slope) * rstd
-        b = (b - shift - x_right * slope) * rstd
-        a += tl.load(residual_ptr + at + left[None, :], mask=inside, other=0).to(tl.float32)
-        b += tl.load(residual_ptr + at + right[None, :], mask=inside, other=0).to(tl.float32)
-        kind = dx_ptr.dtype.element_ty
-        tl.store(dx_ptr + at + left[None, :], a.to(kind), mask=inside)
-        tl.store(dx_ptr + at + right[None, :], b.to(kind), mask=inside)
-        tl.store(partial + 2 * n_tiles * width + left, tl.sum(a, 0))
-        tl.store(partial + 2 * n_tiles * width + right, tl.sum(b, 0))
+            dy = dy_desc.load([row, step * DEPTH])
+            a = tl.dot(dy, y_weight_desc.load([step * DEPTH, 0]), a)
+            b = tl.dot(dy, y_weight_desc.load([step * DEPTH, PIECE]), b)
+            c = tl.dot(dy, y_weight_desc.load([step * DEPTH, 2 * PIECE]), c)
+        rows = row + tl.arange(0, ROWS)
+        mean = tl.load(mean_ptr + rows, mask=rows < n_rows, other=0)
+        rstd = tl.load(rstd_ptr + rows, mask=rows < n_rows, other=0)
+        partial = partial_ptr + tile * (3 * PIECE)
+        a, a_sum, a_slope = _begin_norm_backward(
+            a, x_desc, mean, rstd, weight_ptr, partial, size, row, 0, PIECE
+        )
+        b, b_sum, b_slope = _begin_norm_backward(
+            b, x_desc, mean, rstd, weight_ptr, partial, size, row, PIECE, PIECE
+        )
+        c, c_sum, c_slope = _begin_norm_backward(
+            c, x_desc, mean, rstd, weight_ptr, partial, size, row, 2 * PIECE, PIECE
+        )
+        shift = (a_sum + b_sum + c_sum) / (3 * PIECE)
+        slope = (a_slope + b_slope + c_slope) / (3 * PIECE)
+        partial += 2 * size
+        _end_norm_backward(
+            a, x_desc, residual_desc, dx_desc, mean, rstd, shift, slope, partial, row, 0, PIECE
+        )
+        _end_norm_backward(
+            b, x_desc, residual_desc, dx_desc, mean, rstd, shift, slope, partial, row, PIECE, PIECE
+        )
+        _end_norm_backward(
+            c, x_desc, residual_desc, dx_desc, mean, rstd, shift, slope, partial, row, 2 * PIECE,
+            PIECE,
+        )  # fmt: skip
 
 
 NORM_CONFIG: Config = {
-    "ROWS": 128, "DEPTH": 64, "FLATTEN": False,
-    "num_warps": 16, "num_stages": 3, "per_processor": 1,
+    "ROWS": 128, "DEPTH": 64, "num_warps": 8, "num_stages": 3, "per_processor": 1,
 }  # fmt: skip
 
 
-def split_width(width: int) -> tuple[int, int] | None:
-    """Two powers of two that make up a row which one tile can hold, or None.
+def row_piece(width: int) -> int | None:
+    """A third of a row's width where one tile can hold three such parts, else None.
 
-    >>> split_width(384), split_width(192), split_width(768)
-    ((256, 128), (128, 64), None)
+    >>> row_piece(384), row_piece(192), row_piece(768)
+    (128, 64, None)
     """
-    first = triton.next_power_of_2(width) // 2
-    second = width - first
-    fits = first >= 32 and second >= 16 and width <= 512 and second & (second - 1) == 0
-    return (first, second) if fits else None
+    piece = width // 3
+    return piece if width == 3 * piece and piece in (32, 64, 128) else None
 
 
-def _split(width: int) -> tuple[int, int]:
-    parts = split_width(width)
-    if parts is None:
-        raise ValueError(f"rows of {width} do not fit a tile of two powers of two up to 512")
-    return parts
+def _piece(width: int) -> int:
+    piece = row_piece(width)
+    if piece is None:
+        raise ValueError(f"rows of {width} are not three parts of 32, 64 or 128")
+    return piece
 
 
 def linear_add_norm(
@@ -664,7 +694,7 @@ def linear_add_norm(
 
     Args:
         y: float16 or bfloat16, shape (T, K).
-        y_weight: same dtype, shape (D, K), D as `split_width` allows.
+        y_weight: same dtype, shape (D, K), D as `row_piece` allows.
         y_bias: shape (D,), or None.
         residual: shape (T, D).
         weight: LayerNorm's scale, shape (D,).
@@ -677,8 +707,7 @@ def linear_add_norm(
     """
     options, per_processor = _split_config(config or NORM_CONFIG)
     (n_rows, depth), width = y.shape, len(y_weight)
-    first, second = _split(width)
-    rows, step = options["ROWS"], options["DEPTH"]
+    piece, rows, step = _piece(width), options["ROWS"], options["DEPTH"]
     total = torch.empty_like(residual)
     out = torch.empty_like(residual)
     mean = torch.empty(n_rows, device=y.device, dtype=torch.float32)
@@ -686,10 +715,13 @@ def linear_add_norm(
     programs = min(triton.cdiv(n_rows, rows), per_processor * _processors(y))
     _linear_add_norm_kernel[(programs,)](
         TensorDescriptor.from_tensor(y, [rows, step]),
-        TensorDescriptor.from_tensor(y_weight, [first, step]),
-        TensorDescriptor.from_tensor(y_weight, [second, step]),
-        residual, y_bias, weight, bias, total, out, mean, rstd, n_rows, depth, eps,
-        HAS_Y_BIAS=y_bias is not None, FIRST=first, SECOND=second, **options,
+        TensorDescriptor.from_tensor(y_weight, [piece, step]),
+        TensorDescriptor.from_tensor(residual, [rows, piece]),
+        y_bias, weight, bias,
+        TensorDescriptor.from_tensor(total, [rows, piece]),
+        TensorDescriptor.from_tensor(out, [rows, piece]),
+        mean, rstd, n_rows, depth, eps,
+        HAS_Y_BIAS=y_bias is not None, PIECE=piece, **options,
     )  # fmt: skip
     return total, out, mean, rstd
 
@@ -702,7 +734,7 @@ def linear_norm_backward(
 
     Args:
         dy: float16 or bfloat16, shape (T, K).
-        y_weight: same dtype, shape (K, D), D as `split_width` allows.
+        y_weight: same dtype, shape (K, D), D as `row_piece` allows.
         x: the norm's input, shape (T, D).
         mean: of each row, shape (T,).
         rstd: 1 / deviation of each row, shape (T,).
@@ -715,17 +747,18 @@ def linear_norm_backward(
     """
     options, per_processor = _split_config(config or NORM_CONFIG)
     (n_rows, depth), width = dy.shape, y_weight.shape[1]
-    first, second = _split(width)
-    rows, step = options["ROWS"], options["DEPTH"]
+    piece, rows, step = _piece(width), options["ROWS"], options["DEPTH"]
     dx = torch.empty_like(x)
     tiles = triton.cdiv(n_rows, rows)
     partial = torch.empty(3, tiles, width, device=x.device, dtype=torch.float32)
     _linear_norm_backward_kernel[(min(tiles, per_processor * _processors(dy)),)](
         TensorDescriptor.from_tensor(dy, [rows, step]),
-        TensorDescriptor.from_tensor(y_weight, [step, first]),
-        TensorDescriptor.from_tensor(y_weight, [step, second]),
-        x, mean, rstd, weight, residual, dx, partial, n_rows, depth,
-        FIRST=first, SECOND=second, **options,
+        TensorDescriptor.from_tensor(y_weight, [step, piece]),
+        TensorDescriptor.from_tensor(x, [rows, piece]),
+        mean, rstd, weight,
+        TensorDescriptor.from_tensor(residual, [rows, piece]),
+        TensorDescriptor.from_tensor(dx, [rows, piece]),
+        partial, n_rows, depth, PIECE=piece, **options,
     )  # fmt: skip
     return dx, partial.sum(1)
 
