@@ -32,6 +32,10 @@ class Operations(Protocol):
 
     def norm(self, x: Tensor, norm: nn.LayerNorm) -> Normed: ...
 
+    def norm_and_add(
+        self, x: Tensor, norm: nn.LayerNorm, extra: Tensor, which: Tensor, out: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+
     def linear_add_norm(
         self, y: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, norm: nn.LayerNorm
     ) -> Normed: ...
@@ -74,6 +78,14 @@ class PlainOperations:
             x, width, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps
         )
         return x, out, precise.mean(-1), rstd
+
+    def norm_and_add(
+        self, x: Tensor, norm: nn.LayerNorm, extra: Tensor, which: Tensor, out: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """LayerNorm of x plus row `which` of `extra`, into `out`; mean and 1 / deviation."""
+        _, normed, mean, rstd = self.norm(x, norm)
+        torch.add(normed, extra.to(x.dtype)[which], out=out)
+        return mean, rstd
 
     def linear_add_norm(
         self, y: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, norm: nn.LayerNorm
@@ -166,34 +178,37 @@ class KernelOperations:
     """`Operations` by Triton kernels, around the vendor's matrix products.
 
     Attributes:
-        fuse_gelu: compute GELU, forward and backward, in the epilogue of the product before it.
-        fuse_norm: compute residual sums and LayerNorms in the epilogue of the product before them,
-            where the model's width allows.
+        kernels: the module of that name.
+        fused: launch settings of the products that have the step after them in their epilogue:
+            function of `kernels` and number of columns that the product sums over -> settings.
+            Other products are the vendor's, followed by a kernel for that step.
         attention_tile: see `kernels.attention_tile`.
-        configs: launch settings of the fused products by name, instead of the kernels' own.
     """
 
     kernels: Any
-    fuse_gelu: bool = False
-    fuse_norm: bool = False
+    fused: dict[tuple[str, int], Any] = field(default_factory=dict)
     attention_tile: tuple[int, int, int] | None = None
-    configs: dict[str, Any] = field(default_factory=dict)
 
-    def _norm_fits(self, y: Tensor, width: int) -> bool:
-        return (
-            self.fuse_norm
-            and y.dtype != torch.float32
-            and self.kernels.row_piece(width) is not None
-        )
+    def _settings(self, name: str, y: Tensor) -> Any:
+        # The fused products are written for half precision.
+        return None if y.dtype == torch.float32 else self.fused.get((name, y.shape[1]))
 
     def norm(self, x: Tensor, norm: nn.LayerNorm) -> Normed:
         return self.kernels.add_norm(x, None, None, norm.weight, norm.bias, norm.eps)
 
+    def norm_and_add(
+        self, x: Tensor, norm: nn.LayerNorm, extra: Tensor, which: Tensor, out: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        _, _, mean, rstd = self.kernels.add_norm(
+            x, None, None, norm.weight, norm.bias, norm.eps, (extra, which), out
+        )
+        return mean, rstd
+
     def linear_add_norm(
         self, y: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, norm: nn.LayerNorm
     ) -> Normed:
-        if self._norm_fits(y, x.shape[1]):
-            config = self.configs.get("linear_add_norm")
+        config = self._settings("linear_add_norm", y)
+        if config:
             return self.kernels.linear_add_norm(
                 y, weight, bias, x, norm.weight, norm.bias, norm.eps, config
             )
@@ -214,8 +229,8 @@ class KernelOperations:
         residual: Tensor,
     ) -> tuple[Tensor, Tensor]:
         x, _, mean, rstd = normed
-        if self._norm_fits(dy, x.shape[1]):
-            config = self.configs.get("linear_norm_backward")
+        config = self._settings("linear_norm_backward", dy)
+        if config:
             return self.kernels.linear_norm_backward(
                 dy, weight, x, mean, rstd, norm.weight, residual, config
             )
@@ -228,16 +243,17 @@ class KernelOperations:
         return self.kernels.attention_backward(qkv, dout, length, heads, self.attention_tile)
 
     def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        if self.fuse_gelu and x.dtype != torch.float32:
-            return self.kernels.linear_gelu(x, weight, bias, self.configs.get("linear_gelu"))
+        config = self._settings("linear_gelu", x)
+        if config:
+            return self.kernels.linear_gelu(x, weight, bias, config)
         h = x @ weight.T
         return h, self.kernels.gelu(h, bias)
 
     def linear_gelu_backward(
         self, dy: Tensor, weight: Tensor, h: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if self.fuse_gelu and dy.dtype != torch.float32:
-            config = self.configs.get("linear_gelu_backward")
+        config = self._settings("linear_gelu_backward", dy)
+        if config:
             return self.kernels.linear_gelu_backward(dy, weight, h, bias, config)
         return self.kernels.gelu_backward(dy @ weight, h, bias)
 
@@ -341,8 +357,7 @@ class FusedTransformer:
         blocks = [Block.of(module) for module in transformer.layers]
         copies = WeightCopies(blocks, dtype)
         if operations is None:
-            kernels = kernels_for(copies.copies[0])
-            operations = PlainOperations() if kernels is None else KernelOperations(kernels)
+            operations = choose_operations(copies.copies[0])
         return cls(transformer, blocks, operations, copies, recompute, overlap)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -373,6 +388,12 @@ def _inner_forward(
     middle = ops.linear_add_norm(mixed, to_out, None, x, block.mlp_norm)
     h, active = ops.linear_gelu(middle[1], up, block.up.bias)
     return qkv, mixed, middle, h, active
+
+
+def choose_operations(tensor: Tensor) -> Operations:
+    """Kernels where they can work on such a tensor, else plain torch."""
+    kernels = None if tensor.dtype == torch.float64 else kernels_for(tensor)
+    return PlainOperations() if kernels is None else KernelOperations(kernels)
 
 
 class _SideStream:

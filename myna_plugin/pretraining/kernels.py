@@ -38,9 +38,10 @@ def _processors(tensor: Tensor) -> int:
 
 @triton.jit
 def _add_norm_kernel(
-    x_ptr, y_ptr, y_bias_ptr, weight_ptr, bias_ptr, total_ptr, out_ptr, mean_ptr, rstd_ptr,
-    n_rows, width, eps,
-    HAS_Y: tl.constexpr, HAS_Y_BIAS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    x_ptr, y_ptr, y_bias_ptr, weight_ptr, bias_ptr, extra_ptr, which_ptr,
+    total_ptr, out_ptr, mean_ptr, rstd_ptr, n_rows, width, eps,
+    HAS_Y: tl.constexpr, HAS_Y_BIAS: tl.constexpr, HAS_EXTRA: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, WIDTH)
@@ -61,14 +62,19 @@ def _add_norm_kernel(
     weight = tl.load(weight_ptr + columns, mask=in_width, other=0).to(tl.float32)
     bias = tl.load(bias_ptr + columns, mask=in_width, other=0).to(tl.float32)
     out = centred * rstd[:, None] * weight[None, :] + bias[None, :]
+    if HAS_EXTRA:
+        which = tl.load(which_ptr + rows, mask=rows < n_rows, other=0)
+        extra_at = which[:, None] * width + columns[None, :]
+        out += tl.load(extra_ptr + extra_at, mask=inside, other=0).to(tl.float32)
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=inside)
     tl.store(mean_ptr + rows, mean, mask=rows < n_rows)
     tl.store(rstd_ptr + rows, rstd, mask=rows < n_rows)
 
 
 def add_norm(
-    x: Tensor, y: Tensor | None, y_bias: Tensor | None, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x: Tensor, y: Tensor | None, y_bias: Tensor | None, weight: Tensor, bias: Tensor, eps: float,
+    extra: tuple[Tensor, Tensor] | None = None, out: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """x + y + y_bias and its LayerNorm.
 
     Args:
@@ -78,20 +84,24 @@ def add_norm(
         weight: LayerNorm's scale, shape (D,).
         bias: LayerNorm's shift, shape (D,).
         eps: added to the variance.
+        extra: rows to add to the norm, shape (R, D), and which one for every row, int64, (T,).
+        out: where to put the norm, shape (T, D).
 
     Returns:
         The sum (`x` itself without `y`), its norm, and the rows' mean and 1 / deviation.
     """
     n_rows, width = x.shape
     total = x if y is None else torch.empty_like(x)
-    out = torch.empty_like(x)
+    out = torch.empty_like(x) if out is None else out
     mean = torch.empty(n_rows, device=x.device, dtype=torch.float32)
     rstd = torch.empty_like(mean)
+    extra_rows, which = extra or (None, None)
     block = triton.next_power_of_2(width)
     rows = max(1, 4096 // block)
     _add_norm_kernel[(triton.cdiv(n_rows, rows),)](
-        x, y, y_bias, weight, bias, total, out, mean, rstd, n_rows, width, eps,
-        HAS_Y=y is not None, HAS_Y_BIAS=y_bias is not None, ROWS=rows, WIDTH=block, num_warps=4,
+        x, y, y_bias, weight, bias, extra_rows, which, total, out, mean, rstd, n_rows, width, eps,
+        HAS_Y=y is not None, HAS_Y_BIAS=y_bias is not None, HAS_EXTRA=extra is not None,
+        ROWS=rows, WIDTH=block, num_warps=4,
     )  # fmt: skip
     return total, out, mean, rstd
 
@@ -197,9 +207,11 @@ def _attention_kernel(
     qkv_ptr, out_ptr, n_rows, heads, length, scale,
     PER_TILE: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(0)
+    # Heads run fastest, so that programs side by side share rows; one axis, as others are short.
+    head = tl.program_id(0) % heads
+    tile = tl.program_id(0) // heads
     _q, _k, v, weights, _at, rows, inside = _attention_tile(
-        qkv_ptr, tl.program_id(1), head, n_rows, heads, length, scale, PER_TILE, BLOCK, PRECISION
+        qkv_ptr, tile, head, n_rows, heads, length, scale, PER_TILE, BLOCK, PRECISION
     )
     out = tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
     at = rows[:, None] * (heads * HEAD_DIM) + head * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :]
@@ -211,9 +223,10 @@ def _attention_backward_kernel(
     qkv_ptr, dout_ptr, dqkv_ptr, n_rows, heads, length, scale,
     PER_TILE: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(0)
+    head = tl.program_id(0) % heads
+    tile = tl.program_id(0) // heads
     q, k, v, weights, at, rows, inside = _attention_tile(
-        qkv_ptr, tl.program_id(1), head, n_rows, heads, length, scale, PER_TILE, BLOCK, PRECISION
+        qkv_ptr, tile, head, n_rows, heads, length, scale, PER_TILE, BLOCK, PRECISION
     )
     inner = heads * HEAD_DIM
     out_at = rows[:, None] * inner + head * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :]
@@ -249,7 +262,7 @@ def attention_tile(length: int) -> tuple[int, int, int]:
 def _launch_attention(kernel, tensors: tuple[Tensor, ...], length: int, heads: int, tile) -> None:
     qkv = tensors[0]
     block, per_tile, warps = tile or attention_tile(length)
-    grid = (heads, triton.cdiv(len(qkv), per_tile * length))
+    grid = (heads * triton.cdiv(len(qkv), per_tile * length),)
     kernel[grid](
         *tensors, len(qkv), heads, length, float(HEAD_DIM.value) ** -0.5,
         PER_TILE=per_tile, BLOCK=block, PRECISION=_precision(qkv), num_warps=warps,
@@ -319,8 +332,9 @@ def _normal_distribution(x):
 def _gelu_kernel(
     h_ptr, bias_ptr, out_ptr, n_rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    rows = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    n_column_tiles = tl.cdiv(width, COLUMNS)
+    rows = (tl.program_id(0) // n_column_tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    columns = tl.program_id(0) % n_column_tiles * COLUMNS + tl.arange(0, COLUMNS)
     inside = (rows < n_rows)[:, None] & (columns < width)[None, :]
     at = rows[:, None] * width + columns[None, :]
     x = tl.load(h_ptr + at, mask=inside, other=0).to(tl.float32)
@@ -333,7 +347,7 @@ def gelu(h: Tensor, bias: Tensor) -> Tensor:
     """GELU(h + bias), exact (not the tanh form): (T, M), (M,) -> (T, M)."""
     n_rows, width = h.shape
     out = torch.empty_like(h)
-    grid = (triton.cdiv(width, 512), triton.cdiv(n_rows, 8))
+    grid = (triton.cdiv(width, 512) * triton.cdiv(n_rows, 8),)
     _gelu_kernel[grid](h, bias, out, n_rows, width, ROWS=8, COLUMNS=512, num_warps=4)
     return out
 

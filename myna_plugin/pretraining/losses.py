@@ -126,7 +126,7 @@ class ContrastiveLoss(nn.Module):
         if world_size() > 1:
             log_average = gather_pairs(log_average[:, None], 1).flatten(1)
             index = gather_pairs(index[None, None], 1).flatten()
-        self.log_average[:, index] = log_average
+        self.log_average[:, index] = log_average.to(self.log_average.dtype)
 
 
 def _log(x: float) -> float:
