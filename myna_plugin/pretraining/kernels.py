@@ -270,8 +270,8 @@ def _launch_attention(kernel, tensors: tuple[Tensor, ...], length: int, heads: i
 
 
 def _precision(tensor: Tensor) -> str:
-    # Triton would multiply float32 as tf32; this argument means nothing to half precision.
-    return "ieee" if tensor.dtype == torch.float32 else "tf32"
+    # Three products of tf32 parts give float32 its precision; half precision ignores this.
+    return "tf32x3" if tensor.dtype == torch.float32 else "tf32"
 
 
 def attention(
@@ -942,7 +942,7 @@ def log_denominators(
     """
     groups, n_views, width = unit.shape
     n_columns = everyone.shape[1]
-    rows, columns = 128, 64
+    rows, columns = (32, 32) if unit.dtype == torch.float32 else (128, 64)
     parts = min(8, triton.cdiv(n_columns, columns))
     partial = torch.empty(groups, parts, n_views, device=unit.device, dtype=torch.float32)
     _log_denominators_kernel[(triton.cdiv(n_views, rows), parts, groups)](
@@ -973,7 +973,7 @@ def log_denominators_backward(
     """
     groups, n_views, width = unit.shape
     out = torch.empty(unit.shape, device=unit.device, dtype=torch.float32)
-    rows, columns = 64, 64
+    rows, columns = (32, 32) if unit.dtype == torch.float32 else (64, 64)
     _log_denominators_backward_kernel[(triton.cdiv(n_views, rows), groups)](
         unit, everyone, weight, all_weights, out, n_views, everyone.shape[1], offset, width,
         1 / temperature,

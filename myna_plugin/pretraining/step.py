@@ -74,6 +74,9 @@ class TrainingStep:
             None if views.patches is None else views.patches.clone(),
         )
         self.optimiser.zero_grad(set_to_none=True)
+        # The graph keeps memory of its own: what the steps before it took must be free for it.
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             losses = self._run(static)
