@@ -373,8 +373,15 @@ def random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.randn(*shape, device="cuda", dtype=dtype)
 
 
-def fused_calls(n_rows: int, size: str) -> dict[tuple[str, int], Callable[[Any, Any], object]]:
-    """Calls of the products with epilogues, on random data: (function, depth) -> call."""
+Call = Callable[..., object]
+
+
+def product_calls(n_rows: int, size: str) -> dict[tuple[str, int], tuple[Call, Call]]:
+    """Products with the step after them, on random data, by function and columns summed over.
+
+    Of each the vendor's product and a kernel after it, a function of the kernels; and the fused
+    product, a function of the kernels and launch settings.
+    """
     shape = SIZES[size]
     dim, inner, mlp = shape.embed_dim, 64 * shape.num_heads, shape.mlp_dim
     x, residual = random(n_rows, dim), random(n_rows, dim)
@@ -384,46 +391,33 @@ def fused_calls(n_rows: int, size: str) -> dict[tuple[str, int], Callable[[Any, 
     to_qkv, to_out = random(3 * inner, dim), random(dim, inner)
     bias, vector = random(mlp, dtype=torch.float32), random(dim, dtype=torch.float32)
     mean = random(n_rows, dtype=torch.float32)
-    norm = (residual, mean, mean.exp(), vector, x)
+    norm = (vector, vector, 1e-5)
+    normed = (residual, mean, mean.exp(), vector, x)
     return {
-        ("linear_gelu", dim): lambda k, c: k.linear_gelu(x, up, bias, c),
-        ("linear_gelu_backward", dim): lambda k, c: k.linear_gelu_backward(x, down, h, bias, c),
-        ("linear_add_norm", inner): lambda k, c: k.linear_add_norm(
-            mixed, to_out, None, residual, vector, vector, 1e-5, c
+        ("linear_gelu", dim): (
+            lambda k: k.gelu(x @ up.T, bias),
+            lambda k, c: k.linear_gelu(x, up, bias, c),
         ),
-        ("linear_add_norm", mlp): lambda k, c: k.linear_add_norm(
-            h, down, vector, residual, vector, vector, 1e-5, c
+        ("linear_gelu_backward", dim): (
+            lambda k: k.gelu_backward(x @ down, h, bias),
+            lambda k, c: k.linear_gelu_backward(x, down, h, bias, c),
         ),
-        ("linear_norm_backward", mlp): lambda k, c: k.linear_norm_backward(h, up, *norm, c),
-        ("linear_norm_backward", 3 * inner): lambda k, c: k.linear_norm_backward(
-            qkv, to_qkv, *norm, c
+        ("linear_add_norm", inner): (
+            lambda k: k.add_norm(residual, mixed @ to_out.T, None, *norm),
+            lambda k, c: k.linear_add_norm(mixed, to_out, None, residual, *norm, c),
         ),
-    }
-
-
-def unfused_calls(n_rows: int, size: str) -> dict[tuple[str, int], Callable[[Any], object]]:
-    """The same by the vendor's product and a kernel after it."""
-    shape = SIZES[size]
-    dim, inner, mlp = shape.embed_dim, 64 * shape.num_heads, shape.mlp_dim
-    x, residual = random(n_rows, dim), random(n_rows, dim)
-    h = random(n_rows, mlp)
-    qkv, mixed = random(n_rows, 3 * inner), random(n_rows, inner)
-    up, down = random(mlp, dim), random(dim, mlp)
-    to_qkv, to_out = random(3 * inner, dim), random(dim, inner)
-    bias, vector = random(mlp, dtype=torch.float32), random(dim, dtype=torch.float32)
-    mean = random(n_rows, dtype=torch.float32)
-    norm = (residual, mean, mean.exp(), vector, x)
-    return {
-        ("linear_gelu", dim): lambda k: k.gelu(x @ up.T, bias),
-        ("linear_gelu_backward", dim): lambda k: k.gelu_backward(x @ down, h, bias),
-        ("linear_add_norm", inner): lambda k: k.add_norm(
-            residual, mixed @ to_out.T, None, vector, vector, 1e-5
+        ("linear_add_norm", mlp): (
+            lambda k: k.add_norm(residual, h @ down.T, vector, *norm),
+            lambda k, c: k.linear_add_norm(h, down, vector, residual, *norm, c),
         ),
-        ("linear_add_norm", mlp): lambda k: k.add_norm(
-            residual, h @ down.T, vector, vector, vector, 1e-5
+        ("linear_norm_backward", mlp): (
+            lambda k: k.norm_backward(h @ up, *normed),
+            lambda k, c: k.linear_norm_backward(h, up, *normed, c),
         ),
-        ("linear_norm_backward", mlp): lambda k: k.norm_backward(h @ up, *norm),
-        ("linear_norm_backward", 3 * inner): lambda k: k.norm_backward(qkv @ to_qkv, *norm),
+        ("linear_norm_backward", 3 * inner): (
+            lambda k: k.norm_backward(qkv @ to_qkv, *normed),
+            lambda k, c: k.linear_norm_backward(qkv, to_qkv, *normed, c),
+        ),
     }
 
 
@@ -439,7 +433,7 @@ def compile_one(job: tuple[str, int, int, str]) -> str | None:
     name, depth, number, size = job
     kernels = kernels_for(torch.empty(0, device="cuda"))
     try:
-        fused_calls(512, size)[name, depth](kernels, candidates(name)[number])
+        product_calls(512, size)[name, depth][1](kernels, candidates(name)[number])
         torch.cuda.synchronize()
     except Exception as error:  # noqa: BLE001 - the caller says so and leaves the candidate out
         return f"{type(error).__name__} {str(error)[:200]}"
@@ -451,7 +445,7 @@ def compile_candidates(bench: Bench) -> set[tuple[str, int]]:
     bad = set()
     seen = set()
     jobs = []
-    for name, depth in fused_calls(128, bench.options.size):
+    for name, depth in product_calls(128, bench.options.size):
         if name not in seen:
             seen.add(name)
             jobs += [(name, depth, i, bench.options.size) for i in range(len(candidates(name)))]
@@ -470,10 +464,9 @@ def tune_products(bench: Bench) -> dict[tuple[str, int], Any]:
     bad = compile_candidates(bench)
     kernels = kernels_for(torch.empty(0, device="cuda"))
     n_rows = bench.options.batch_size * 2 * len(bench.options.patchings) * 5
-    fused, unfused = (f(n_rows, bench.options.size) for f in (fused_calls, unfused_calls))
     best, rows = {}, []
-    for key, call in fused.items():
-        apart = time_graph(lambda key=key: unfused[key](kernels))
+    for key, (apart_call, call) in product_calls(n_rows, bench.options.size).items():
+        apart = time_graph(lambda call=apart_call: call(kernels))
         say(f"{key}: product and kernel apart {1e3 * apart:.0f} us")
         timed = []
         for number, config in enumerate(candidates(key[0])):
@@ -489,11 +482,10 @@ def tune_products(bench: Bench) -> dict[tuple[str, int], Any]:
             say(f"    {1e3 * ms:5.0f} us {config}")
         rows.append({"product": key, "apart_us": 1e3 * apart, "fused_us": timed})
         if timed:
-            best[key] = min(timed, key=lambda pair: pair[0])
-            best[key] = (*best[key], apart)
+            best[key] = (*min(timed, key=lambda pair: pair[0]), apart)
     bench.results["products"] = rows
     bench.save()
-    return {key: (ms, config, apart) for key, (ms, config, apart) in best.items()}
+    return best
 
 
 def time_parts(bench: Bench) -> tuple[int, int, int]:
