@@ -1,5 +1,6 @@
 """Every Triton kernel against plain torch: on a CUDA device, or under Triton's interpreter."""
 
+import doctest
 import importlib.util
 import os
 
@@ -189,3 +190,8 @@ def test_the_whole_transformer(recompute):
         gradients = torch.autograd.grad((out * weights).sum(), [leaf, *transformer.parameters()])
         results.append((out.detach(), *gradients))
     agree(results[1], results[0])
+
+
+def test_examples_in_docstrings():
+    # Collected here alone: without Triton the module cannot be imported.
+    assert doctest.testmod(kernels).failed == 0
