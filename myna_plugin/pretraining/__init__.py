@@ -1,0 +1,1 @@
+"""Pre-training: the store of spectrograms, and what turns it into an encoder."""
