@@ -1,0 +1,164 @@
+"""`python -m myna_plugin.recipes.pretrain`: a store becomes a trained encoder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from myna_plugin.pretraining.distributed import launched_rank
+from myna_plugin.pretraining.run_files import RunError, WriteError
+from myna_plugin.pretraining.settings import Settings, SettingsError
+from myna_plugin.pretraining.store import Store, StoreError
+from myna_plugin.pretraining.trainer import DivergedError, plan_run, train
+
+COMMAND = "python -m myna_plugin.recipes.pretrain"
+
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+DESCRIPTION = """\
+Train an encoder on STORE (made by myna_plugin.recipes.prepare) and write RUN/final.safetensors.
+
+Without further settings it trains the paper's hybrid model as the paper does. Settings come from
+--config, then from the key=value arguments. Progress goes to RUN/train.csv and, for TensorBoard,
+RUN/events; RUN/checkpoints has what --resume needs. SIGTERM saves a checkpoint and ends the run
+with status 0."""
+
+EXAMPLES = f"""\
+examples:
+  {COMMAND} --store store --out run
+  {COMMAND} --store store --out run --resume
+  {COMMAND} --store store --out run --config recipes/pretrain/vertical.yaml seed=1
+  {COMMAND} --config recipes/pretrain/base.yaml mask_ratio=0.8 --print-config
+
+  on the 4 GPUs of a machine, with batch_size divided among them:
+  torchrun --nproc-per-node 4 -m myna_plugin.recipes.pretrain --store store --out run
+
+  on a CPU, about a minute:
+  {COMMAND} --store store --out run --config recipes/pretrain/smoke.yaml
+
+exit status: 0 done or stopped by SIGTERM, 1 failed (loss not finite, disk full, ...), 2 bad input,
+130 interrupted; after 0 by SIGTERM and after 130 --resume goes on"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        settings = read_settings(options.config, options.changes)
+        if options.print_config:
+            print(to_yaml(settings), end="")
+            return 0
+        if options.store is None or options.out is None:
+            parser.error("--store and --out are needed")
+        return _train(settings, options)
+    except (SettingsError, StoreError, RunError) as error:
+        return _fail(str(error), BAD_INPUT)
+    except (DivergedError, WriteError, OSError) as error:
+        return _fail(str(error), FAILED)
+
+
+def _train(settings: Settings, options: argparse.Namespace) -> int:
+    plan = plan_run(settings, Store.open(options.store), options.out, options.resume)
+    if launched_rank() == 0:
+        write_config(options.out / "config.yaml", settings, options.store)
+    outcome = train(plan)
+    if outcome.stopped_by is None:
+        return 0
+    if launched_rank() == 0:
+        print(f"{options.out}: stopped after step {outcome.step:,}; --resume goes on from there")
+    return INTERRUPTED if outcome.stopped_by == signal.SIGINT else 0
+
+
+def read_settings(config: Path | None, changes: Sequence[str]) -> Settings:
+    """The defaults, changed by a YAML file and then by key=value arguments.
+
+    Raises:
+        SettingsError: the file is not readable, or a setting is unknown or out of range.
+    """
+    merged: dict[str, object] = {}
+    if config is not None:
+        merged |= read_yaml(config)
+        try:
+            Settings().with_changes(merged)
+        except SettingsError as error:
+            raise SettingsError(f"{config}: {error}") from None
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise SettingsError(f"{change}: settings are given as key=value")
+        try:
+            merged[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise SettingsError(f"{key}: cannot be read as a value, got {text!r}") from None
+    return Settings().with_changes(merged)
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    """Settings by name from a YAML file; SettingsError if it cannot be read as that."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise SettingsError(f"{path}: cannot be read ({reason})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: must hold `name: value` lines, not a {type(content).__name__}")
+    return content
+
+
+def to_yaml(settings: Settings) -> str:
+    """All settings as YAML that --config takes."""
+    return yaml.safe_dump(settings.to_mapping(), sort_keys=False, default_flow_style=None)
+
+
+def write_config(path: Path, settings: Settings, store: Path) -> None:
+    """Write a run's settings, headed by the command that trains with them."""
+    partial = path.with_name(f"{path.name}.partial")
+    head = f"# {COMMAND} --store {store} --out {path.parent} --config {path}\n"
+    partial.write_text(head + to_yaml(settings), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _fail(message: str, status: int) -> int:
+    if launched_rank() == 0:
+        print(f"pretrain: {message}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        usage="%(prog)s --store STORE --out RUN [options] [key=value ...]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--store", type=Path, help="made by myna_plugin.recipes.prepare")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="folder that receives everything")
+    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings to start from")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint of RUN; begin RUN if it has none",
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print all settings as YAML and stop"
+    )
+    parser.add_argument(
+        "changes", nargs="*", metavar="key=value", help="settings, such as mask_ratio=0.8"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
