@@ -281,3 +281,32 @@ def draw_reconstructions(
         grid[row][0].set_ylabel(name)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def draw_sweep(
+    path: Path,
+    setting: str,
+    rows: Mapping[str, Mapping[str, str]],
+    measures: Mapping[str, str],
+    say: Callable[[str], None],
+) -> None:
+    """Draw every measure over the values of a setting.
+
+    Args:
+        path: the PNG file.
+        setting: its name.
+        rows: last row of train.csv by the setting's value.
+        measures: title of each column to draw.
+        say: receives one line should matplotlib be missing.
+    """
+    pyplot = load_pyplot(say, path.name)
+    if pyplot is None:
+        return
+    size = (3.2 * len(measures), 3.2)
+    figure, grid = pyplot.subplots(1, len(measures), figsize=size, layout="constrained")
+    for axes, (name, title) in zip(grid, measures.items(), strict=True):
+        axes.plot(list(rows), [float(row[name]) for row in rows.values()], marker="o")
+        axes.set(xlabel=setting, title=title)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -105,6 +105,11 @@ class Plan:
         """Steps already taken."""
         return self.state["step"] if self.state else 0
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.first_step >= self.total_steps and self.folder.final.exists()
+
 
 def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
     """Check everything that can be checked before a GPU is touched, and make the run's folder.
@@ -113,12 +118,8 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
         RunError: the store holds too few clips or too short ones, no GPU where one is asked for,
             a full disk, or a folder that holds another run.
     """
+    check_store(settings, store)
     trained, monitored = choose_clips(len(store), settings.held_out_clips, settings.seed)
-    try:
-        check_batch(len(trained), settings.batch_size, distributed.launched_world_size())
-        check_crop(store.frames, settings.crop_frames, settings.patchings)
-    except ValueError as error:
-        raise RunError(f"{store.path}: {error}") from error
     if not settings.held_out_clips:
         n_monitored = min(settings.monitor_clips, len(store))
         _, monitored = choose_clips(len(store), n_monitored, settings.seed)
@@ -133,6 +134,17 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
     folder.check_room(_checkpoint_bytes(settings, len(trained)), total_steps)
     monitored = monitored[: settings.monitor_clips]
     return Plan(settings, store, folder, trained, monitored, total_steps, state)
+
+
+def check_store(settings: Settings, store: Store) -> None:
+    """RunError unless the store fills a batch and its clips are as long as a crop."""
+    n_trained = len(store) - settings.held_out_clips
+    try:
+        check_batch(n_trained, settings.batch_size, distributed.launched_world_size())
+        check_crop(store.frames, settings.crop_frames, settings.patchings)
+    except ValueError as error:
+        less = f" less {settings.held_out_clips} held out" if settings.held_out_clips else ""
+        raise RunError(f"{store.path}{less}: {error}") from error
 
 
 def _check_device(settings: Settings) -> None:
@@ -187,7 +199,7 @@ def _checkpoint_bytes(settings: Settings, n_clips: int) -> int:
 
 
 def chosen_device(settings: Settings) -> str:
-    """"cuda" or "cpu"."""
+    """ "cuda" or "cpu"."""
     if settings.device != "auto":
         return settings.device
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -238,6 +250,9 @@ def train(plan: Plan, say: Callable[[str], None] = print) -> Outcome:
         DivergedError: the loss or a weight became NaN or infinite.
         WriteError: a checkpoint could not be written.
     """
+    if plan.finished:
+        say(f"{plan.folder.path}: already finished after {plan.first_step:,} steps")
+        return Outcome(plan.first_step, None, read_table(plan.folder.table)[-1])
     device = distributed.launched_device(chosen_device(plan.settings))
     with distributed.process_group(device):
         distributed.wait_for_all()
@@ -432,8 +447,7 @@ class Trainer:
         loss = float(np.mean(losses))
         if not np.isfinite(loss):
             raise DivergedError(
-                f"the loss is {loss} in steps {since + 1} to {step}; "
-                f"{self.plan.folder.last_good()}"
+                f"the loss is {loss} in steps {since + 1} to {step}; {self.plan.folder.last_good()}"
             )
         row: dict[str, float] = {"step": step, "epoch": step / self.sampler.steps_per_epoch}
         row["loss"] = loss

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
 
 from myna_plugin.pretraining.distributed import launched_rank
 from myna_plugin.pretraining.run_files import RunError, WriteError
 from myna_plugin.pretraining.settings import Settings, SettingsError
 from myna_plugin.pretraining.store import Store, StoreError
 from myna_plugin.pretraining.trainer import DivergedError, plan_run, train
+from myna_plugin.recipes.configuration import (
+    apply_file,
+    read_changes,
+    read_yaml,
+    to_yaml,
+    write_text,
+)
 
 COMMAND = "python -m myna_plugin.recipes.pretrain"
 
@@ -69,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(settings: Settings, options: argparse.Namespace) -> int:
     plan = plan_run(settings, Store.open(options.store), options.out, options.resume)
     if launched_rank() == 0:
-        write_config(options.out / "config.yaml", settings, options.store)
+        config = options.out / "config.yaml"
+        head = f"# {COMMAND} --store {options.store} --out {options.out} --config {config}\n"
+        write_text(config, head + to_yaml(settings))
     outcome = train(plan)
     if outcome.stopped_by is None:
         return 0
@@ -84,49 +90,10 @@ def read_settings(config: Path | None, changes: Sequence[str]) -> Settings:
     Raises:
         SettingsError: the file is not readable, or a setting is unknown or out of range.
     """
-    merged: dict[str, object] = {}
+    settings = Settings()
     if config is not None:
-        merged |= read_yaml(config)
-        try:
-            Settings().with_changes(merged)
-        except SettingsError as error:
-            raise SettingsError(f"{config}: {error}") from None
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals:
-            raise SettingsError(f"{change}: settings are given as key=value")
-        try:
-            merged[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise SettingsError(f"{key}: cannot be read as a value, got {text!r}") from None
-    return Settings().with_changes(merged)
-
-
-def read_yaml(path: Path) -> dict[str, object]:
-    """Settings by name from a YAML file; SettingsError if it cannot be read as that."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise SettingsError(f"{path}: cannot be read ({reason})") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path}: must hold `name: value` lines, not a {type(content).__name__}")
-    return content
-
-
-def to_yaml(settings: Settings) -> str:
-    """All settings as YAML that --config takes."""
-    return yaml.safe_dump(settings.to_mapping(), sort_keys=False, default_flow_style=None)
-
-
-def write_config(path: Path, settings: Settings, store: Path) -> None:
-    """Write a run's settings, headed by the command that trains with them."""
-    partial = path.with_name(f"{path.name}.partial")
-    head = f"# {COMMAND} --store {store} --out {path.parent} --config {path}\n"
-    partial.write_text(head + to_yaml(settings), encoding="utf-8")
-    os.replace(partial, path)
+        settings = apply_file(settings, config, read_yaml(config))
+    return settings.with_changes(read_changes(changes))
 
 
 def _fail(message: str, status: int) -> int:
