@@ -151,9 +151,7 @@ class Settings:
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name}: must be above 0, got {getattr(self, name)}")
         if self.held_out_clips == 1:
-            raise SettingsError(
-                "held_out_clips: must be 0 or at least 2, got 1"
-            )
+            raise SettingsError("held_out_clips: must be 0 or at least 2, got 1")
         if self.gamma > 1:
             raise SettingsError(f"gamma: must not exceed 1, got {self.gamma}")
 

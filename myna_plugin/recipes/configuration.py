@@ -21,9 +21,7 @@ def read_yaml(path: Path) -> dict[str, object]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise SettingsError(
-            f"{path}: holds a {type(content).__name__}, not `name: value` lines"
-        )
+        raise SettingsError(f"{path}: holds a {type(content).__name__}, not `name: value` lines")
     return content
 
 
