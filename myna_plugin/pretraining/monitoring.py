@@ -224,22 +224,18 @@ class Events:
             self._writer.close()
 
 
-def load_pyplot(say: Callable[[str], None], picture: str) -> Any | None:
-    """matplotlib's pyplot for files, or None and one line that says how to add it."""
-    try:
-        import_module("matplotlib").use("Agg")
-        return import_module("matplotlib.pyplot")
-    except ImportError:
-        say(f"no {picture}: `pip install matplotlib` adds it")
-        return None
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure, in inches, for a file: needs no display."""
+    # Imported on use: slow to import, and only the end of a run draws.
+    from matplotlib.figure import Figure
+
+    return Figure((width, height), layout="constrained")
 
 
-def draw_curve(path: Path, rows: Sequence[Mapping[str, str]], say: Callable[[str], None]) -> None:
+def draw_curve(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     """Draw the loss over the steps of train.csv, and the monitored loss if it was measured."""
-    pyplot = load_pyplot(say, path.name)
-    if pyplot is None:
-        return
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    figure = new_figure(7, 4)
+    axes = figure.subplots()
     for name, label in (("loss", "training"), ("monitor_loss", "whole crops of monitored clips")):
         points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
         if points:
@@ -248,26 +244,18 @@ def draw_curve(path: Path, rows: Sequence[Mapping[str, str]], say: Callable[[str
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
-def draw_reconstructions(
-    path: Path, pictures: Sequence[Tensor], say: Callable[[str], None]
-) -> None:
+def draw_reconstructions(path: Path, pictures: Sequence[Tensor]) -> None:
     """Draw Appendix B of the paper: a column a clip, rows input, visible patches, reconstruction.
 
     Args:
         path: the PNG file.
         pictures: log(1 + mel power) of the three, each of shape (B, 128, F); masked places NaN.
-        say: receives one line should matplotlib be missing.
     """
-    pyplot = load_pyplot(say, path.name)
-    if pyplot is None:
-        return
     columns = len(pictures[0])
-    figure, grid = pyplot.subplots(
-        3, columns, figsize=(2.4 * columns, 7), squeeze=False, layout="constrained"
-    )
+    figure = new_figure(2.4 * columns, 7)
+    grid = figure.subplots(3, columns, squeeze=False)
     for row, (name, crops) in enumerate(
         zip(("input", "visible patches", "reconstruction"), pictures, strict=True)
     ):
@@ -280,7 +268,6 @@ def draw_reconstructions(
             axes.set_facecolor("0.85")
         grid[row][0].set_ylabel(name)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def draw_sweep(
@@ -288,7 +275,6 @@ def draw_sweep(
     setting: str,
     rows: Mapping[str, Mapping[str, str]],
     measures: Mapping[str, str],
-    say: Callable[[str], None],
 ) -> None:
     """Draw every measure over the values of a setting.
 
@@ -297,16 +283,11 @@ def draw_sweep(
         setting: its name.
         rows: last row of train.csv by the setting's value.
         measures: title of each column to draw.
-        say: receives one line should matplotlib be missing.
     """
-    pyplot = load_pyplot(say, path.name)
-    if pyplot is None:
-        return
-    size = (3.2 * len(measures), 3.2)
-    figure, grid = pyplot.subplots(1, len(measures), figsize=size, layout="constrained")
+    figure = new_figure(3.2 * len(measures), 3.2)
+    grid = figure.subplots(1, len(measures), squeeze=False)[0]
     for axes, (name, title) in zip(grid, measures.items(), strict=True):
         axes.plot(list(rows), [float(row[name]) for row in rows.values()], marker="o")
         axes.set(xlabel=setting, title=title)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -190,7 +190,8 @@ class Settings:
         Traceback (most recent call last):
         myna_plugin.pretraining.settings.SettingsError: batch_sise: unknown setting; did you mean batch_size?
         """  # noqa: E501 - the message as it is printed
-        return replace(self, **{name: read_value(name, value) for name, value in changes.items()})
+        read: dict[str, Any] = {name: read_value(name, value) for name, value in changes.items()}
+        return replace(self, **read)
 
     def differences(self, other: Settings) -> list[str]:
         """Names of the settings that differ and may not, should one run go on as the other."""
@@ -220,7 +221,7 @@ TYPES: dict[str, Any] = get_type_hints(Settings)
 """Type of each setting."""
 
 
-def read_value(name: str, value: object) -> object:
+def read_value(name: str, value: object) -> Any:
     """A setting's value in the type it must have; SettingsError otherwise."""
     if name not in TYPES:
         near = difflib.get_close_matches(str(name), TYPES, n=1, cutoff=0.5)

@@ -515,7 +515,7 @@ class Trainer:
             "store": self.plan.store.fingerprint,
         }
         save_checkpoint(self.encoder, folder.final, facts)
-        draw_curve(folder.path / "loss.png", read_table(folder.table), self.say)
+        draw_curve(folder.path / "loss.png", read_table(folder.table))
         if self.settings.objective == "mae":
             self._draw_reconstructions()
         self.say(f"{folder.path}: {step:,} steps done; load the model with")
@@ -529,7 +529,7 @@ class Trainer:
         for patching in self.settings.patchings:
             pictures = self.objective.reconstruct(views.to(self.device), patching)
             path = self.plan.folder.path / f"reconstruction_{patching}.png"
-            draw_reconstructions(path, pictures, self.say)
+            draw_reconstructions(path, pictures)
 
 
 def _ignore(_: str) -> None:

@@ -151,7 +151,7 @@ def write_results(sweep: Sweep, outcomes: dict[str, Outcome | None], out: Path) 
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_text(out / "table.csv", text.getvalue())
     done = {value: outcome.last_row for value, outcome in outcomes.items() if outcome}
-    draw_sweep(out / "figure.png", sweep.vary, done, SCORES, print)
+    draw_sweep(out / "figure.png", sweep.vary, done, SCORES)
 
 
 def _scores(outcome: Outcome | None) -> list[str]:
