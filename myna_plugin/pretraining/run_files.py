@@ -13,7 +13,8 @@ Every file appears whole: it is written beside its place and moved there.
 from __future__ import annotations
 
 import csv
-import os
+import io
+import math
 import pickle
 import shutil
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from myna_plugin.pretraining.store_writer import replacing
 
 FORMAT: dict[str, Any] = {"format": "myna-training", "version": 1}
 """What a checkpoint must say for this program to go on from it."""
@@ -98,8 +101,8 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be made ({error.strerror})") from error
-        for partial in self.checkpoints.glob("*.partial"):
-            partial.unlink()
+        for half_written in self.checkpoints.glob("*.tmp"):
+            half_written.unlink()
 
     def saved_steps(self) -> list[int]:
         """Steps of the checkpoints there are, in order."""
@@ -119,9 +122,10 @@ class RunFolder:
             return "there is no checkpoint yet"
         return f"the last good checkpoint is {self.checkpoint(steps[-1])}"
 
-    def check_room(self, checkpoint_bytes: int, total_steps: int) -> None:
+    def check_room(self, checkpoint_bytes: int, total_steps: int, checkpoint_every: int) -> None:
         """RunError unless the disk holds the checkpoints that will be kept, and one in writing."""
-        for_good = total_steps // self.keep_every if self.keep_every else 0
+        every = math.lcm(self.keep_every, checkpoint_every)
+        for_good = total_steps // every if every else 0
         coming = max(self.keep_last + 1 + for_good - len(self.saved_steps()), 1)
         needed = coming * checkpoint_bytes + RESERVE_BYTES
         free = shutil.disk_usage(self.path).free
@@ -139,15 +143,10 @@ class RunFolder:
             WriteError: the disk is full, say; all earlier checkpoints are as they were.
         """
         path = self.checkpoint(step)
-        partial = path.with_name(f"{path.name}.partial")
         try:
-            with partial.open("wb") as file:
+            with replacing(path) as file:
                 torch.save({**FORMAT, "step": step, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
         except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
             raise WriteError(
                 f"{path}: cannot be written ({_reason(error)}); {self.last_good()}, "
                 "and --resume goes on from it"
@@ -201,12 +200,13 @@ class ProgressTable:
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
         kept = [row for row in read_table(path) if int(row["step"]) <= last_step]
-        partial = path.with_name(f"{path.name}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+        with replacing(path) as file:
+            text = io.TextIOWrapper(file, "utf-8", newline="")
+            writer = csv.DictWriter(text, COLUMNS)
             writer.writeheader()
             writer.writerows(kept)
-        os.replace(partial, path)
+            text.flush()
+            text.detach()
 
     def add(self, row: Mapping[str, float]) -> None:
         """Append a row; columns without a value are left empty."""

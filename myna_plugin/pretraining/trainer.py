@@ -131,7 +131,8 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
     if state:
         _check_same_run(settings, store, folder, state)
     total_steps = settings.total_steps(len(trained) // settings.batch_size)
-    folder.check_room(_checkpoint_bytes(settings, len(trained)), total_steps)
+    size = _checkpoint_bytes(settings, len(trained))
+    folder.check_room(size, total_steps, settings.checkpoint_every)
     monitored = monitored[: settings.monitor_clips]
     return Plan(settings, store, folder, trained, monitored, total_steps, state)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from myna_plugin.pretraining.settings import Settings, SettingsError
+from myna_plugin.pretraining.store_writer import replacing
 
 
 def read_yaml(path: Path) -> dict[str, object]:
@@ -57,7 +57,6 @@ def to_yaml(settings: Settings) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    """Write a file that appears whole."""
+    with replacing(path) as file:
+        file.write(text.encode())
