@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable, Generator
@@ -445,8 +446,8 @@ class Trainer:
     def _read_losses(self, total: Tensor, since: int, step: int) -> dict[str, float]:
         """Mean losses of the steps after `since`; waits for the GPU."""
         losses = distributed.average(total / (step - since)).tolist()
-        loss = float(np.mean(losses))
-        if not np.isfinite(loss):
+        loss = sum(losses) / len(losses)
+        if not math.isfinite(loss):
             raise DivergedError(
                 f"the loss is {loss} in steps {since + 1} to {step}; {self.plan.folder.last_good()}"
             )

@@ -55,7 +55,7 @@ exit status: 0 done or stopped by SIGTERM, 1 failed (loss not finite, disk full,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         settings = read_settings(options.config, options.changes)
         if options.print_config:

@@ -75,7 +75,7 @@ class Sweep:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     try:
         sweep = read_sweep(options.sweep, read_changes(options.changes))
         store = Store.open(options.store)

@@ -82,7 +82,7 @@ def test_help_shows_examples(capsys):
     ("arguments", "message"),
     [
         (["batch_sise=8"], "batch_sise: unknown setting; did you mean batch_size?"),
-        (["batch_size"], "batch_size: settings are given as key=value"),
+        (["seed=1", "--resume", "batch_size"], "batch_size: settings are given as key=value"),
         (["batch_size=[1"], "batch_size: cannot be read as a value"),
         (["--config", "absent.yaml"], "absent.yaml: cannot be read (No such file or directory)"),
         (["batch_size=4096"], "holds 24 clips, fewer than one batch of 4096"),
@@ -142,7 +142,7 @@ def test_smoke_recipe_trains_a_model_that_loads_and_learns(store, tmp_path, caps
 
 def test_divergence_is_status_1(store, tmp_path, capsys, monkeypatch):
     take = TrainingStep.__call__
-    monkeypatch.setattr(TrainingStep, "__call__", lambda *a: take(*a) * torch.inf)
+    monkeypatch.setattr(TrainingStep, "__call__", lambda *a: take(*a) + torch.inf)
     arguments = ["--store", store, "--out", str(tmp_path / "run"), *TINY, "max_steps=2"]
     assert main(arguments) == 1
     assert "the loss is inf in steps 1 to 2" in capsys.readouterr().err.splitlines()[-1]
