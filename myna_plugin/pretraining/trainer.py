@@ -469,10 +469,7 @@ class Trainer:
         return crops.to(self.device)
 
     def _measure(self, crops: Tensor) -> dict[str, float]:
-        self.encoder.eval()
-        measures = measure(self.encoder, crops, self.settings.temperature, self.bfloat16)
-        self.encoder.train()
-        return asdict(measures)
+        return asdict(measure(self.encoder, crops, self.settings.temperature, self.bfloat16))
 
     # ---------------------------------------------------------------------------------
     # Files
@@ -501,7 +498,9 @@ class Trainer:
         if state is None:
             return
         self.objective.load_state_dict(state["objective"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        # Of the groups' options nothing may differ but what the device asks for.
+        options = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({**state["optimiser"], "param_groups": options})
         if state["world_size"] != world_size():
             self.say(
                 f"begun with {state['world_size']} processes, now {world_size()}: from here on "

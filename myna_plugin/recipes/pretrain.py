@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)
     try:
-        settings = read_settings(options.config, options.changes)
+        settings = read_settings(_config_file(options), options.changes)
         if options.print_config:
             print(to_yaml(settings), end="")
             return 0
@@ -82,6 +82,14 @@ def _train(settings: Settings, options: argparse.Namespace) -> int:
     if launched_rank() == 0:
         print(f"{options.out}: stopped after step {outcome.step:,}; --resume goes on from there")
     return INTERRUPTED if outcome.stopped_by == signal.SIGINT else 0
+
+
+def _config_file(options: argparse.Namespace) -> Path | None:
+    """The file to start from: the one given, or that of the run to go on with."""
+    if options.config is None and options.resume and options.out is not None:
+        begun: Path = options.out / "config.yaml"
+        return begun if begun.exists() else None
+    return options.config
 
 
 def read_settings(config: Path | None, changes: Sequence[str]) -> Settings:
@@ -116,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the newest checkpoint of RUN; begin RUN if it has none",
+        help="go on from the newest checkpoint of RUN with its settings; begin RUN if it has none",
     )
     parser.add_argument(
         "--print-config", action="store_true", help="print all settings as YAML and stop"

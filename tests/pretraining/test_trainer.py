@@ -160,6 +160,14 @@ def test_a_finished_run_can_be_made_longer(store, tmp_path):
     assert_same_state(*finals)
 
 
+def test_a_run_from_a_gpu_goes_on_on_a_cpu(store, tmp_path):
+    run(replace(TINY, max_steps=2), store, tmp_path)
+    plan = plan_run(TINY, store, tmp_path, resume=True)
+    for group in plan.state["optimiser"]["param_groups"]:
+        group.update(fused=True, capturable=True)  # as `build_adam` sets them on a GPU
+    assert train(plan, lambda _: None).step == 40
+
+
 def take_then(action, at):
     """Have the step of that number do something first."""
     taken, take = 0, TrainingStep.__call__

@@ -136,7 +136,10 @@ def test_smoke_recipe_trains_a_model_that_loads_and_learns(store, tmp_path, caps
     )
     assert main([*arguments, *changes]) == 2
     assert "already holds a run" in capsys.readouterr().err
-    assert main([*arguments, "--config", str(out / "config.yaml"), "--resume", "seed=1"]) == 2
+    # Without --config a resumed run keeps its settings.
+    assert main([*arguments, "--resume", "max_steps=62"]) == 0
+    assert read_table(out / "train.csv")[-1]["step"] == "62"
+    assert main([*arguments, "--resume", "seed=1"]) == 2
     assert "begun with seed=0 (now 1)" in capsys.readouterr().err
 
 
