@@ -97,6 +97,14 @@ def any_process(flag: bool, device: torch.device) -> bool:
     return bool(told.item())
 
 
+def agree(number: int, device: torch.device) -> bool:
+    """Whether all processes have the same number; waits for all of them."""
+    told = torch.tensor([number, -number], device=device)
+    if world_size() > 1:
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+    return bool(told.sum() == 0)
+
+
 def wait_for_all() -> None:
     """Return when every process has come here."""
     if world_size() > 1:

@@ -132,8 +132,9 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
     if state:
         _check_same_run(settings, store, folder, state)
     total_steps = settings.total_steps(len(trained) // settings.batch_size)
-    size = _checkpoint_bytes(settings, len(trained))
-    folder.check_room(size, total_steps, settings.checkpoint_every)
+    if distributed.launched_rank() == 0:
+        size = _checkpoint_bytes(settings, len(trained))
+        folder.check_room(size, total_steps, settings.checkpoint_every)
     monitored = monitored[: settings.monitor_clips]
     return Plan(settings, store, folder, trained, monitored, total_steps, state)
 
@@ -249,15 +250,21 @@ def train(plan: Plan, say: Callable[[str], None] = print) -> Outcome:
         say: receives lines for the user, in the first process only.
 
     Raises:
+        RunError: several processes do not see the same checkpoints.
         DivergedError: the loss or a weight became NaN or infinite.
         WriteError: a checkpoint could not be written.
     """
     if plan.finished:
-        say(f"{plan.folder.path}: already finished after {plan.first_step:,} steps")
+        if distributed.launched_rank() == 0:
+            say(f"{plan.folder.path}: already finished after {plan.first_step:,} steps")
         return Outcome(plan.first_step, None, read_table(plan.folder.table)[-1])
     device = distributed.launched_device(chosen_device(plan.settings))
     with distributed.process_group(device):
-        distributed.wait_for_all()
+        if not distributed.agree(plan.first_step, device):
+            raise RunError(
+                f"{plan.folder.path}: the processes found different checkpoints; all machines "
+                "must see the same folder"
+            )
         return Trainer(plan, device, say).run()
 
 

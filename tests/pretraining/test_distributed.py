@@ -77,6 +77,8 @@ def work(rank, world_size, port, folder):
         flags = [
             distributed.any_process(rank == 1, torch.device("cpu")),
             distributed.any_process(False, torch.device("cpu")),
+            distributed.agree(5, torch.device("cpu")),
+            distributed.agree(5 + rank, torch.device("cpu")),
         ]
         torch.save({"results": results, "flags": flags}, f"{folder}/{rank}.pt")
 
@@ -93,7 +95,7 @@ def test_two_processes_equal_one(tmp_path):
     assert len(expected) == len(CASES) * STEPS + 2
     for rank in range(2):
         told = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert told["flags"] == [True, False]
+        assert told["flags"] == [True, False, True, False]
         for got, wanted in zip(told["results"], expected, strict=True):
             torch.testing.assert_close(got[0], wanted[0], rtol=1e-5, atol=1e-5)
             assert (got[1] - wanted[1]).norm() <= 1e-5 * wanted[1].norm()
@@ -105,6 +107,7 @@ def test_alone_nothing_is_exchanged():
     distributed.average_gradients([parameter])
     assert torch.equal(parameter.grad, torch.full((3,), 2.0))
     assert torch.equal(distributed.average(torch.ones(2)), torch.ones(2))
+    assert distributed.agree(7, torch.device("cpu"))
     assert distributed.any_process(True, torch.device("cpu"))
     with distributed.process_group(torch.device("cpu")):
         assert distributed.is_first()
