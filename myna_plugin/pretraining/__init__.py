@@ -1,0 +1,1 @@
+"""Pre-training: clip store, crops, masking, losses, objectives, training step and loop."""

@@ -1,0 +1,161 @@
+"""Sampling of clips, crops and patches."""
+
+import numpy as np
+import pytest
+import torch
+from stand_ins import MemoryStore
+
+from myna_plugin.encoder import PATCHINGS
+from myna_plugin.pretraining.crops import (
+    HostViews,
+    ResidentFrames,
+    ViewSampler,
+    all_tokens,
+    gather_patches,
+    norm_patches,
+)
+from myna_plugin.vit import patchify
+
+BOTH = ("square", "vertical")
+
+
+def sampler(store, **changes):
+    settings = {"batch_size": 4, "patchings": BOTH, "seed": 3} | changes
+    return ViewSampler(store.offsets, store.frames, **settings)
+
+
+@pytest.mark.parametrize("patching", PATCHINGS)
+def test_gather_equals_crop_then_patchify_then_mask(patching):
+    store = MemoryStore()
+    frames = ResidentFrames(store, "cpu").frames
+    views = sampler(store, patchings=(patching,)).draw(0)
+    got = gather_patches(frames, views.starts.flatten(), views.tokens[0].flatten(0, 1), patching)
+    for view in range(2):
+        for pair, clip in enumerate(views.clips.tolist()):
+            start = int(views.starts[view, pair] - store.offsets[clip])
+            crop = torch.from_numpy(store.clip(clip)[start : start + 96].T.copy())
+            expected = patchify(crop[None], PATCHINGS[patching])[0][views.tokens[0, view, pair]]
+            assert torch.equal(got[view * 4 + pair], expected)
+
+
+@pytest.mark.parametrize("log_mel", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
+def test_resident_patches_are_scaled_as_asked(log_mel, norm):
+    store = MemoryStore()
+    resident = ResidentFrames(store, "cpu")
+    starts, tokens = torch.tensor([0, 40]), torch.tensor([[1, 47], [9, 30]])
+    raw = gather_patches(resident.frames, starts, tokens, "square").float()
+    wanted = raw.log1p() if log_mel else raw
+    if norm:
+        wanted = torch.nn.functional.layer_norm(wanted, (256,))
+    got = resident.patches(starts, tokens, "square", log_mel=log_mel, norm=norm)
+    torch.testing.assert_close(got, wanted)
+
+
+def test_an_epoch_visits_every_clip_once_and_epochs_differ():
+    store = MemoryStore()
+    draws = sampler(store)
+    assert draws.steps_per_epoch == 2
+    epochs = [torch.cat([draws.clips(2 * epoch), draws.clips(2 * epoch + 1)]) for epoch in range(5)]
+    assert all(sorted(epoch.tolist()) == list(range(8)) for epoch in epochs)
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) > 1
+
+
+def test_crops_lie_within_their_clips_and_reach_both_ends():
+    store = MemoryStore(lengths=(96, 98, 130, 101), shards=1)
+    draws = sampler(store)
+    seen = {clip: set() for clip in range(4)}
+    for step in range(300):
+        views = draws.draw(step)
+        for view in views.starts:
+            for clip, start in zip(views.clips.tolist(), view.tolist(), strict=True):
+                seen[clip].add(start - int(store.offsets[clip]))
+    assert [(min(s), max(s)) for s in seen.values()] == [(0, 0), (0, 2), (0, 34), (0, 5)]
+
+
+def test_a_step_depends_on_its_number_alone():
+    store = MemoryStore()
+    first = [sampler(store).draw(step) for step in range(6)]
+    again = sampler(store)
+    for step in (5, 0, 3):
+        views = again.draw(step)
+        assert torch.equal(views.clips, first[step].clips)
+        assert torch.equal(views.starts, first[step].starts)
+        assert torch.equal(views.tokens, first[step].tokens)
+    assert not torch.equal(first[0].tokens, first[1].tokens)
+    assert not torch.equal(sampler(store, seed=4).draw(0).tokens, first[0].tokens)
+
+
+def test_processes_share_a_batch_without_overlap():
+    store = MemoryStore()
+    parts = [sampler(store, rank=rank, world_size=2).clips(1) for rank in range(2)]
+    assert torch.equal(torch.cat(parts), sampler(store).clips(1))
+
+
+def test_views_from_host_memory_equal_resident_ones():
+    store = MemoryStore()
+    draws = sampler(store)
+    resident = ResidentFrames(store, "cpu")
+    for whole in (False, True):
+        host = HostViews(store, draws, "cpu", ahead=2, whole=whole)
+        steps = list(host.stream(1, 6))
+        assert len(steps) == 5
+        for step, views in enumerate(steps, 1):
+            expected = draws.draw(step)
+            assert torch.equal(views.tokens, expected.tokens)
+            wanted = all_tokens(expected.tokens, 96) if whole else expected.tokens
+            for group, patching in enumerate(BOTH):
+                patches = gather_patches(
+                    resident.frames,
+                    expected.starts.flatten(),
+                    wanted[group].flatten(0, 1),
+                    patching,
+                )
+                assert torch.equal(views.patches[group].flatten(0, 1), patches)
+
+
+def test_an_error_of_the_reading_thread_reaches_the_loop():
+    store = MemoryStore()
+    host = HostViews(store, sampler(store), "cpu")
+    host.shards = [shard[:10] for shard in host.shards]
+    with pytest.raises(IndexError):
+        list(host.stream(0, 3))
+
+
+def test_leaving_the_stream_early_ends_its_thread():
+    import threading
+
+    store = MemoryStore()
+    before = threading.active_count()
+    for _ in HostViews(store, sampler(store), "cpu").stream(0, 1000):
+        break
+    assert threading.active_count() == before
+
+
+def test_norm_patches_is_a_tokenizers_first_norm():
+    patches = torch.rand(3, 256) * 100
+    normed = norm_patches(patches, torch.float32)
+    torch.testing.assert_close(normed.mean(-1), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normed.var(-1, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_stores_that_cannot_serve_are_refused_before_anything_else():
+    store = MemoryStore()
+    with pytest.raises(ValueError, match="holds 8 clips, fewer than one batch of 9"):
+        sampler(store, batch_size=9)
+    with pytest.raises(ValueError, match="3 clips of the store are shorter than a crop of 112"):
+        sampler(store, crop_frames=112)
+    with pytest.raises(ValueError, match="multiple of 16 for square patches, got 90"):
+        sampler(store, crop_frames=90)
+    with pytest.raises(ValueError, match="does not divide among 3 processes"):
+        sampler(store, world_size=3)
+    with pytest.raises(ValueError, match="at least 2"):
+        sampler(store, batch_size=1)
+    with pytest.raises(ValueError, match="unknown masking"):
+        sampler(store, masking="chess")
+
+
+def test_resident_frames_are_the_shards_one_after_the_other():
+    store = MemoryStore()
+    frames = ResidentFrames(store, "cpu").frames.numpy()
+    assert np.array_equal(frames, np.concatenate(store.shards))
