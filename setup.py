@@ -35,6 +35,7 @@ DEV = [
     "mypy>=1.15",
     "pytest>=8.3",
     "ruff>=0.11",
+    "tensorboard>=2.15",
     "types-PyYAML",
     "types-tqdm",
 ]
@@ -78,7 +79,11 @@ setup(
         "mir_eval>=0.7",
         "torchmetrics>=1.4",
     ],
-    extras_require={"hear-eval": HEAR_EVAL, "dev": DEV + HEAR_EVAL},
+    extras_require={
+        "hear-eval": HEAR_EVAL,
+        "pretrain": ["tensorboard>=2.15"],
+        "dev": DEV + HEAR_EVAL,
+    },
     entry_points={
         "console_scripts": ["hear-eval = myna_plugin.hear_eval.cli:main"],
         "hear.models": [
