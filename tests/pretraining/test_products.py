@@ -5,6 +5,8 @@ import ctypes
 import pytest
 import torch
 
+from torch.nn import functional
+
 from myna_plugin.pretraining import products
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -58,3 +60,32 @@ def test_tensors_on_the_cpu_are_refused():
     x = torch.zeros(32, 32, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="contiguous CUDA tensors"):
         products.multiply(x, x)
+
+
+def multiply_by_torch(
+    left, right, transpose_left=False, transpose_right=False, out_dtype=None, add=None, bias=None,
+    aux=None, epilogue="none",
+):  # fmt: skip
+    """`products.multiply` in plain torch."""
+    left, right = left.double(), right.double()
+    left, right = left.T if transpose_left else left, right.T if transpose_right else right
+    out = left @ right + (0 if add is None else add)
+    if epilogue in ("bias", "gelu"):
+        out = out + bias
+    if epilogue == "gelu":
+        aux.copy_(out)
+        out = functional.gelu(out, approximate="tanh")
+    if epilogue in ("dgelu", "dgelu_bias"):
+        out = torch.ops.aten.gelu_backward(out, aux.double(), approximate="tanh")
+    if epilogue == "dgelu_bias":
+        bias.copy_(out.sum(0))
+    if epilogue == "left_sum":
+        bias.copy_(left.sum(1))
+    return out.to(out_dtype or left.dtype)
+
+
+def test_every_function_asks_for_the_product_that_it_names(monkeypatch):
+    monkeypatch.setattr(products, "multiply", multiply_by_torch)
+    with torch.no_grad():  # as inside an autograd function
+        errors = products.compare_with_torch(torch.device("cpu"), torch.bfloat16)
+    assert all(error < products.TOLERANCE for error in errors.values()), errors
