@@ -7,7 +7,7 @@ products take half-precision copies of the weights and return float32 weight gra
 attention and GELU keep only their inputs.
 
 The steps themselves are `Operations`, of which there are two: plain torch, which runs anywhere and
-says what each one means, and Triton kernels.
+says what each one means, and Triton kernels around products with epilogues (`products`).
 """
 
 from __future__ import annotations
@@ -432,7 +432,7 @@ def _inner_forward(
 EPILOGUES = frozenset(
     ["linear", "linear_backward", "linear_add", "linear_gelu", "linear_gelu_bias_backward"]
 )
-"""Functions of `products` that pay on an H200; see benchmarks/pretrain_step.py."""
+"""Functions of `products` used where they work; benchmarks/pretrain_step.py times the choice."""
 
 
 def choose_operations(tensor: Tensor) -> Operations:

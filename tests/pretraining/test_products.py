@@ -4,7 +4,6 @@ import ctypes
 
 import pytest
 import torch
-
 from torch.nn import functional
 
 from myna_plugin.pretraining import products
