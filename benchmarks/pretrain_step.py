@@ -766,16 +766,13 @@ def time_everything(bench: Bench) -> None:
 
 def epilogue_variants() -> dict[str, frozenset[str]]:
     """The default and what it is without, or with, one of its parts."""
-    bias_apart = (EPILOGUES - {"linear_gelu_bias_backward"}) | {"linear_gelu_backward"}
     return {
         "epilogues": EPILOGUES,
         "epilogues, weight gradients by Lt": EPILOGUES | {"weight_gradient"},
         "epilogues, other products PyTorch's": EPILOGUES - {"linear", "linear_backward"},
         "epilogues, residual apart": EPILOGUES - {"linear_add"},
         "epilogues, GELU forward apart": EPILOGUES - {"linear_gelu"},
-        "epilogues, GELU backward apart": EPILOGUES - {"linear_gelu_bias_backward"},
-        "epilogues, bias gradient in weight product": bias_apart | {"weight_and_bias_gradient"},
-        "epilogues, bias gradient apart": bias_apart,
+        "epilogues, GELU backward too": EPILOGUES | {"linear_gelu_backward"},
     }
 
 

@@ -429,9 +429,7 @@ def _inner_forward(
     return qkv, mixed, middle, h, active
 
 
-EPILOGUES = frozenset(
-    ["linear", "linear_backward", "linear_add", "linear_gelu", "linear_gelu_bias_backward"]
-)
+EPILOGUES = frozenset(["linear", "linear_backward", "linear_add", "linear_gelu"])
 """Functions of `products` used where they work; benchmarks/pretrain_step.py times the choice."""
 
 
