@@ -21,7 +21,6 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -37,10 +36,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from literal_step import cut_crops, draw_tokens, literal_loss
 
 from myna_plugin.encoder import SIZES, EncoderConfig, MynaEncoder, initialise
-from myna_plugin.pretraining import products
 from myna_plugin.pretraining.acceleration import kernels_for
 from myna_plugin.pretraining.crops import ResidentFrames, Views, ViewSampler
-from myna_plugin.pretraining.fused import EPILOGUES, KernelOperations, PlainOperations
+from myna_plugin.pretraining.fused import KernelOperations, PlainOperations
 from myna_plugin.pretraining.losses import ContrastiveLoss
 from myna_plugin.pretraining.objective import ContrastiveObjective
 from myna_plugin.pretraining.optimiser import build_adam
@@ -224,28 +222,6 @@ def check(bench: Bench, variants: dict[str, dict[str, Any]]) -> None:
     bench.save()
 
 
-def check_products(bench: Bench) -> frozenset[str]:
-    """Try cuBLASLt's products in a process of its own; names of those that work."""
-    code = (
-        "import json, torch; from myna_plugin.pretraining import products as p; "
-        "print(json.dumps(p.compare_with_torch(torch.device('cuda', 0), torch.bfloat16)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False,
-        cwd=Path(__file__).parents[1],
-    )  # fmt: skip
-    if done.returncode != 0:
-        bench.fail(f"cuBLASLt's products: status {done.returncode}, {done.stderr[-600:]}")
-        return frozenset()
-    errors = json.loads(done.stdout.splitlines()[-1])
-    bench.results["product_errors"] = errors
-    for name, error in errors.items():
-        say(f"  cuBLASLt {name}: {error if isinstance(error, str) else f'{error:.1e}'}")
-        if isinstance(error, float) and not error < products.TOLERANCE:
-            bench.fail(f"cuBLASLt {name}: relative error {error:.1e}")
-    return products.usable_products(torch.device("cuda", 0), torch.bfloat16)
-
-
 def flat_gradient(loss: Tensor, encoder: nn.Module) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(encoder.parameters()))])
 
@@ -391,26 +367,13 @@ NORM_BACKWARD_CANDIDATES = [
 GELU_BACKWARD_CANDIDATES = [(4, 4, 8, 1), (2, 4, 12, 1), (8, 4, 4, 1), (8, 8, 4, 1)]
 TILE_CANDIDATES = [(16, 3, 1), (32, 6, 2)]
 
-PREDICTED = {
-    "norm": 32, "norm_backward": 65, "gelu": 122, "gelu_backward": 185,
-    "Lt to_qkv": 120, "Lt to_qkv input gradient": 113, "Lt to_qkv weight gradient": 105,
-    "Lt to_out": 47, "Lt to_out input gradient": 47, "Lt to_out weight gradient": 45,
-    "Lt up": 152, "Lt up input gradient": 145, "Lt up weight gradient": 135,
-    "Lt down": 143, "Lt down input gradient": 160, "Lt down weight gradient": 135,
-    "Lt up, GELU": 205, "Lt down input gradient, dGELU": 212,
-    "Lt down input gradient, dGELU, bias": 220, "Lt up weight and bias gradient": 140,
-    "Lt to_out + residual": 60, "Lt down + residual": 155,
-}  # fmt: skip
-"""Microseconds expected of a ViT-S step of 4,096 examples and two patchings on an H200, from the
-bytes moved at 4 TB/s and the products' rates of the run before; printed beside what is measured."""
-
 
 def random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.randn(*shape, device="cuda", dtype=dtype)
 
 
 def time_parts(bench: Bench) -> None:
-    """Products and memory-bound kernels alone, beside what was expected of them.
+    """Products and memory-bound kernels alone.
 
     Sets the kernels' fastest settings for the rest of the run.
     """
@@ -429,10 +392,9 @@ def time_parts(bench: Bench) -> None:
             say(f"  {name}: {type(error).__name__} {str(error)[:150]}")
             rows.append({"part": name, "error": repr(error)[:300]})
             return float("inf")
-        rate, expected = amount / ms / 1e9, PREDICTED.get(name)
-        rows.append({"part": name, "us": 1e3 * ms, unit: rate, "predicted_us": expected})
-        hoped = "" if expected is None else f" (predicted {expected} us)"
-        say(f"  {name}: {1e3 * ms:.0f} us{hoped}, {rate:.{0 if unit[0] == 'T' else 2}f} {unit}")
+        rate = amount / ms / 1e9
+        rows.append({"part": name, "us": 1e3 * ms, unit: rate})
+        say(f"  {name}: {1e3 * ms:.0f} us, {rate:.{0 if unit[0] == 'T' else 2}f} {unit}")
         return ms
 
     def product(name: str, call: Callable[[], object], flops: float) -> None:
@@ -445,33 +407,13 @@ def time_parts(bench: Bench) -> None:
         ("down", mlp, dim),
     ):
         x, dy, w = random(n_rows, n_in), random(n_rows, n_out), random(n_out, n_in)
-        out, h, bias = random(n_rows, n_out), random(n_rows, n_in), random(n_out)
         calls: dict[str, Callable[[], object]] = {
             f"{name}": lambda x=x, w=w: x @ w.T,
             f"{name} input gradient": lambda dy=dy, w=w: dy @ w,
             f"{name} weight gradient": lambda dy=dy, x=x: torch.mm(
                 dy.T, x, out_dtype=torch.float32
             ),
-            f"Lt {name}": lambda x=x, w=w: products.linear(x, w),
-            f"Lt {name} input gradient": lambda dy=dy, w=w: products.linear_backward(dy, w),
-            f"Lt {name} weight gradient": lambda dy=dy, x=x: products.weight_gradient(dy, x),
         }
-        if name in ("to_out", "down"):
-            calls[f"Lt {name} + residual"] = lambda x=x, w=w, b=bias, o=out: products.linear_add(
-                x, w, b, o
-            )
-        if name == "up":
-            calls["Lt up, GELU"] = lambda x=x, w=w, b=bias: products.linear_gelu(x, w, b)
-            calls["Lt up weight and bias gradient"] = lambda dy=dy, x=x: (
-                products.weight_and_bias_gradient(dy, x)
-            )
-        if name == "down":
-            calls["Lt down input gradient, dGELU"] = lambda dy=dy, w=w, h=h: (
-                products.linear_gelu_backward(dy, w, h)
-            )
-            calls["Lt down input gradient, dGELU, bias"] = lambda dy=dy, w=w, h=h: (
-                products.linear_gelu_bias_backward(dy, w, h)
-            )
         for label, call in calls.items():
             product(label, call, 2 * n_rows * n_in * n_out)
 
@@ -506,7 +448,7 @@ def time_parts(bench: Bench) -> None:
             best.append((moved(f"{name.lower()} {candidate}", numbers, call), candidate))
         fastest = min(best)[1]
         setattr(kernels, name, kernels.RowSettings(*fastest))
-        say(f"  {name} = RowSettings{fastest}, predicted {PREDICTED[name.lower()]} us")
+        say(f"  {name} = RowSettings{fastest}")
     moved("gelu", 2 * n_rows * mlp, lambda: kernels.gelu(h))
     heads = shape.num_heads
     for tile in TILE_CANDIDATES:
@@ -739,14 +681,10 @@ def time_everything(bench: Bench) -> None:
     kernels = kernels_for(torch.empty(0, device="cuda"))
     variants: dict[str, dict[str, Any]] = {"plain torch": {"operations": PlainOperations()}}
     if kernels is not None:
-        usable = check_products(bench)
         if options.parts:
             time_parts(bench)
             free()
         variants["kernels"] = {"operations": KernelOperations(kernels)}
-        for name, epilogues in epilogue_variants().items():
-            if usable:
-                variants[name] = {"operations": KernelOperations(kernels, epilogues & usable)}
     check(bench, variants)
     for name, settings in variants.items():
         time_variant(bench, name, lambda s=settings: our_step(bench, s, options.batch_size))
@@ -755,25 +693,13 @@ def time_everything(bench: Bench) -> None:
     steps = bench.results["steps"]
     done = {n: steps[n]["ms"] for n in variants if "ms" in steps.get(n, {})}
     fastest = min(done, key=lambda name: done[name])
-    say(f"fastest: {fastest} (predicted 22.5 ms)")
+    say(f"fastest: {fastest}")
     if options.profile:
         profile(bench, fastest, variants[fastest])
     if options.compile:
         name = "torch.compile, attention by sums"
         settings = {"operations": PlainOperations(), "compile": True}
         time_variant(bench, name, lambda: our_step(bench, settings, options.batch_size))
-
-
-def epilogue_variants() -> dict[str, frozenset[str]]:
-    """The default and what it is without, or with, one of its parts."""
-    return {
-        "epilogues": EPILOGUES,
-        "epilogues, weight gradients by Lt": EPILOGUES | {"weight_gradient"},
-        "epilogues, other products PyTorch's": EPILOGUES - {"linear", "linear_backward"},
-        "epilogues, residual apart": EPILOGUES - {"linear_add"},
-        "epilogues, GELU forward apart": EPILOGUES - {"linear_gelu"},
-        "epilogues, GELU backward too": EPILOGUES | {"linear_gelu_backward"},
-    }
 
 
 if __name__ == "__main__":

@@ -7,24 +7,21 @@ products take half-precision copies of the weights and return float32 weight gra
 attention and GELU keep only their inputs.
 
 The steps themselves are `Operations`, of which there are two: plain torch, which runs anywhere and
-says what each one means, and Triton kernels around products with epilogues (`products`).
+says what each one means, and Triton kernels around the vendor's matrix products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from myna_plugin.pretraining import products
 from myna_plugin.pretraining.acceleration import kernels_for
 from myna_plugin.vit import HEAD_DIM, Attention, FeedForward, Transformer
-
-Result = TypeVar("Result")
 
 Normed = tuple[Tensor, Tensor, Tensor, Tensor]
 """The sum that was normed (T, D), its norm (T, D), and the mean and 1 / deviation of rows (T,)."""
@@ -38,10 +35,6 @@ class Operations(Protocol):
     def norm_and_add(
         self, x: Tensor, norm: nn.LayerNorm, extra: Tensor, which: Tensor, out: Tensor
     ) -> tuple[Tensor, Tensor]: ...
-
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor: ...
-
-    def linear_backward(self, dy: Tensor, weight: Tensor) -> Tensor: ...
 
     def linear_add_norm(
         self, y: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, norm: nn.LayerNorm
@@ -70,11 +63,9 @@ class Operations(Protocol):
 
     def linear_gelu_backward(
         self, dy: Tensor, weight: Tensor, h: Tensor
-    ) -> tuple[Tensor, Tensor | None]: ...
+    ) -> tuple[Tensor, Tensor]: ...
 
     def weight_gradient(self, dout: Tensor, x: Tensor) -> Tensor: ...
-
-    def weight_and_bias_gradient(self, dout: Tensor, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class PlainOperations:
@@ -104,14 +95,6 @@ class PlainOperations:
         """LayerNorm of x + y weight^T + bias."""
         total = x + y @ weight.T
         return self.norm(total if bias is None else total + bias, norm)
-
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x weight^T."""
-        return x @ weight.T
-
-    def linear_backward(self, dy: Tensor, weight: Tensor) -> Tensor:
-        """dy weight."""
-        return dy @ weight
 
     def partial_sums(self, norms: int, x: Tensor) -> Tensor:
         """Room for what `norm_backward_into` puts in `partial`, of several norms."""
@@ -172,20 +155,14 @@ class PlainOperations:
         h = torch.addmm(bias, x, weight.T)
         return h, functional.gelu(h)
 
-    def linear_gelu_backward(
-        self, dy: Tensor, weight: Tensor, h: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Gradient of h where y = GELU(h) weight^T, and its sum over rows if that comes with it."""
+    def linear_gelu_backward(self, dy: Tensor, weight: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of h where y = GELU(h) weight^T, and its sum over rows in float32."""
         dh = torch.ops.aten.gelu_backward(dy @ weight, h)
         return dh, dh.to(_precise(h)).sum(0)
 
     def weight_gradient(self, dout: Tensor, x: Tensor) -> Tensor:
         """dout^T x in float32."""
         return (dout.T @ x).to(_precise(x))
-
-    def weight_and_bias_gradient(self, dout: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """dout^T x and the sum of dout over rows, in float32."""
-        return self.weight_gradient(dout, x), dout.to(_precise(x)).sum(0)
 
 
 def _precise(x: Tensor) -> torch.dtype:
@@ -204,17 +181,11 @@ class KernelOperations:
 
     Attributes:
         kernels: the module of that name.
-        epilogues: functions of `products` to use in half precision, of those that work here; what
-            is not among them is PyTorch's product and a kernel.
         attention_tile: see `kernels.attention_tile`.
     """
 
     kernels: Any
-    epilogues: frozenset[str] = frozenset()
     attention_tile: tuple[int, int, int] | None = None
-
-    def _can(self, name: str, x: Tensor) -> bool:
-        return name in self.epilogues and name in products.usable_products(x.device, x.dtype)
 
     def norm(self, x: Tensor, norm: nn.LayerNorm) -> Normed:
         return self.kernels.add_norm(x, None, None, norm.weight, norm.bias, norm.eps)
@@ -227,21 +198,10 @@ class KernelOperations:
         )
         return mean, rstd
 
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        return products.linear(x, weight) if self._can("linear", x) else x @ weight.T
-
-    def linear_backward(self, dy: Tensor, weight: Tensor) -> Tensor:
-        if self._can("linear_backward", dy):
-            return products.linear_backward(dy, weight)
-        return dy @ weight
-
     def linear_add_norm(
         self, y: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, norm: nn.LayerNorm
     ) -> Normed:
-        if self._can("linear_add", y):
-            return self.norm(products.linear_add(y, weight, bias, x), norm)
-        product = self.linear(y, weight)
-        return self.kernels.add_norm(x, product, bias, norm.weight, norm.bias, norm.eps)
+        return self.kernels.add_norm(x, y @ weight.T, bias, norm.weight, norm.bias, norm.eps)
 
     def partial_sums(self, norms: int, x: Tensor) -> Tensor:
         parts = self.kernels.norm_programs(x)
@@ -271,32 +231,16 @@ class KernelOperations:
         return self.kernels.attention_backward(qkv, dout, length, heads, self.attention_tile)
 
     def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        if self._can("linear_gelu", x):
-            return products.linear_gelu(x, weight, bias)
         h = torch.addmm(bias, x, weight.T)
         return h, self.kernels.gelu(h)
 
-    def linear_gelu_backward(
-        self, dy: Tensor, weight: Tensor, h: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        if self._can("linear_gelu_bias_backward", dy):
-            dh, bias = products.linear_gelu_bias_backward(dy, weight, h)
-            return dh, bias.float()
-        if self._can("linear_gelu_backward", dy):
-            return products.linear_gelu_backward(dy, weight, h), None
-        return self.kernels.gelu_backward(self.linear_backward(dy, weight), h)
+    def linear_gelu_backward(self, dy: Tensor, weight: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        return self.kernels.gelu_backward(dy @ weight, h)
 
     def weight_gradient(self, dout: Tensor, x: Tensor) -> Tensor:
-        if self._can("weight_gradient", dout):
-            return products.weight_gradient(dout, x)
         if dout.is_cuda and dout.dtype != torch.float32:
             return torch.mm(dout.T, x, out_dtype=torch.float32)
         return (dout.T @ x).float()
-
-    def weight_and_bias_gradient(self, dout: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self._can("weight_and_bias_gradient", dout):
-            return products.weight_and_bias_gradient(dout, x)
-        return self.weight_gradient(dout, x), dout.sum(0, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -373,7 +317,6 @@ class FusedTransformer:
         copies: the products' weights in the compute dtype.
         recompute: keep only every block's input for the backward pass and compute the rest again;
             a sixteenth of the memory for a third more arithmetic.
-        overlap: compute weight gradients on a second CUDA stream.
     """
 
     transformer: Transformer
@@ -381,7 +324,6 @@ class FusedTransformer:
     operations: Operations
     copies: WeightCopies
     recompute: bool = False
-    overlap: bool = False
 
     @classmethod
     def of(
@@ -389,7 +331,6 @@ class FusedTransformer:
         transformer: Transformer,
         dtype: torch.dtype = torch.float32,
         recompute: bool = False,
-        overlap: bool = False,
         operations: Operations | None = None,
     ) -> FusedTransformer:
         """With kernels where they can be used, else in plain torch."""
@@ -397,7 +338,7 @@ class FusedTransformer:
         copies = WeightCopies(blocks, dtype)
         if operations is None:
             operations = choose_operations(copies.copies[0])
-        return cls(transformer, blocks, operations, copies, recompute, overlap)
+        return cls(transformer, blocks, operations, copies, recompute)
 
     def __call__(self, x: Tensor) -> Tensor:
         """As `Transformer.forward`: (S, N, D) -> (S, N, D), in the compute dtype.
@@ -422,54 +363,17 @@ def _inner_forward(
     """A block up to its last product: qkv, attention's output, the second norm, h and its GELU."""
     ops, block = fused.operations, fused.blocks[layer]
     to_qkv, to_out, up, up_bias, _, _ = fused.copies.of_layer(layer)
-    qkv = ops.linear(normed, to_qkv)
+    qkv = normed @ to_qkv.T
     mixed = ops.attention(qkv, length, block.heads)
     middle = ops.linear_add_norm(mixed, to_out, None, x, block.mlp_norm)
     h, active = ops.linear_gelu(middle[1], up, up_bias)
     return qkv, mixed, middle, h, active
 
 
-EPILOGUES = frozenset(["linear", "linear_backward", "linear_add", "linear_gelu"])
-"""Functions of `products` used where they work; benchmarks/pretrain_step.py times the choice."""
-
-
 def choose_operations(tensor: Tensor) -> Operations:
     """Kernels where they can work on such a tensor, else plain torch."""
     kernels = None if tensor.dtype == torch.float64 else kernels_for(tensor)
-    return PlainOperations() if kernels is None else KernelOperations(kernels, EPILOGUES)
-
-
-class _SideStream:
-    """Runs work beside the current CUDA stream; runs it in place where there is none."""
-
-    def __init__(self, use: bool, device: torch.device) -> None:
-        self.stream = _side_stream(device) if use and device.type == "cuda" else None
-        self.kept: list[Any] = []
-
-    def run(self, function: Callable[..., Result], dout: Tensor, x: Tensor) -> Result:
-        """A gradient of weights."""
-        if self.stream is None:
-            return function(dout, x)
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            gradient = function(dout, x)
-        self.kept += [dout, x, gradient]
-        return gradient
-
-    def join(self) -> None:
-        """Wait for all of it; until then the inputs' memory must not be used for anything else."""
-        if self.stream is not None:
-            torch.cuda.current_stream().wait_stream(self.stream)
-            self.kept.clear()
-
-
-_SIDE_STREAMS: dict[torch.device, torch.cuda.Stream] = {}
-
-
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    if device not in _SIDE_STREAMS:
-        _SIDE_STREAMS[device] = torch.cuda.Stream(device)
-    return _SIDE_STREAMS[device]
+    return PlainOperations() if kernels is None else KernelOperations(kernels)
 
 
 class _TransformerFunction(torch.autograd.Function):
@@ -505,7 +409,6 @@ class _TransformerFunction(torch.autograd.Function):
             kept.append(saved[:size])
             del saved[:size]
         gradients: dict[nn.Parameter, Tensor] = {}
-        side = _SideStream(fused.overlap, dout.device)
 
         x, mean, rstd = kept.pop()
         norms = [fused.transformer.norm]
@@ -520,26 +423,17 @@ class _TransformerFunction(torch.autograd.Function):
             to_qkv, to_out, up, _, down, _ = fused.copies.of_layer(layer)
 
             dh, up_bias = ops.linear_gelu_backward(dx, down, h)
-            gradients[block.down.weight] = side.run(ops.weight_gradient, dx, active)
-            dmiddle = ops.norm_backward_into(
-                next(parts), ops.linear_backward(dh, up), middle, block.mlp_norm, dx
-            )
-            if up_bias is None:
-                up_weight, up_bias = side.run(ops.weight_and_bias_gradient, dh, middle[1])
-            else:
-                up_weight = side.run(ops.weight_gradient, dh, middle[1])
-            gradients[block.up.weight], gradients[block.up.bias] = up_weight, up_bias
+            gradients[block.down.weight] = ops.weight_gradient(dx, active)
+            dmiddle = ops.norm_backward_into(next(parts), dh @ up, middle, block.mlp_norm, dx)
+            gradients[block.up.weight] = ops.weight_gradient(dh, middle[1])
+            gradients[block.up.bias] = up_bias
 
-            dmixed = ops.linear_backward(dmiddle, to_out)
-            dqkv = ops.attention_backward(qkv, dmixed, length, block.heads)
-            gradients[block.to_out.weight] = side.run(ops.weight_gradient, dmiddle, mixed)
-            dx = ops.norm_backward_into(
-                next(parts), ops.linear_backward(dqkv, to_qkv), normed, block.norm, dmiddle
-            )
-            gradients[block.to_qkv.weight] = side.run(ops.weight_gradient, dqkv, normed[1])
+            dqkv = ops.attention_backward(qkv, dmiddle @ to_out, length, block.heads)
+            gradients[block.to_out.weight] = ops.weight_gradient(dmiddle, mixed)
+            dx = ops.norm_backward_into(next(parts), dqkv @ to_qkv, normed, block.norm, dmiddle)
+            gradients[block.to_qkv.weight] = ops.weight_gradient(dqkv, normed[1])
             norms += [block.mlp_norm, block.norm]
-            side.join()
-            del normed, inner, qkv, mixed, middle, h, active, dh, dmixed, dqkv, dmiddle
+            del normed, inner, qkv, mixed, middle, h, active, dh, dqkv, dmiddle
 
         sums = partial.sum(2)
         for norm, (scale, shift, _) in zip(norms, sums, strict=True):

@@ -399,7 +399,7 @@ def _gelu_kernel(
 
 
 def _gelu_form(h: Tensor) -> dict[str, bool]:
-    """The tanh form in half precision, as `products` has it, by one instruction on a GPU."""
+    """The tanh form in half precision, by one instruction on a GPU."""
     return {"TANH": h.dtype != torch.float32, "ASSEMBLY": h.is_cuda}
 
 
