@@ -6,20 +6,59 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(
-    r'^__version__ = "(.+)"$', (HERE / "myna_plugin" / "_version.py").read_text(), re.M
-).group(1)
+VERSION_LINE = re.search(
+    r'^__version__ = "(.+)"$', (HERE / "myna_plugin" / "_version.py").read_text(), re.MULTILINE
+)
+if VERSION_LINE is None:
+    raise SystemExit('myna_plugin/_version.py must hold a line: __version__ = "…"')
+
+# What heareval 2021.1.3 imports, in versions it runs on. heareval itself is not listed: its own
+# pins (numpy 1.19.2, numba 0.48, tensorflow) cannot be met on a current Python, so it is
+# installed beside these with `pip install --no-deps heareval==2021.1.3`.
+HEAR_EVAL = [
+    "pytorch-lightning==1.9.5",
+    # pytorch-lightning 1.9 and dcase_util import pkg_resources, which setuptools 81 no longer has.
+    "setuptools<81",
+    "torchinfo>=1.8",
+    "pandas>=2.2",
+    "intervaltree>=3.1",
+    "more-itertools>=10.2",
+    "python-slugify>=8.0",
+    "nvidia-ml-py>=12.535",
+    "sed_eval>=0.2.1",
+    "dcase_util>=0.2.20",
+]
+
+DEV = [
+    "build>=1.2",
+    "import-linter>=2.3",
+    "mypy>=1.15",
+    "pytest>=8.3",
+    "ruff>=0.11",
+    "types-PyYAML",
+    "types-tqdm",
+]
 
 setup(
     name="myna-plugin",
-    version=VERSION,
+    version=VERSION_LINE.group(1),
     description="Myna music representations: HEAR module, pre-training recipes and MIR probe tasks",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
+    license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["myna_plugin", "myna_plugin.*"]),
-    package_data={"myna_plugin": ["py.typed"]},
+    package_data={
+        "myna_plugin": ["py.typed"],
+        "myna_plugin.hear_eval": [
+            "demo_tasks/README.md",
+            "demo_tasks/*/*.json",
+            "demo_tasks/*/*.csv",
+            "demo_tasks/*/16000/*/*.ogg",
+        ],
+    },
+    zip_safe=False,
     install_requires=[
         "torch>=2.4",
         "torchaudio>=2.4",
@@ -33,15 +72,26 @@ setup(
         "safetensors>=0.4.3",
         "huggingface_hub>=0.23",
         "tqdm>=4.66",
+        "PyYAML>=6.0",
+        "matplotlib>=3.8",
+        "mir_eval>=0.7",
+        "torchmetrics>=1.4",
     ],
+    extras_require={"hear-eval": HEAR_EVAL, "dev": DEV + HEAR_EVAL},
     entry_points={
         "console_scripts": ["hear-eval = myna_plugin.hear_eval.cli:main"],
-        "hear.models": ["myna = myna_plugin"],
+        "hear.models": [
+            "myna = myna_plugin",
+            "myna-square = myna_plugin.hear_square",
+            "myna-vertical = myna_plugin.hear_vertical",
+        ],
     },
     classifiers=[
-        "License :: OSI Approved :: MIT License",
+        "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
         "Topic :: Multimedia :: Sound/Audio :: Analysis",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

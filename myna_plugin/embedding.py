@@ -326,8 +326,12 @@ def encode_chunks(encoder: MynaEncoder, chunks: Tensor, patchings: tuple[str, ..
 
 @cache
 def compiled_encode() -> Callable[[MynaEncoder, Tensor, tuple[str, ...]], list[Tensor]]:
-    """`encode_chunks` through `torch.compile`; one for all models, so models stay picklable."""
-    return torch.compile(encode_chunks, dynamic=True)
+    """`encode_chunks` through `torch.compile`; one for all models, so models stay picklable.
+
+    On CUDA its kernels are replayed as one graph for each shape: short sounds are bound by
+    launching them.
+    """
+    return torch.compile(encode_chunks, mode="reduce-overhead")
 
 
 def fill_patches(chunks: Tensor, patching: str) -> Tensor:

@@ -1,4 +1,5 @@
 import copy
+import importlib
 import inspect
 import io
 import pickle
@@ -67,6 +68,17 @@ def test_hybrid_is_the_concatenation_of_its_halves(tmp_path, sound, embedding, w
     assert model.scene_embedding_size == model.timestamp_embedding_size == width
     expected = {"square": hybrid[:, :64], "vertical": hybrid[:, 64:]}.get(embedding, hybrid)
     torch.testing.assert_close(get_scene_embeddings(sound, model), expected)
+
+
+@pytest.mark.parametrize("variant", ["square", "vertical"])
+def test_variant_modules_load_their_patching_alone(tmp_path, sound, variant):
+    torch.save(published_state_dict(2), tmp_path / "weights.pth")
+    module = importlib.import_module(f"myna_plugin.hear_{variant}")
+    model = module.load_model(str(tmp_path / "weights.pth"))
+    expected = load_model(tmp_path / "weights.pth", embedding=variant)
+    assert torch.equal(
+        module.get_scene_embeddings(sound, model), get_scene_embeddings(sound, expected)
+    )
 
 
 def test_state_dict_round_trips(model, sound, tmp_path):

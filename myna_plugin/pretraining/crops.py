@@ -30,9 +30,11 @@ PATCH_NORM_EPS = 1e-5
 class ClipStore(Protocol):
     """What is used of `store.Store`."""
 
-    frames: Sequence[int]
+    frames: np.ndarray
     offsets: np.ndarray
-    shards: Sequence[np.ndarray]
+
+    @property
+    def shards(self) -> Sequence[np.ndarray]: ...
 
     def __len__(self) -> int: ...
 

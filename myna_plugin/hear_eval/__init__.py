@@ -1,0 +1,1 @@
+"""The `hear-eval` command: any HEAR module scored with the unmodified heareval."""

@@ -1,0 +1,1 @@
+"""What `python -m myna_plugin.recipes.NAME` runs; imported by nobody."""

@@ -1,0 +1,62 @@
+"""Settings from YAML files and from `key=value` arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from myna_plugin.pretraining.settings import Settings, SettingsError
+from myna_plugin.pretraining.store_writer import replacing
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    """The top level of a YAML file by name; SettingsError if it cannot be read as that."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise SettingsError(f"{path}: cannot be read ({reason})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: holds a {type(content).__name__}, not `name: value` lines")
+    return content
+
+
+def read_changes(changes: Sequence[str]) -> dict[str, object]:
+    """Settings by name from `key=value` arguments, values as YAML reads them.
+
+    >>> read_changes(["mask_ratio=0.8", "patchings=[square]"])
+    {'mask_ratio': 0.8, 'patchings': ['square']}
+    """
+    read: dict[str, object] = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise SettingsError(f"{change}: settings are given as key=value")
+        try:
+            read[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise SettingsError(f"{key}: cannot be read as a value, got {text!r}") from None
+    return read
+
+
+def apply_file(settings: Settings, path: Path, changes: Mapping[str, object]) -> Settings:
+    """Settings changed by what stands in a file; its name comes first in an error."""
+    try:
+        return settings.with_changes(changes)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def to_yaml(settings: Settings) -> str:
+    """All settings as YAML that --config takes."""
+    return yaml.safe_dump(settings.to_mapping(), sort_keys=False, default_flow_style=None)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole."""
+    with replacing(path) as file:
+        file.write(text.encode())

@@ -1,0 +1,187 @@
+"""`python -m myna_plugin.recipes.sweep`: one setting varied, one run each, one table and figure."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gc
+import io
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from myna_plugin.pretraining.distributed import launched_rank
+from myna_plugin.pretraining.monitoring import draw_sweep
+from myna_plugin.pretraining.run_files import RunError, WriteError
+from myna_plugin.pretraining.settings import Settings, SettingsError
+from myna_plugin.pretraining.store import Store, StoreError
+from myna_plugin.pretraining.trainer import DivergedError, Outcome, check_store, plan_run, train
+from myna_plugin.recipes.configuration import (
+    apply_file,
+    read_changes,
+    read_yaml,
+    to_yaml,
+    write_text,
+)
+
+COMMAND = "python -m myna_plugin.recipes.sweep"
+
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+SCORES = {
+    "monitor_loss": "contrastive loss",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
+    "rank": "effective rank",
+}
+"""Columns of train.csv that runs are compared by, and their names in the table."""
+
+NOTE = """\
+Measured at the end of each run on the same pairs of whole crops: contrastive loss (decoupled),
+alignment (lower: views of a clip closer) and uniformity (lower: clips more evenly spread; Wang and
+Isola 2020), effective rank of the embeddings (RankMe). These are no scores on any task."""
+
+DESCRIPTION = """\
+Train once for every value that SWEEP.yaml lists, each run in a folder of its own under OUT, and
+write OUT/table.md, OUT/table.csv and OUT/figure.png after each. The same command goes on where it
+was interrupted: finished runs are kept, the unfinished one is resumed."""
+
+EXAMPLES = f"""\
+examples:
+  {COMMAND} recipes/sweeps/mask_ratio.yaml --store store --out masks
+  {COMMAND} recipes/sweeps/batch_size.yaml --store store --out batches epochs=5
+
+exit status: 0 done or stopped by SIGTERM, 1 a run failed, 2 bad input, 130 interrupted"""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep's YAML says.
+
+    Attributes:
+        vary: the setting that differs.
+        runs: settings of each run by the value, as written.
+    """
+
+    vary: str
+    runs: dict[str, Settings]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        sweep = read_sweep(options.sweep, read_changes(options.changes))
+        store = Store.open(options.store)
+        for settings in sweep.runs.values():
+            check_store(settings, store)
+        return run_sweep(sweep, store, options.out)
+    except (SettingsError, StoreError, RunError) as error:
+        return _fail(str(error), BAD_INPUT)
+    except (WriteError, OSError) as error:
+        return _fail(str(error), FAILED)
+
+
+def read_sweep(path: Path, changes: dict[str, object]) -> Sweep:
+    """A sweep from its YAML: `vary`, `values`, and `settings` of all runs.
+
+    Raises:
+        SettingsError: a part is missing or unknown, or a setting is wrong.
+    """
+    content = read_yaml(path)
+    vary, values = content.get("vary"), content.get("values")
+    common = content.get("settings") or {}
+    unknown = set(content) - {"vary", "values", "settings"}
+    if unknown or not isinstance(vary, str) or not isinstance(common, dict):
+        raise SettingsError(
+            f"{path}: must hold vary (a setting), values (a list) and settings (of all runs)"
+            + (f"; it holds {', '.join(sorted(map(str, unknown)))} too" if unknown else "")
+        )
+    if not isinstance(values, list) or not values:
+        raise SettingsError(f"{path}: values must be a list of at least one value of {vary}")
+    if vary in changes:
+        raise SettingsError(f"{vary}: this sweep varies it; change the values in {path}")
+    base = apply_file(Settings(), path, common).with_changes(changes)
+    return Sweep(vary, {str(value): apply_file(base, path, {vary: value}) for value in values})
+
+
+def run_sweep(sweep: Sweep, store: Store, out: Path) -> int:
+    """Train every run that is not finished; the exit status."""
+    outcomes: dict[str, Outcome | None] = {}
+    for value, settings in sweep.runs.items():
+        folder = out / f"{sweep.vary}={value}"
+        if launched_rank() == 0:
+            print(folder, flush=True)
+        plan = plan_run(settings, store, folder, resume=True)
+        if launched_rank() == 0:
+            write_text(folder / "config.yaml", to_yaml(settings))
+        try:
+            outcome = train(plan)
+        except DivergedError as error:
+            _fail(str(error), FAILED)
+            outcomes[value] = None
+        else:
+            if outcome.stopped_by:
+                return INTERRUPTED if outcome.stopped_by == signal.SIGINT else 0
+            outcomes[value] = outcome
+        if launched_rank() == 0:
+            write_results(sweep, outcomes, out)
+        # The run's graph and tensors hold each other: free the GPU for the next.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    if launched_rank() == 0:
+        print((out / "table.md").read_text(encoding="utf-8"), end="")
+    return FAILED if None in outcomes.values() else 0
+
+
+def write_results(sweep: Sweep, outcomes: dict[str, Outcome | None], out: Path) -> None:
+    """Write the table, as Markdown and CSV, and the figure of the runs so far."""
+    header = [sweep.vary, "steps", *SCORES.values()]
+    rows = [[value, *_scores(outcome)] for value, outcome in outcomes.items()]
+    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+    write_text(out / "table.md", "\n".join([*lines, "", NOTE, ""]))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_text(out / "table.csv", text.getvalue())
+    done = {value: outcome.last_row for value, outcome in outcomes.items() if outcome}
+    draw_sweep(out / "figure.png", sweep.vary, done, SCORES)
+
+
+def _scores(outcome: Outcome | None) -> list[str]:
+    if outcome is None:
+        return ["diverged", *[""] * len(SCORES)]
+    return [str(outcome.step), *(f"{float(outcome.last_row[name]):.3f}" for name in SCORES)]
+
+
+def _fail(message: str, status: int) -> int:
+    if launched_rank() == 0:
+        print(f"sweep: {message}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        usage="%(prog)s SWEEP.yaml --store STORE --out OUT [key=value ...]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="what to vary, and how")
+    parser.add_argument("--store", type=Path, required=True, help="made by recipes.prepare")
+    parser.add_argument("--out", type=Path, required=True, help="folder that receives the runs")
+    parser.add_argument(
+        "changes", nargs="*", metavar="key=value", help="settings of all runs, such as epochs=5"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+"""What a probe task is: labels, loss, metrics, splits, clips, and where its data is found."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+SPLITS = ("train", "valid", "test")
+
+UNSPLIT = ""
+"""The split of a clip for which no public list says one; `splits.assign_splits` decides."""
+
+Target = str | tuple[str, ...] | tuple[float, ...]
+"""One label (cross_entropy), any number of labels (bce), or numbers (mse)."""
+
+
+class TaskError(ValueError):
+    """A task's data or predictions cannot be used; the message names the file or field."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One clip of a task.
+
+    Attributes:
+        clip_id: name of the clip, the same in every layout of the data set.
+        track_id: the song that the clip is from.
+        path: audio file.
+        target: label, labels or numbers, in the task's vocabulary and order.
+        split: "train", "valid" or "test", or `UNSPLIT`.
+        start_s: where the clip starts in the file, seconds.
+        end_s: where it ends, seconds; None for the end of the file.
+        artist: who plays, where the annotations say so.
+    """
+
+    clip_id: str
+    track_id: str
+    path: Path
+    target: Target
+    split: str
+    start_s: float = 0.0
+    end_s: float | None = None
+    artist: str | None = None
+
+
+@dataclass(frozen=True)
+class ClipRule:
+    """What a clip of the task is.
+
+    Attributes:
+        summary: the rule in words.
+        duration_s: expected length, seconds; None where lengths vary freely.
+        tolerance_s: how far a file's length may be from that, seconds.
+        per_track: whether scores are per track, from the combined predictions of its clips.
+    """
+
+    summary: str
+    duration_s: float | None
+    tolerance_s: float = 0.5
+    per_track: bool = False
+
+
+@dataclass(frozen=True)
+class Located:
+    """A clip as JukeMIR's metadata describes it.
+
+    Attributes:
+        clip_id: see `Item`.
+        track_id: see `Item`.
+        name: audio file relative to the public audio folder, without its suffix.
+        start_s: where the clip starts in the public audio file, seconds.
+        end_s: where it ends there; None for the end of the file.
+        artist: see `Item`.
+    """
+
+    clip_id: str
+    track_id: str
+    name: str
+    start_s: float = 0.0
+    end_s: float | None = None
+    artist: str | None = None
+
+
+@dataclass(frozen=True)
+class JukemirLayout:
+    """How JukeMIR's metadata presents the task.
+
+    Attributes:
+        name: its data-set name: the metadata is `NAME.json`, `NAME.json.gz` or `meta.json`.
+        locate: from a clip's key and entry to where its audio is.
+    """
+
+    name: str
+    locate: Callable[[str, Mapping[str, Any]], Located]
+
+
+@dataclass(frozen=True)
+class MarbleLayout:
+    """How MARBLE presents the task.
+
+    Attributes:
+        stem: name of its task module, and of its files `STEM.{train,val,test}.jsonl`.
+        folder: the folder under `data/` that holds them.
+        clip_seconds: length of the slices that its loader cuts.
+        metrics: its metrics, by name: `{"class_path": ..., "init_args": ...}`.
+        monitor: the metric that selects the checkpoint.
+    """
+
+    stem: str
+    folder: str
+    clip_seconds: float
+    metrics: Mapping[str, Mapping[str, Any]]
+    monitor: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A probe task. Adding one is a file with such an object, and a line in `TASKS`.
+
+    Attributes:
+        name: key in `TASKS`.
+        title: the data set's own name.
+        source: who made it.
+        labels: classes, tags or output names, in the order of a head's outputs.
+        loss: "cross_entropy" (one label), "bce" (any number of labels) or "mse" (numbers).
+        metrics: names in `metrics.METRICS`.
+        primary: the metric that selects on validation.
+        reported_as: metric -> column of the paper's Table 1.
+        split_rule: where the splits come from, in words.
+        split_sizes: clips of each split when the data set is whole.
+        clip_rule: what a clip is.
+        audio_folders: glob patterns, relative to the data folder, of folders that hold audio.
+        audio_suffixes: suffixes that audio comes in, the public one first.
+        read_folder: from the public data folder to items; None if there is no public layout.
+        jukemir: JukeMIR's metadata; None if it has none.
+        marble: MARBLE's jsonl; None if it has none.
+        known_faults: clip_id -> what is wrong with that clip in the public data set.
+        parse_label: from a label as annotated to one of `labels`.
+        folds: how many ways to split there are (1, or the folds of a cross-validation).
+    """
+
+    name: str
+    title: str
+    source: str
+    labels: tuple[str, ...]
+    loss: Literal["cross_entropy", "bce", "mse"]
+    metrics: tuple[str, ...]
+    primary: str
+    reported_as: Mapping[str, str]
+    split_rule: str
+    clip_rule: ClipRule
+    split_sizes: Mapping[str, int] = field(default_factory=dict)
+    audio_folders: tuple[str, ...] = (".",)
+    audio_suffixes: tuple[str, ...] = (".wav",)
+    read_folder: Callable[[Path], list[Item]] | None = None
+    jukemir: JukemirLayout | None = None
+    marble: MarbleLayout | None = None
+    known_faults: Mapping[str, str] = field(default_factory=dict)
+    parse_label: Callable[[str], str] = str
+    folds: int = 1
+
+
+def parse_target(task: Task, value: object) -> Target:
+    """Bring an annotated target (of JSON) into the task's vocabulary and order.
+
+    Args:
+        task: the task.
+        value: a label, a list of labels, or a list of numbers, as the task's loss asks for.
+
+    Returns:
+        The target; labels are parsed by the task and ordered as its vocabulary.
+
+    Raises:
+        TaskError: another type, a label outside the vocabulary, or a number that is not finite.
+    """
+    if task.loss == "mse":
+        return _parse_numbers(task, value)
+    labels = [value] if task.loss == "cross_entropy" else value
+    if not isinstance(labels, list | tuple) or not all(isinstance(x, str) for x in labels):
+        wanted = "a label" if task.loss == "cross_entropy" else "a list of labels"
+        raise TaskError(f"expected {wanted}, got {value!r}")
+    parsed = {task.parse_label(label) for label in labels}
+    unknown = parsed - set(task.labels)
+    if unknown:
+        raise TaskError(
+            f"label {min(unknown)!r} is not one of the {len(task.labels)} of {task.name}"
+        )
+    if task.loss == "cross_entropy":
+        return parsed.pop()
+    return tuple(label for label in task.labels if label in parsed)
+
+
+def _parse_numbers(task: Task, value: object) -> tuple[float, ...]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    numbers = [float(x) for x in values if isinstance(x, int | float) and math.isfinite(x)]
+    if not len(numbers) == len(values) == len(task.labels):
+        raise TaskError(f"expected finite numbers for {', '.join(task.labels)}, got {value!r}")
+    return tuple(numbers)
+
+
+def validate_items(task: Task, items: Sequence[Item]) -> None:
+    """Refuse items that no experiment can run on.
+
+    Raises:
+        TaskError: a clip named twice, a target outside the vocabulary, a split that is not one
+            or has no clips; validation or test clips that cannot be scored, because all are of
+            one class or a label is on none or all of them.
+    """
+    clip, count = Counter(item.clip_id for item in items).most_common(1)[0] if items else ("", 0)
+    if count > 1:
+        raise TaskError(f"{task.name}: clip {clip!r} is listed {count} times")
+    vocabulary = set(task.labels)
+    for item in items:
+        if item.split not in SPLITS:
+            raise TaskError(f"{task.name}: clip {item.clip_id!r}: no such split: {item.split!r}")
+        if not _is_target(task, item.target, vocabulary):
+            raise TaskError(
+                f"{task.name}: clip {item.clip_id!r}: target {item.target!r} is not of the task's "
+                f"{len(vocabulary)} {'outputs' if task.loss == 'mse' else 'labels'}"
+            )
+    for split in SPLITS:
+        _validate_split(task, split, [item for item in items if item.split == split])
+
+
+def _validate_split(task: Task, split: str, items: Sequence[Item]) -> None:
+    if not items:
+        raise TaskError(f"{task.name}: no clips in split {split!r}")
+    if task.loss == "mse" or split == "train":
+        return
+    where = f"{task.name}: split {split!r}"
+    if task.loss == "cross_entropy":
+        if len({item.target for item in items}) == 1:
+            raise TaskError(f"{where}: all {len(items)} clips are of class {items[0].target!r}")
+        return
+    counts = Counter(str(label) for item in items for label in item.target)
+    for label in task.labels:
+        if counts[label] in (0, len(items)):
+            which = "no clip has" if not counts[label] else "every clip has"
+            raise TaskError(f"{where}: {which} label {label!r}, so it cannot be scored")
+
+
+def _is_target(task: Task, target: Target, vocabulary: set[str]) -> bool:
+    if task.loss == "cross_entropy":
+        return target in vocabulary
+    if task.loss == "bce":
+        return isinstance(target, tuple) and vocabulary.issuperset(map(str, target))
+    return len(target) == len(task.labels) and all(
+        isinstance(x, float) and math.isfinite(x) for x in target
+    )
+
+
+def encode_targets(task: Task, items: Sequence[Item]) -> np.ndarray:
+    """Targets of items as the array that the task's loss takes.
+
+    Returns:
+        cross_entropy: class indices, int64, shape (N,).
+        bce: 0 or 1 per label, float32, shape (N, C).
+        mse: the numbers, float32, shape (N, C).
+    """
+    if task.loss == "mse":
+        return np.array([item.target for item in items], dtype=np.float32)
+    index = {label: i for i, label in enumerate(task.labels)}
+    if task.loss == "cross_entropy":
+        return np.array([index[str(item.target)] for item in items], dtype=np.int64)
+    encoded = np.zeros((len(items), len(task.labels)), dtype=np.float32)
+    for row, item in enumerate(items):
+        encoded[row, [index[str(label)] for label in item.target]] = 1.0
+    return encoded

@@ -1,0 +1,240 @@
+"""The demo tasks: HEAR's format, true labels, whole files, and the generator they came from."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from myna_plugin.audio import AudioError
+from myna_plugin.hear_eval import demo
+
+ROOT = Path(__file__).parent.parent.parent
+KEY, ONSET = "myna_demo_key-v1-full", "myna_demo_onset-v1-full"
+SPLITS = ("train", "valid", "test")
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo tasks, unpacked."""
+    return demo.unpack_demo_tasks(tmp_path_factory.mktemp("demo") / "tasks")
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    """`tools/make_demo_tasks.py`, which is not part of the package."""
+    path = ROOT / "tools" / "make_demo_tasks.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, path.stem, module)
+        spec.loader.exec_module(module)
+    return module
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_labels(task: Path) -> dict[str, int]:
+    with (task / "labelvocabulary.csv").open(newline="") as file:
+        return {row["label"]: int(row["idx"]) for row in csv.DictReader(file)}
+
+
+def pitch_class_energy(samples: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
+    """Spectral energy folded to pitch classes from C on, shape (12,)."""
+    power = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 65_536)) ** 2
+    frequencies = np.fft.rfftfreq(65_536, 1 / 16_000)
+    inside = (frequencies > low_hz) & (frequencies < high_hz)
+    pitches = np.round(12 * np.log2(frequencies[inside] / 440) + 69).astype(int)
+    return np.bincount(pitches % 12, power[inside], minlength=12)
+
+
+@pytest.mark.parametrize("name", [KEY, ONSET])
+def test_tasks_are_complete_in_hear_format(tasks: Path, name: str) -> None:
+    metadata = read_json(tasks / name / "task_metadata.json")
+    labels = read_labels(tasks / name)
+
+    assert f"{metadata['task_name']}-{metadata['version']}-{metadata['mode']}" == name
+    assert tuple(metadata["splits"]) == SPLITS
+    assert sorted(labels.values()) == list(range(len(labels)))
+    for split in SPLITS:
+        truth = read_json(tasks / name / f"{split}.json")
+        folder = tasks / name / "16000" / split
+        assert {path.name for path in folder.iterdir()} == set(truth)
+        for clip in truth:
+            info = soundfile.info(folder / clip)
+            assert (info.samplerate, info.channels, info.format) == (16_000, 1, "WAV")
+            assert info.frames == 16_000 * metadata["sample_duration"]
+
+
+def test_every_key_is_equally_frequent_in_every_split(tasks: Path) -> None:
+    for split in SPLITS:
+        truth = read_json(tasks / KEY / f"{split}.json")
+        counts = Counter(label for labels in truth.values() for label in labels)
+
+        assert set(counts) == set(read_labels(tasks / KEY))
+        assert len(set(counts.values())) == 1
+
+
+def test_key_labels_are_in_the_order_that_chroma_acc_needs(tasks: Path) -> None:
+    labels = read_labels(tasks / KEY)
+
+    assert all(
+        labels[f"{t} major"] == labels[f"{t} minor"] - 12 for t in read_labels(tasks / ONSET)
+    )
+
+
+def test_no_clip_appears_twice(tasks: Path) -> None:
+    clips = [path.read_bytes() for path in tasks.glob("*/16000/*/*.wav")]
+
+    assert len(set(clips)) == len(clips) == 240 + 46
+
+
+def test_audio_is_in_the_key_it_is_labelled_with(tasks: Path) -> None:
+    truth = read_json(tasks / KEY / "test.json")
+    scales = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 11)}
+    shares = []
+    for clip, (label,) in truth.items():
+        samples, _ = soundfile.read(tasks / KEY / "16000" / "test" / clip)
+        energy = pitch_class_energy(samples, 100, 1_000)
+        mode = label.split()[1]
+        tonic = read_labels(tasks / KEY)[label] % 12
+        shares.append(energy[[(tonic + step) % 12 for step in scales[mode]]].sum() / energy.sum())
+
+    # 7 of 12 pitch classes would hold 58 % of the energy if the key were another one.
+    assert np.mean(shares) > 0.85
+
+
+def test_notes_begin_where_they_are_labelled(tasks: Path) -> None:
+    classes = read_labels(tasks / ONSET)
+    rises = []
+    for clip, events in read_json(tasks / ONSET / "test.json").items():
+        samples, _ = soundfile.read(tasks / ONSET / "16000" / "test" / clip)
+        for event in events:
+            onset, label = round(16 * event["start"]), classes[event["label"]]
+            before = samples[max(onset - 1_600, 0) : onset]
+            after = samples[onset : onset + 1_600]
+            if len(before) == 1_600:
+                energies = [pitch_class_energy(part, 250, 1_050)[label] for part in (before, after)]
+                rises.append(energies[1] > 2 * energies[0])
+
+    assert len(rises) > 80
+    assert np.mean(rises) > 0.8
+
+
+def test_events_are_ordered_apart_and_inside_the_clip(tasks: Path) -> None:
+    for split in SPLITS:
+        for events in read_json(tasks / ONSET / f"{split}.json").values():
+            assert [e["start"] for e in events] == sorted(e["start"] for e in events)
+            assert all(0 <= e["start"] < e["end"] <= 5_000 for e in events)
+            for label in {e["label"] for e in events}:
+                same = [e for e in events if e["label"] == label]
+                assert all(b["start"] - a["end"] >= 99 for a, b in pairwise(same))
+
+
+def test_packed_tasks_stay_small() -> None:
+    assert sum(path.stat().st_size for path in demo.PACKED.rglob("*") if path.is_file()) <= 3e6
+
+
+def test_unpacking_again_writes_only_what_is_missing(tasks: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tasks.rglob("*") if path.is_file()}
+    lost = tasks / KEY / "16000" / "valid" / "valid-007.wav"
+    content = lost.read_bytes()
+    lost.unlink()
+
+    assert demo.unpack_demo_tasks(tasks) == tasks
+
+    assert lost.read_bytes() == content
+    after = {path: path.stat().st_mtime_ns for path in tasks.rglob("*") if path.is_file()}
+    assert {path for path in after if after[path] != before.get(path)} == {lost}
+
+
+def test_failed_unpacking_leaves_no_part_file_and_no_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = tmp_path / "packed"
+    audio = packed / "task" / "16000" / "test"
+    audio.mkdir(parents=True)
+    (audio / "a.ogg").write_bytes((demo.PACKED / KEY / "16000/test/test-000.ogg").read_bytes())
+    (audio / "b.ogg").write_bytes(b"no audio")
+    (packed / "task" / "task_metadata.json").write_text("{}")
+    monkeypatch.setattr(demo, "PACKED", packed)
+
+    with pytest.raises(AudioError, match=r"b\.ogg"):
+        demo.unpack_demo_tasks(tmp_path / "tasks")
+
+    written = [path.name for path in (tmp_path / "tasks").rglob("*") if path.is_file()]
+    assert written == ["a.wav"]
+
+
+def test_missing_data_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "PACKED", tmp_path / "nothing")
+
+    with pytest.raises(FileNotFoundError, match="reinstall"):
+        demo.unpack_demo_tasks(tmp_path / "tasks")
+
+
+def test_packed_clips_come_from_the_generator(generator: ModuleType) -> None:
+    key_audio = generator.make_key_clip("Eb major", (generator.SEED, 0, 0, 3))
+    onset_audio, notes = generator.make_onset_clip((generator.SEED, 1, 2, 5))
+
+    for made, name in (
+        (key_audio, f"{KEY}/16000/train/train-003.ogg"),
+        (onset_audio, f"{ONSET}/16000/test/test-005.ogg"),
+    ):
+        packed, _ = soundfile.read(demo.PACKED / name)
+        assert packed.shape == made.shape
+        assert np.corrcoef(made, packed)[0, 1] > 0.9
+    events = read_json(demo.PACKED / ONSET / "test.json")["test-005.wav"]
+    assert events == [generator.event(note) for note in notes]
+
+
+def test_generator_is_deterministic_and_its_seeds_matter(generator: ModuleType) -> None:
+    first, again, other = (
+        generator.make_key_clip("A minor", (1, 2, 3, seed)) for seed in (4, 4, 5)
+    )
+
+    np.testing.assert_array_equal(first, again)
+    assert abs(np.corrcoef(first, other)[0, 1]) < 0.5
+    assert np.abs(first).max() <= 1
+
+
+@pytest.mark.parametrize("instrument", ["organ", "plucked", "struck", "bowed", "reed"])
+def test_instruments_play_the_pitch_they_are_asked_for(
+    generator: ModuleType, instrument: str
+) -> None:
+    voice = generator.INSTRUMENTS[instrument](np.random.default_rng(0))
+
+    # A above middle C: its partials 1, 2, 4 are A; 3 is E; 5 is C sharp.
+    energy = pitch_class_energy(voice(440.0, 0.5), 400, 900)
+
+    assert energy.argmax() == 9
+    assert energy[9] > 0.9 * energy.sum()
+
+
+def test_no_progression_is_shared_by_two_keys(generator: ModuleType) -> None:
+    spelled = [
+        tuple(
+            frozenset((tonic + semitone) % 12 for semitone in generator.CHORDS[chord])
+            for chord in progression.split()
+        )
+        for mode in generator.MODES
+        for progression in generator.PROGRESSIONS[mode]
+        for tonic in range(12)
+    ]
+
+    assert len(set(spelled)) == len(spelled)

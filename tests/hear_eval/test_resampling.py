@@ -1,0 +1,289 @@
+"""Resampling beside the task: right samples, same names, whole or not at all, and only once."""
+
+import json
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from myna_plugin.audio import AudioError
+from myna_plugin.hear_eval import resampling
+from myna_plugin.hear_eval.audio_check import inspect_file
+from myna_plugin.hear_eval.hear_task import read_task
+from myna_plugin.hear_eval.messages import BadInputError
+from myna_plugin.hear_eval.resampling import plan_audio, resample_file, resample_task
+
+from .generate_tasks import scene_task
+
+RATE = 16_000
+
+
+def make(folder, rate=RATE):
+    """Plan and resample; what was made anew."""
+    task = read_task(folder)
+    plan = plan_audio(task, rate)
+    facts = {path: inspect_file(path) for path in plan.sources.values()}
+    if plan.sources:
+        resample_task(task, plan.sources, facts, rate)
+    return sorted("/".join(key) for key in plan.sources)
+
+
+def tree(folder):
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in files(folder)}
+
+
+def files(folder):
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts the files that are really resampled."""
+    counter = Counter()
+
+    def counted(source, target, *rest):
+        counter[target.name] += 1
+        return resample_file(source, target, *rest)
+
+    monkeypatch.setattr(resampling, "resample_file", counted)
+    return counter
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+@pytest.mark.parametrize("rate", [48_000, 44_100])
+def test_every_format_becomes_mono_wav_of_the_same_sound(tmp_path, suffix, rate):
+    folder = scene_task(tmp_path / "task", rate=rate, suffix=suffix)
+    make(folder)
+    for split, name in read_task(folder).files():
+        made, made_rate = soundfile.read(folder / str(RATE) / split / name)
+        source = folder / str(rate) / split / Path(name).with_suffix(suffix)
+        samples, _ = soundfile.read(source, frames=rate // 2)  # an MP3 is a little longer
+        expected = soxr.resample(samples, rate, RATE, quality="HQ")
+        assert (made_rate, made.shape) == (RATE, (RATE // 2,))
+        # one step of 16 bits; where the MP3 is cut the filter rings differently
+        assert np.abs(made - expected)[:-50].max() <= 1 / 2**15
+
+
+def test_names_and_labels_stay(tmp_path):
+    folder = scene_task(tmp_path / "task", suffix=".flac")
+    before = {path.name: path.read_bytes() for path in folder.glob("*.*") if path.is_file()}
+    make(folder)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    made = {path.relative_to(folder / str(RATE)).as_posix() for path in files(folder / str(RATE))}
+    listed = {f"{split}/{name}" for split, name in read_task(folder).files()}
+    assert made == listed | {resampling.RECORD}
+
+
+def test_listed_mp3_keeps_its_name_and_is_readable(tmp_path):
+    folder = scene_task(tmp_path / "task", suffix=".mp3")
+    for split in ("train", "valid", "test"):
+        path = folder / f"{split}.json"
+        path.write_text(path.read_text().replace(".wav", ".mp3"))
+    make(folder)
+    assert soundfile.info(folder / str(RATE) / "test" / "test0.mp3").format == "WAV"
+    assert soundfile.read(folder / str(RATE) / "test" / "test0.mp3")[1] == RATE
+
+
+def test_stereo_is_averaged(tmp_path):
+    left, right = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 4_800)).astype(np.float32)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], 1), 48_000, "FLOAT")
+    resample_file(tmp_path / "stereo.wav", tmp_path / "mono.wav", RATE, 1_600)
+    expected = soxr.resample((left + right) / 2, 48_000, RATE, quality="HQ")
+    np.testing.assert_allclose(soundfile.read(tmp_path / "mono.wav")[0], expected, atol=1e-6)
+
+
+def test_deep_audio_stays_deep(tmp_path):
+    loud = 1.5 * np.sin(np.arange(4_800) / 20).astype(np.float32)  # would be clipped in 16 bits
+    soundfile.write(tmp_path / "deep.wav", loud, 48_000, "FLOAT")
+    resample_file(tmp_path / "deep.wav", tmp_path / "made.wav", RATE, 1_600)
+    assert soundfile.info(tmp_path / "made.wav").subtype == "FLOAT"
+    assert np.abs(soundfile.read(tmp_path / "made.wav")[0]).max() > 1.4
+
+
+@pytest.mark.parametrize("frames", [1_500, 1_700])
+def test_result_is_cut_or_padded_to_the_length_asked_for(tmp_path, frames):
+    soundfile.write(tmp_path / "a.wav", 0.5 * np.ones(4_800), 48_000)
+    resample_file(tmp_path / "a.wav", tmp_path / "b.wav", RATE, frames)
+    made, _ = soundfile.read(tmp_path / "b.wav")
+    assert len(made) == frames
+    assert not made[1_600:].any()
+
+
+def test_durations_near_the_tasks_become_it_and_others_stay(tmp_path):
+    folder = scene_task(tmp_path / "task")
+    test = folder / "48000" / "test"
+    for name, duration_s in (("test0", 0.47), ("test1", 0.55), ("test2", 0.8)):
+        soundfile.write(test / f"{name}.wav", 0.1 * np.ones(round(48_000 * duration_s)), 48_000)
+    make(folder)
+    lengths = [soundfile.info(folder / f"{RATE}/test/test{i}.wav").frames for i in range(3)]
+    assert lengths == [8_000, 8_000, 12_800]
+
+
+def test_complete_folder_is_left_alone(tmp_path, calls):
+    folder = scene_task(tmp_path / "task", rate=RATE)
+    before = tree(folder)
+    assert make(folder) == []
+    assert tree(folder) == before
+
+
+def test_second_time_nothing_is_done(tmp_path, calls):
+    folder = scene_task(tmp_path / "task")
+    assert len(make(folder)) == 18
+    before = tree(folder)
+    assert make(folder) == []
+    assert tree(folder) == before
+    assert set(calls.values()) == {1}
+
+
+def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch, calls):
+    folder = scene_task(tmp_path / "task")
+    monkeypatch.setattr("myna_plugin.hear_eval.parallel.available_cores", lambda: 1)
+    counted = resampling.resample_file
+
+    def stopped(source, target, *rest):
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        counted(source, target, *rest)
+
+    monkeypatch.setattr(resampling, "resample_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make(folder)
+    assert not (folder / str(RATE)).exists()
+    monkeypatch.setattr(resampling, "resample_file", counted)
+    make(folder)
+    assert len(calls) == 18
+    assert sum(calls.values()) <= 19  # at most the one whose record was not written is repeated
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_half_written_file_of_a_stopped_run_is_not_taken_for_whole(tmp_path):
+    folder = scene_task(tmp_path / "task")
+    staged = folder / f".{RATE}.part" / "test"
+    staged.mkdir(parents=True)
+    (staged / ".test0.wav.99.part").write_bytes(b"RIFF")
+    (staged / "test1.wav").write_bytes(b"RIFF")  # without a record: of unknown origin
+    (staged.parent / resampling.RECORD).write_text('{"split": "te')
+    make(folder)
+    made = folder / str(RATE)
+    assert not list(made.rglob("*.part"))
+    assert soundfile.info(made / "test" / "test1.wav").frames == 8_000
+
+
+def test_missing_files_are_added_to_a_folder_that_is_there(tmp_path, calls):
+    folder = scene_task(tmp_path / "task", rate=RATE)
+    soundfile_bytes = (folder / str(RATE) / "test" / "test0.wav").read_bytes()
+    scene_task(tmp_path / "other", rate=48_000)
+    (tmp_path / "other" / "48000").rename(folder / "48000")
+    (folder / str(RATE) / "test" / "test1.wav").unlink()
+    assert make(folder) == ["test/test1.wav"]
+    assert (folder / str(RATE) / "test" / "test0.wav").read_bytes() == soundfile_bytes
+    assert make(folder) == []
+
+
+def test_changed_source_is_resampled_again(tmp_path, calls):
+    folder = scene_task(tmp_path / "task")
+    make(folder)
+    soundfile.write(folder / "48000" / "test" / "test3.wav", 0.25 * np.ones(24_000), 48_000)
+    assert make(folder) == ["test/test3.wav"]
+    made, _ = soundfile.read(folder / str(RATE) / "test" / "test3.wav")
+    np.testing.assert_allclose(made[1_000:-1_000], 0.25, atol=1e-3)
+    assert make(folder) == []
+
+
+def test_resampled_folder_outlives_its_source(tmp_path):
+    folder = scene_task(tmp_path / "task")
+    make(folder)
+    for path in files(folder / "48000"):
+        path.unlink()
+    assert make(folder) == []
+
+
+def test_highest_rate_is_the_source(tmp_path):
+    folder = scene_task(tmp_path / "task", rate=44_100)
+    for rate in (8_000, 48_000):
+        scene_task(tmp_path / str(rate), rate=rate)
+        (tmp_path / str(rate) / str(rate)).rename(folder / str(rate))
+    plan = plan_audio(read_task(folder), RATE)
+    assert {path.parents[1].name for path in plan.sources.values()} == {"48000"}
+
+
+@pytest.mark.parametrize("place", ["audio", "."])
+def test_any_audio_folder_will_do(tmp_path, place):
+    folder = scene_task(tmp_path / "task", suffix=".flac")
+    if place == ".":
+        for split in ("train", "valid", "test"):
+            (folder / "48000" / split).rename(folder / split)
+    else:
+        (folder / "48000").rename(folder / place)
+    make(folder)
+    assert soundfile.info(folder / f"{RATE}/test/test0.wav").samplerate == RATE
+
+
+def test_missing_audio_is_bad_input_and_named(tmp_path):
+    folder = scene_task(tmp_path / "task")
+    (folder / "48000" / "valid" / "valid2.wav").unlink()
+    with pytest.raises(BadInputError, match=r"16000/valid/valid2\.wav is missing.*valid\.json"):
+        plan_audio(read_task(folder), RATE)
+    for path in files(folder / "48000"):
+        path.unlink()
+    with pytest.raises(BadInputError, match="has no audio"):
+        plan_audio(read_task(folder), RATE)
+
+
+@contextmanager
+def full_disk():
+    """No file can grow beyond 4 kB, which fails as a full disk does.
+
+    Only around the code under test: the limit holds for pytest's own output too.
+    """
+    resource = pytest.importorskip("resource", reason="file size limits are POSIX")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_full_disk_is_bad_input_and_leaves_no_part_of_a_file(tmp_path):
+    folder = scene_task(tmp_path / "task")
+    message = r"task: cannot be written to \(File too large"
+    with pytest.raises(BadInputError, match=message), full_disk():
+        make(folder)
+    assert not (folder / str(RATE)).exists()
+    assert not list((folder / f".{RATE}.part").rglob("*.part"))
+    assert not list((folder / f".{RATE}.part").rglob("*.wav"))
+
+
+def test_read_only_folder_is_bad_input(tmp_path, monkeypatch):
+    folder = scene_task(tmp_path / "task")
+
+    def refuse(*_, **__):  # file modes do not stop root, who may be running this
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(BadInputError, match=r"task: cannot be written to \(Permission denied"):
+        make(folder)
+
+
+def test_source_that_went_bad_after_its_check_is_an_audio_error(tmp_path):
+    folder = scene_task(tmp_path / "task")
+    task = read_task(folder)
+    plan = plan_audio(task, RATE)
+    facts = {path: inspect_file(path) for path in plan.sources.values()}
+    Path(plan.sources["test", "test0.wav"]).write_bytes(b"not audio")
+    with pytest.raises(AudioError, match=r"test0\.wav: cannot be decoded"):
+        resample_task(task, plan.sources, facts, RATE)
+
+
+def test_record_names_each_source(tmp_path):
+    folder = scene_task(tmp_path / "task", suffix=".flac")
+    make(folder)
+    lines = (folder / str(RATE) / resampling.RECORD).read_text().splitlines()
+    sources = {line["name"]: line["source"] for line in map(json.loads, lines)}
+    assert sources["test0.wav"] == "48000/test/test0.flac"
+    assert len(sources) == 18

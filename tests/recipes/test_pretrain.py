@@ -1,0 +1,177 @@
+"""The pretrain command: settings from files and arguments, exit statuses, and whole runs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_store import write_store
+
+from myna_plugin import load_model
+from myna_plugin.pretraining.run_files import read_table
+from myna_plugin.pretraining.settings import Settings
+from myna_plugin.pretraining.step import TrainingStep
+from myna_plugin.recipes.configuration import to_yaml
+from myna_plugin.recipes.pretrain import main, read_settings
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "pretrain"
+
+TINY = ["size=vit-ti", "depth=1", "batch_size=4", "device=cpu", "tensorboard=false"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "store"
+    write_store(folder)
+    return str(folder)
+
+
+def test_settings_round_trip_through_yaml(tmp_path):
+    for settings in (Settings(), Settings(projector=(), tile_rows=None, learning_rate=1e-5)):
+        path = tmp_path / "config.yaml"
+        path.write_text(to_yaml(settings))
+        assert read_settings(path, []) == settings
+
+
+def test_arguments_override_the_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("mask_ratio: 0.5\nseed: 3\nlearning_rate: 1e-4\n")
+    settings = read_settings(path, ["seed=4", "patchings=[vertical]", "depth=null"])
+    assert (settings.mask_ratio, settings.seed, settings.learning_rate) == (0.5, 4, 1e-4)
+    assert settings.patchings == ("vertical",)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_are_valid_and_headed(path):
+    settings = read_settings(path, [])
+    head = path.read_text().splitlines()[:4]
+    labels = [line.split(":")[0] for line in head]
+    assert labels == ["# Command", "# Hardware", "# Duration", "# Score"]
+    assert f"recipes/pretrain/{path.name}" in head[0]
+    if path.stem in ("base", "vertical", "hybrid"):
+        wanted = {"base": ("square",), "vertical": ("vertical",), "hybrid": ("square", "vertical")}
+        paper = Settings(patchings=wanted[path.stem], held_out_clips=1024)
+        assert settings == paper
+
+
+def test_the_recipes_are_those_promised():
+    names = {path.stem for path in RECIPES.glob("*.yaml")}
+    assert names == {"base", "vertical", "hybrid", "mae", "hybrid_85m", "smoke"}
+    assert read_settings(RECIPES / "mae.yaml", []).objective == "mae"
+    assert read_settings(RECIPES / "hybrid_85m.yaml", []).encoder_config().embed_dim == 768
+
+
+def test_print_config(capsys):
+    assert main(["--print-config", "seed=9"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == Settings(seed=9).to_mapping()
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    assert "torchrun" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["batch_sise=8"], "batch_sise: unknown setting; did you mean batch_size?"),
+        (["seed=1", "--resume", "batch_size"], "batch_size: settings are given as key=value"),
+        (["batch_size=[1"], "batch_size: cannot be read as a value"),
+        (["--config", "absent.yaml"], "absent.yaml: cannot be read (No such file or directory)"),
+        (["batch_size=4096"], "holds 24 clips, fewer than one batch of 4096"),
+        ([*TINY, "crop_frames=400"], "shorter than a crop of 400 frames"),
+        (["--store", "nowhere"], "nowhere: not a store"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(store, tmp_path, capsys, arguments, message):
+    out = str(tmp_path / "run")
+    assert main(["--store", store, "--out", out, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pretrain: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_with_a_wrong_setting_is_named(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("mask_ration: 0.5\n")
+    assert main(["--config", str(path), "--print-config"]) == 2
+    assert (
+        f"{path}: mask_ration: unknown setting; did you mean mask_ratio?" in capsys.readouterr().err
+    )
+    path.write_text("- 1\n")
+    assert main(["--config", str(path), "--print-config"]) == 2
+    assert "holds a list" in capsys.readouterr().err
+
+
+def test_a_store_of_another_version_is_refused(store, tmp_path, capsys):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    text = (Path(store) / "store.json").read_text()
+    (folder / "store.json").write_text(text.replace('"version": 1', '"version": 7'))
+    assert main(["--store", str(folder), "--out", str(tmp_path / "run"), *TINY]) == 2
+    assert "version is 7, and this program reads 1" in capsys.readouterr().err
+
+
+def test_smoke_recipe_trains_a_model_that_loads_and_learns(store, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["--store", store, "--out", str(out)]
+    changes = ["--config", str(RECIPES / "smoke.yaml"), "depth=1", "max_steps=60"]
+    assert main([*arguments, *changes]) == 0
+    assert f"myna_plugin.load_model('{out / 'final.safetensors'}')" in capsys.readouterr().out
+    rows = read_table(out / "train.csv")
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) - 0.5
+    assert load_model(out / "final.safetensors").scene_embedding_size == 384
+    # Its config.yaml trains the same run.
+    assert read_settings(out / "config.yaml", []) == read_settings(
+        RECIPES / "smoke.yaml", ["depth=1", "max_steps=60"]
+    )
+    assert main([*arguments, *changes]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    # Without --config a resumed run keeps its settings.
+    assert main([*arguments, "--resume", "max_steps=62"]) == 0
+    assert read_table(out / "train.csv")[-1]["step"] == "62"
+    assert main([*arguments, "--resume", "seed=1"]) == 2
+    assert "begun with seed=0 (now 1)" in capsys.readouterr().err
+
+
+def test_divergence_is_status_1(store, tmp_path, capsys, monkeypatch):
+    take = TrainingStep.__call__
+    monkeypatch.setattr(TrainingStep, "__call__", lambda *a: take(*a) + torch.inf)
+    arguments = ["--store", store, "--out", str(tmp_path / "run"), *TINY, "max_steps=2"]
+    assert main(arguments) == 1
+    assert "the loss is inf in steps 1 to 2" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_sigterm_saves_and_exits_0(store, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["--store", store, "--out", str(out), *TINY, "log_every=1", "epochs=1000000"]
+    # Checkpoints only when asked: what is found afterwards is the signal's.
+    arguments += ["checkpoint_every=1000000", "keep_every=0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "myna_plugin.recipes.pretrain", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 60
+    while not read_table(out / "train.csv"):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    told, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    (saved,) = (out / "checkpoints").iterdir()
+    step = int(read_table(out / "train.csv")[-1]["step"])
+    assert saved.name == f"step-{step:08d}.pt"
+    assert f"stopped after step {step:,}; --resume goes on" in told

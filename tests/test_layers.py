@@ -1,0 +1,38 @@
+"""What `import myna_plugin` may load. The layers themselves are a contract in pyproject.toml."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+LAZY = (
+    "heareval",
+    "huggingface_hub",
+    "matplotlib",
+    "mir_eval",
+    "pytorch_lightning",
+    "tensorflow",
+    "torchaudio",
+)
+
+
+def modules_after(statement: str) -> set[str]:
+    """Names of the top-level modules that a fresh interpreter has after a statement."""
+    code = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.split())
+
+
+def test_importing_the_package_loads_no_toolkit() -> None:
+    loaded = modules_after("import myna_plugin")
+
+    assert {"myna_plugin", "torch"} <= loaded
+    assert not loaded & set(LAZY)
+
+
+def test_toolkits_are_imported_on_use_only() -> None:
+    loaded = modules_after("import myna_plugin.torchaudio_bridge, myna_plugin.hear_eval.demo")
+
+    assert not loaded & set(LAZY)
