@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 MIN_CAPABILITY = (9, 0)
-"""The matrix kernels use Hopper's tensor memory accelerator."""
+"""Hopper, which the kernels' settings were chosen on."""
 
 
 def kernels_for(tensor: Tensor) -> ModuleType | None:

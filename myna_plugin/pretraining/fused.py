@@ -7,13 +7,13 @@ products take half-precision copies of the weights and return float32 weight gra
 attention and GELU keep only their inputs.
 
 The steps themselves are `Operations`, of which there are two: plain torch, which runs anywhere and
-says what each one means, and Triton kernels.
+says what each one means, and Triton kernels around the vendor's matrix products.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -40,14 +40,16 @@ class Operations(Protocol):
         self, y: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, norm: nn.LayerNorm
     ) -> Normed: ...
 
-    def linear_norm_backward(
+    def partial_sums(self, norms: int, x: Tensor) -> Tensor: ...
+
+    def norm_backward_into(
         self,
-        dy: Tensor,
-        weight: Tensor,
+        partial: Tensor,
+        dout: Tensor,
         normed: Normed,
         norm: nn.LayerNorm,
-        residual: Tensor,
-    ) -> tuple[Tensor, Tensor]: ...
+        residual: Tensor | None = None,
+    ) -> Tensor: ...
 
     def norm_backward(
         self, dout: Tensor, normed: Normed, norm: nn.LayerNorm
@@ -60,7 +62,7 @@ class Operations(Protocol):
     def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def linear_gelu_backward(
-        self, dy: Tensor, weight: Tensor, h: Tensor, bias: Tensor
+        self, dy: Tensor, weight: Tensor, h: Tensor
     ) -> tuple[Tensor, Tensor]: ...
 
     def weight_gradient(self, dout: Tensor, x: Tensor) -> Tensor: ...
@@ -92,18 +94,31 @@ class PlainOperations:
     ) -> Normed:
         """LayerNorm of x + y weight^T + bias."""
         total = x + y @ weight.T
-        return self.norm(total if bias is None else total + bias.to(x.dtype), norm)
+        return self.norm(total if bias is None else total + bias, norm)
+
+    def partial_sums(self, norms: int, x: Tensor) -> Tensor:
+        """Room for what `norm_backward_into` puts in `partial`, of several norms."""
+        return x.new_empty(norms, 3, 1, x.shape[1], dtype=_precise(x))
 
     def norm_backward(
+        self, dout: Tensor, normed: Normed, norm: nn.LayerNorm
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient of LayerNorm's input, (T, D), and the sums of `norm_backward_into`, (3, D)."""
+        partial = self.partial_sums(1, dout)
+        return self.norm_backward_into(partial[0], dout, normed, norm), partial[0].sum(1)
+
+    def norm_backward_into(
         self,
+        partial: Tensor,
         dout: Tensor,
         normed: Normed,
         norm: nn.LayerNorm,
         residual: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Gradient of LayerNorm's input plus `residual`, (T, D); sums over rows, (3, D).
+    ) -> Tensor:
+        """Gradient of LayerNorm's input plus `residual`, (T, D).
 
-        The sums are the gradients of scale and shift, and the sum of the first result.
+        Into `partial` (3, P, D) go sums over P parts of the rows: the gradients of scale and shift,
+        and the sum of the result. They are added up for all norms at once.
         """
         x, _, mean, rstd = normed
         value = ((x - mean[:, None]) * rstd[:, None]).to(_precise(x))
@@ -113,19 +128,8 @@ class PlainOperations:
         dx = dx * rstd[:, None]
         if residual is not None:
             dx = dx + residual
-        sums = torch.stack([(dout * value).sum(0), dout.sum(0), dx.sum(0)])
-        return dx.to(x.dtype), sums
-
-    def linear_norm_backward(
-        self,
-        dy: Tensor,
-        weight: Tensor,
-        normed: Normed,
-        norm: nn.LayerNorm,
-        residual: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """`norm_backward` of the gradient dy weight."""
-        return self.norm_backward(dy @ weight, normed, norm, residual)
+        partial[:, 0] = torch.stack([(dout * value).sum(0), dout.sum(0), dx.sum(0)])
+        return dx.to(x.dtype)
 
     def attention(self, qkv: Tensor, length: int, heads: int) -> Tensor:
         """Self-attention within sequences of `length`: (T, 3 * heads * 64) -> (T, heads * 64)."""
@@ -147,15 +151,13 @@ class PlainOperations:
         return dqkv.transpose(1, 2).reshape(qkv.shape)
 
     def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """h = x weight^T, without the bias, and GELU(h + bias)."""
-        h = x @ weight.T
-        return h, functional.gelu(h + bias.to(h.dtype))
+        """h = x weight^T + bias and GELU(h)."""
+        h = torch.addmm(bias, x, weight.T)
+        return h, functional.gelu(h)
 
-    def linear_gelu_backward(
-        self, dy: Tensor, weight: Tensor, h: Tensor, bias: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients of h and bias where y = GELU(h + bias) weight^T."""
-        dh = torch.ops.aten.gelu_backward(dy @ weight, h + bias.to(h.dtype))
+    def linear_gelu_backward(self, dy: Tensor, weight: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of h where y = GELU(h) weight^T, and its sum over rows in float32."""
+        dh = torch.ops.aten.gelu_backward(dy @ weight, h)
         return dh, dh.to(_precise(h)).sum(0)
 
     def weight_gradient(self, dout: Tensor, x: Tensor) -> Tensor:
@@ -175,23 +177,15 @@ def _split_heads(x: Tensor, length: int, heads: int) -> Tensor:
 
 @dataclass
 class KernelOperations:
-    """`Operations` by Triton kernels, around the vendor's matrix products.
+    """`Operations` by Triton kernels around the vendor's matrix products.
 
     Attributes:
         kernels: the module of that name.
-        fused: launch settings of the products that have the step after them in their epilogue:
-            function of `kernels` and number of columns that the product sums over -> settings.
-            Other products are the vendor's, followed by a kernel for that step.
         attention_tile: see `kernels.attention_tile`.
     """
 
     kernels: Any
-    fused: dict[tuple[str, int], Any] = field(default_factory=dict)
     attention_tile: tuple[int, int, int] | None = None
-
-    def _settings(self, name: str, y: Tensor) -> Any:
-        # The fused products are written for half precision.
-        return None if y.dtype == torch.float32 else self.fused.get((name, y.shape[1]))
 
     def norm(self, x: Tensor, norm: nn.LayerNorm) -> Normed:
         return self.kernels.add_norm(x, None, None, norm.weight, norm.bias, norm.eps)
@@ -207,34 +201,28 @@ class KernelOperations:
     def linear_add_norm(
         self, y: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, norm: nn.LayerNorm
     ) -> Normed:
-        config = self._settings("linear_add_norm", y)
-        if config:
-            return self.kernels.linear_add_norm(
-                y, weight, bias, x, norm.weight, norm.bias, norm.eps, config
-            )
         return self.kernels.add_norm(x, y @ weight.T, bias, norm.weight, norm.bias, norm.eps)
+
+    def partial_sums(self, norms: int, x: Tensor) -> Tensor:
+        parts = self.kernels.norm_programs(x)
+        return x.new_empty(norms, 3, parts, x.shape[1], dtype=torch.float32)
+
+    def norm_backward_into(
+        self,
+        partial: Tensor,
+        dout: Tensor,
+        normed: Normed,
+        norm: nn.LayerNorm,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        x, _, mean, rstd = normed
+        return self.kernels.norm_backward(dout, x, mean, rstd, norm.weight, residual, partial)
 
     def norm_backward(
         self, dout: Tensor, normed: Normed, norm: nn.LayerNorm
     ) -> tuple[Tensor, Tensor]:
-        x, _, mean, rstd = normed
-        return self.kernels.norm_backward(dout, x, mean, rstd, norm.weight, None)
-
-    def linear_norm_backward(
-        self,
-        dy: Tensor,
-        weight: Tensor,
-        normed: Normed,
-        norm: nn.LayerNorm,
-        residual: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        x, _, mean, rstd = normed
-        config = self._settings("linear_norm_backward", dy)
-        if config:
-            return self.kernels.linear_norm_backward(
-                dy, weight, x, mean, rstd, norm.weight, residual, config
-            )
-        return self.kernels.norm_backward(dy @ weight, x, mean, rstd, norm.weight, residual)
+        partial = self.partial_sums(1, dout)
+        return self.norm_backward_into(partial[0], dout, normed, norm), partial[0].sum(1)
 
     def attention(self, qkv: Tensor, length: int, heads: int) -> Tensor:
         return self.kernels.attention(qkv, length, heads, self.attention_tile)
@@ -243,19 +231,11 @@ class KernelOperations:
         return self.kernels.attention_backward(qkv, dout, length, heads, self.attention_tile)
 
     def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        config = self._settings("linear_gelu", x)
-        if config:
-            return self.kernels.linear_gelu(x, weight, bias, config)
-        h = x @ weight.T
-        return h, self.kernels.gelu(h, bias)
+        h = torch.addmm(bias, x, weight.T)
+        return h, self.kernels.gelu(h)
 
-    def linear_gelu_backward(
-        self, dy: Tensor, weight: Tensor, h: Tensor, bias: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        config = self._settings("linear_gelu_backward", dy)
-        if config:
-            return self.kernels.linear_gelu_backward(dy, weight, h, bias, config)
-        return self.kernels.gelu_backward(dy @ weight, h, bias)
+    def linear_gelu_backward(self, dy: Tensor, weight: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        return self.kernels.gelu_backward(dy @ weight, h)
 
     def weight_gradient(self, dout: Tensor, x: Tensor) -> Tensor:
         if dout.is_cuda and dout.dtype != torch.float32:
@@ -296,31 +276,34 @@ class Block:
         )
 
     @property
-    def matrices(self) -> list[Tensor]:
-        """The weights of its four products."""
-        return [linear.weight for linear in (self.to_qkv, self.to_out, self.up, self.down)]
+    def weights(self) -> list[Tensor]:
+        """What its four products take: to_qkv, to_out, up and its bias, down and its bias."""
+        up, down = self.up, self.down
+        return [
+            self.to_qkv.weight, self.to_out.weight, up.weight, up.bias, down.weight, down.bias,
+        ]  # fmt: skip
 
 
 class WeightCopies:
-    """Copies of the blocks' weight matrices in the dtype that products are computed in.
+    """Copies of the weights of the blocks' products in the dtype that those are computed in.
 
     Call `refresh` before each forward pass whose parameters have changed. Without a change of dtype
     the copies are the parameters themselves.
     """
 
     def __init__(self, blocks: Sequence[Block], dtype: torch.dtype) -> None:
-        self.matrices = [matrix.detach() for block in blocks for matrix in block.matrices]
-        self._same = dtype == self.matrices[0].dtype
-        self.copies = self.matrices if self._same else [m.to(dtype) for m in self.matrices]
+        self.weights = [weight.detach() for block in blocks for weight in block.weights]
+        self._same = dtype == self.weights[0].dtype
+        self.copies = self.weights if self._same else [w.to(dtype) for w in self.weights]
 
     def refresh(self) -> None:
         """Copy the parameters' present values."""
         if not self._same:
-            torch._foreach_copy_(self.copies, self.matrices)
+            torch._foreach_copy_(self.copies, self.weights)
 
     def of_layer(self, layer: int) -> list[Tensor]:
-        """to_qkv, to_out, and the perceptron's two matrices of a block."""
-        return self.copies[4 * layer : 4 * layer + 4]
+        """As `Block.weights`."""
+        return self.copies[6 * layer : 6 * layer + 6]
 
 
 @dataclass
@@ -331,10 +314,9 @@ class FusedTransformer:
         transformer: holds the parameters, float32.
         blocks: the parts of its blocks.
         operations: the steps.
-        copies: the weight matrices in the compute dtype.
+        copies: the products' weights in the compute dtype.
         recompute: keep only every block's input for the backward pass and compute the rest again;
             a sixteenth of the memory for a third more arithmetic.
-        overlap: compute weight gradients on a second CUDA stream.
     """
 
     transformer: Transformer
@@ -342,7 +324,6 @@ class FusedTransformer:
     operations: Operations
     copies: WeightCopies
     recompute: bool = False
-    overlap: bool = False
 
     @classmethod
     def of(
@@ -350,7 +331,6 @@ class FusedTransformer:
         transformer: Transformer,
         dtype: torch.dtype = torch.float32,
         recompute: bool = False,
-        overlap: bool = False,
         operations: Operations | None = None,
     ) -> FusedTransformer:
         """With kernels where they can be used, else in plain torch."""
@@ -358,7 +338,7 @@ class FusedTransformer:
         copies = WeightCopies(blocks, dtype)
         if operations is None:
             operations = choose_operations(copies.copies[0])
-        return cls(transformer, blocks, operations, copies, recompute, overlap)
+        return cls(transformer, blocks, operations, copies, recompute)
 
     def __call__(self, x: Tensor) -> Tensor:
         """As `Transformer.forward`: (S, N, D) -> (S, N, D), in the compute dtype.
@@ -382,11 +362,11 @@ def _inner_forward(
 ) -> tuple[Tensor, Tensor, Normed, Tensor, Tensor]:
     """A block up to its last product: qkv, attention's output, the second norm, h and its GELU."""
     ops, block = fused.operations, fused.blocks[layer]
-    to_qkv, to_out, up, _ = fused.copies.of_layer(layer)
+    to_qkv, to_out, up, up_bias, _, _ = fused.copies.of_layer(layer)
     qkv = normed @ to_qkv.T
     mixed = ops.attention(qkv, length, block.heads)
     middle = ops.linear_add_norm(mixed, to_out, None, x, block.mlp_norm)
-    h, active = ops.linear_gelu(middle[1], up, block.up.bias)
+    h, active = ops.linear_gelu(middle[1], up, up_bias)
     return qkv, mixed, middle, h, active
 
 
@@ -394,38 +374,6 @@ def choose_operations(tensor: Tensor) -> Operations:
     """Kernels where they can work on such a tensor, else plain torch."""
     kernels = None if tensor.dtype == torch.float64 else kernels_for(tensor)
     return PlainOperations() if kernels is None else KernelOperations(kernels)
-
-
-class _SideStream:
-    """Runs work beside the current CUDA stream; runs it in place where there is none."""
-
-    def __init__(self, use: bool, device: torch.device) -> None:
-        self.stream = _side_stream(device) if use and device.type == "cuda" else None
-        self.kept: list[Tensor] = []
-
-    def weight_gradient(self, ops: Operations, dout: Tensor, x: Tensor) -> Tensor:
-        if self.stream is None:
-            return ops.weight_gradient(dout, x)
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            gradient = ops.weight_gradient(dout, x)
-        self.kept += [dout, x, gradient]
-        return gradient
-
-    def join(self) -> None:
-        """Wait for all of it; until then the inputs' memory must not be used for anything else."""
-        if self.stream is not None:
-            torch.cuda.current_stream().wait_stream(self.stream)
-            self.kept.clear()
-
-
-_SIDE_STREAMS: dict[torch.device, torch.cuda.Stream] = {}
-
-
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    if device not in _SIDE_STREAMS:
-        _SIDE_STREAMS[device] = torch.cuda.Stream(device)
-    return _SIDE_STREAMS[device]
 
 
 class _TransformerFunction(torch.autograd.Function):
@@ -442,10 +390,9 @@ class _TransformerFunction(torch.autograd.Function):
             inner = _inner_forward(fused, layer, normed[0], normed[1], length)
             middle, active = inner[2], inner[4]
             kept.append(normed[:1] if fused.recompute else _flatten(normed, inner))
-            down = fused.copies.of_layer(layer)[3]
-            bias = fused.blocks[layer].down.bias
+            down, down_bias = fused.copies.of_layer(layer)[4:]
             normed = ops.linear_add_norm(
-                active, down, bias, middle[0], fused.norm_before(layer + 1)
+                active, down, down_bias, middle[0], fused.norm_before(layer + 1)
             )
         kept.append((normed[0], normed[2], normed[3]))
         ctx.fused, ctx.length = fused, length
@@ -462,32 +409,38 @@ class _TransformerFunction(torch.autograd.Function):
             kept.append(saved[:size])
             del saved[:size]
         gradients: dict[nn.Parameter, Tensor] = {}
-        side = _SideStream(fused.overlap, dout.device)
 
         x, mean, rstd = kept.pop()
-        last = fused.transformer.norm
-        dx, sums = ops.norm_backward(dout.contiguous(), (x, x, mean, rstd), last)
-        _set_norm_gradients(gradients, last, sums)
+        norms = [fused.transformer.norm]
+        # Sums over rows wait until they can be added up in one kernel for all norms.
+        partial = ops.partial_sums(1 + 2 * len(fused.blocks), dout)
+        parts = iter(partial)
+        dx = ops.norm_backward_into(next(parts), dout.contiguous(), (x, x, mean, rstd), norms[0])
         for layer in reversed(range(len(fused.blocks))):
             normed, inner = _restore(fused, layer, kept.pop(), length)
             qkv, mixed, middle, h, active = inner
             block = fused.blocks[layer]
-            to_qkv, to_out, up, down = fused.copies.of_layer(layer)
+            to_qkv, to_out, up, _, down, _ = fused.copies.of_layer(layer)
 
-            gradients[block.down.bias] = sums[2]
-            dh, gradients[block.up.bias] = ops.linear_gelu_backward(dx, down, h, block.up.bias)
-            gradients[block.down.weight] = side.weight_gradient(ops, dx, active)
-            dmiddle, sums = ops.linear_norm_backward(dh, up, middle, block.mlp_norm, dx)
-            gradients[block.up.weight] = side.weight_gradient(ops, dh, middle[1])
-            _set_norm_gradients(gradients, block.mlp_norm, sums)
+            dh, up_bias = ops.linear_gelu_backward(dx, down, h)
+            gradients[block.down.weight] = ops.weight_gradient(dx, active)
+            dmiddle = ops.norm_backward_into(next(parts), dh @ up, middle, block.mlp_norm, dx)
+            gradients[block.up.weight] = ops.weight_gradient(dh, middle[1])
+            gradients[block.up.bias] = up_bias
 
             dqkv = ops.attention_backward(qkv, dmiddle @ to_out, length, block.heads)
-            gradients[block.to_out.weight] = side.weight_gradient(ops, dmiddle, mixed)
-            dx, sums = ops.linear_norm_backward(dqkv, to_qkv, normed, block.norm, dmiddle)
-            gradients[block.to_qkv.weight] = side.weight_gradient(ops, dqkv, normed[1])
-            _set_norm_gradients(gradients, block.norm, sums)
-            side.join()
+            gradients[block.to_out.weight] = ops.weight_gradient(dmiddle, mixed)
+            dx = ops.norm_backward_into(next(parts), dqkv @ to_qkv, normed, block.norm, dmiddle)
+            gradients[block.to_qkv.weight] = ops.weight_gradient(dqkv, normed[1])
+            norms += [block.mlp_norm, block.norm]
             del normed, inner, qkv, mixed, middle, h, active, dh, dqkv, dmiddle
+
+        sums = partial.sum(2)
+        for norm, (scale, shift, _) in zip(norms, sums, strict=True):
+            gradients[norm.weight], gradients[norm.bias] = scale, shift
+        # What reaches a block's output is the sum of its last product's bias gradient.
+        for block, (_, _, total) in zip(reversed(fused.blocks), sums[:-1:2], strict=True):
+            gradients[block.down.bias] = total
         return dx, None, None, *(gradients[p] for p in fused.transformer.parameters())
 
 
@@ -505,9 +458,3 @@ def _restore(
         return normed, _inner_forward(fused, layer, normed[0], normed[1], length)
     x, out, mean, rstd, qkv, mixed, *middle, h, active = kept
     return (x, out, mean, rstd), (qkv, mixed, tuple(middle), h, active)  # type: ignore[return-value]
-
-
-def _set_norm_gradients(
-    gradients: dict[nn.Parameter, Tensor], norm: nn.LayerNorm, sums: Tensor
-) -> None:
-    gradients[norm.weight], gradients[norm.bias] = sums[0], sums[1]

@@ -13,11 +13,12 @@ few times as possible.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 HEAD_DIM = tl.constexpr(64)
 PATCH_AREA = tl.constexpr(256)
@@ -110,43 +111,79 @@ def add_norm(
 def _norm_backward_kernel(
     dout_ptr, x_ptr, mean_ptr, rstd_ptr, weight_ptr, residual_ptr, dx_ptr, partial_ptr,
     n_rows, width,
-    HAS_RESIDUAL: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     columns = tl.arange(0, WIDTH)
     in_width = columns < width
     weight = tl.load(weight_ptr + columns, mask=in_width, other=0).to(tl.float32)
-    dweight = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
-    dbias = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
-    dx_sum = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
-    for block in range(tl.program_id(0), tl.cdiv(n_rows, ROWS), tl.num_programs(0)):
+    dweight = tl.zeros((WIDTH,), dtype=tl.float32)
+    dbias = tl.zeros((WIDTH,), dtype=tl.float32)
+    dx_sum = tl.zeros((WIDTH,), dtype=tl.float32)
+    for block in tl.range(
+        tl.program_id(0), tl.cdiv(n_rows, ROWS), tl.num_programs(0), num_stages=STAGES
+    ):
         rows = (block * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         inside = (rows < n_rows)[:, None] & in_width[None, :]
         at = rows[:, None] * width + columns[None, :]
-        dout = tl.load(dout_ptr + at, mask=inside, other=0).to(tl.float32)
-        x = tl.load(x_ptr + at, mask=inside, other=0).to(tl.float32)
+        # All loads before the first use, so that they are under way together.
+        dout = tl.load(dout_ptr + at, mask=inside, other=0)
+        x = tl.load(x_ptr + at, mask=inside, other=0)
+        if HAS_RESIDUAL:
+            residual = tl.load(residual_ptr + at, mask=inside, other=0)
         mean = tl.load(mean_ptr + rows, mask=rows < n_rows, other=0)
         rstd = tl.load(rstd_ptr + rows, mask=rows < n_rows, other=0)
-        normed = tl.where(inside, (x - mean[:, None]) * rstd[:, None], 0.0)
+        dout = dout.to(tl.float32)
+        normed = tl.where(inside, (x.to(tl.float32) - mean[:, None]) * rstd[:, None], 0.0)
         weighted = dout * weight[None, :]
         shift = tl.sum(weighted, 1) / width
         slope = tl.sum(weighted * normed, 1) / width
         dx = (weighted - shift[:, None] - normed * slope[:, None]) * rstd[:, None]
         if HAS_RESIDUAL:
-            dx += tl.load(residual_ptr + at, mask=inside, other=0).to(tl.float32)
+            dx += residual.to(tl.float32)
         tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
-        dweight += dout * normed
-        dbias += dout
-        dx_sum += tl.where(inside, dx, 0.0)
+        dweight += tl.sum(dout * normed, 0)
+        dbias += tl.sum(dout, 0)
+        dx_sum += tl.sum(tl.where(inside, dx, 0.0), 0)
     at = partial_ptr + tl.program_id(0) * width + columns
     size = tl.num_programs(0) * width
-    tl.store(at, tl.sum(dweight, 0), mask=in_width)
-    tl.store(at + size, tl.sum(dbias, 0), mask=in_width)
-    tl.store(at + 2 * size, tl.sum(dx_sum, 0), mask=in_width)
+    tl.store(at, dweight, mask=in_width)
+    tl.store(at + size, dbias, mask=in_width)
+    tl.store(at + 2 * size, dx_sum, mask=in_width)
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """How `norm_backward` goes through rows.
+
+    One warp a program holds whole rows, so that its sums along them need no barrier and those over
+    them no shuffle; many programs a multiprocessor keep enough loads under way.
+
+    Attributes:
+        rows: of a step of the loop.
+        warps: of a program.
+        per_processor: programs a multiprocessor.
+        stages: steps whose loads are under way at once.
+    """
+
+    rows: int = 2
+    warps: int = 1
+    per_processor: int = 12
+    stages: int = 1
+
+
+NORM_BACKWARD = RowSettings(rows=1, warps=1, per_processor=12, stages=3)
+
+
+def norm_programs(x: Tensor) -> int:
+    """Rows P of the partial sums that `norm_backward` writes for an x of this size."""
+    steps = triton.cdiv(len(x), NORM_BACKWARD.rows)
+    return min(steps, NORM_BACKWARD.per_processor * _processors(x))
 
 
 def norm_backward(
-    dout: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, residual: Tensor | None
-) -> tuple[Tensor, Tensor]:
+    dout: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, residual: Tensor | None,
+    partial: Tensor,
+) -> Tensor:  # fmt: skip
     """Gradient of LayerNorm's input, plus the gradient that passes by it.
 
     Args:
@@ -156,22 +193,21 @@ def norm_backward(
         rstd: 1 / deviation of each row, shape (T,).
         weight: LayerNorm's scale, shape (D,).
         residual: a gradient to add to the result, shape (T, D), or None.
+        partial: where to put parts of the sums over rows, float32 (3, P, D), which the caller adds
+            up over P, for many norms at once: gradients of scale and shift, and sum of the result.
 
     Returns:
-        The gradient of `x`, (T, D), and sums over rows, float32 (3, D): gradients of scale and
-        shift, and the sum of the first result.
+        The gradient of `x`, (T, D).
     """
     n_rows, width = x.shape
-    block = triton.next_power_of_2(width)
-    rows = max(1, 2048 // block)
-    programs = min(triton.cdiv(n_rows, rows), 4 * _processors(x))
     dx = torch.empty_like(x)
-    partial = torch.empty(3, programs, width, device=x.device, dtype=torch.float32)
-    _norm_backward_kernel[(programs,)](
+    _norm_backward_kernel[(partial.shape[1],)](
         dout, x, mean, rstd, weight, residual, dx, partial, n_rows, width,
-        HAS_RESIDUAL=residual is not None, ROWS=rows, WIDTH=block, num_warps=4,
+        HAS_RESIDUAL=residual is not None, ROWS=NORM_BACKWARD.rows,
+        WIDTH=triton.next_power_of_2(width), STAGES=NORM_BACKWARD.stages,
+        num_warps=NORM_BACKWARD.warps,
     )  # fmt: skip
-    return dx, partial.sum(1)
+    return dx
 
 
 # --------------------------------------------------------------------------------------
@@ -250,12 +286,12 @@ MAX_LENGTH = 64
 def attention_tile(length: int) -> tuple[int, int, int]:
     """Rows of a tile, whole sequences in it, and warps.
 
-    >>> attention_tile(5), attention_tile(48)
-    ((32, 6, 2), (64, 1, 4))
+    >>> attention_tile(5), attention_tile(12), attention_tile(48)
+    ((16, 3, 1), (32, 2, 2), (64, 1, 4))
     """
     if length > MAX_LENGTH:
         raise ValueError(f"attention in one tile takes at most {MAX_LENGTH} tokens, got {length}")
-    block = 32 if length <= 16 else 64
+    block = 16 if length <= 8 else 32 if length <= 16 else 64
     return block, block // length, block // 16
 
 
@@ -329,452 +365,91 @@ def _normal_distribution(x):
 
 
 @triton.jit
+def _tanh(x, ASSEMBLY: tl.constexpr):
+    if ASSEMBLY:
+        return tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return 2.0 / (1.0 + tl.exp(-2.0 * x)) - 1.0
+
+
+@triton.jit
+def _gelu_and_slope(x, TANH: tl.constexpr, ASSEMBLY: tl.constexpr):
+    """GELU and its derivative, exact or in the tanh form, which needs one special function."""
+    if TANH:
+        square = x * x
+        tanh = _tanh(x * (0.7978845608028654 + 0.035677408136300125 * square), ASSEMBLY)
+        cdf = 0.5 + 0.5 * tanh
+        inner = 0.3989422804014327 + 0.05351611220445019 * square
+        return x * cdf, cdf + x * inner * (1.0 - tanh * tanh)
+    else:
+        cdf, density = _normal_distribution(x)
+        return x * cdf, cdf + x * density
+
+
+@triton.jit
 def _gelu_kernel(
-    h_ptr, bias_ptr, out_ptr, n_rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    h_ptr, out_ptr, n, BLOCK: tl.constexpr, TANH: tl.constexpr, ASSEMBLY: tl.constexpr
 ):
-    n_column_tiles = tl.cdiv(width, COLUMNS)
-    rows = (tl.program_id(0) // n_column_tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.program_id(0) % n_column_tiles * COLUMNS + tl.arange(0, COLUMNS)
-    inside = (rows < n_rows)[:, None] & (columns < width)[None, :]
-    at = rows[:, None] * width + columns[None, :]
-    x = tl.load(h_ptr + at, mask=inside, other=0).to(tl.float32)
-    x += tl.load(bias_ptr + columns, mask=columns < width, other=0).to(tl.float32)[None, :]
-    cdf, _ = _normal_distribution(x)
-    tl.store(out_ptr + at, (x * cdf).to(out_ptr.dtype.element_ty), mask=inside)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    h = tl.load(h_ptr + at, mask=at < n, other=0).to(tl.float32)
+    out, _ = _gelu_and_slope(h, TANH, ASSEMBLY)
+    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=at < n)
 
 
-def gelu(h: Tensor, bias: Tensor) -> Tensor:
-    """GELU(h + bias), exact (not the tanh form): (T, M), (M,) -> (T, M)."""
-    n_rows, width = h.shape
+def _gelu_form(h: Tensor) -> dict[str, bool]:
+    """The tanh form in half precision, by one instruction on a GPU."""
+    return {"TANH": h.dtype != torch.float32, "ASSEMBLY": h.is_cuda}
+
+
+def gelu(h: Tensor) -> Tensor:
+    """GELU(h), any shape: exact in float32, the tanh form in half precision."""
     out = torch.empty_like(h)
-    grid = (triton.cdiv(width, 512) * triton.cdiv(n_rows, 8),)
-    _gelu_kernel[grid](h, bias, out, n_rows, width, ROWS=8, COLUMNS=512, num_warps=4)
+    _gelu_kernel[(triton.cdiv(h.numel(), 2048),)](
+        h, out, h.numel(), BLOCK=2048, num_warps=4, **_gelu_form(h)
+    )
     return out
 
 
 @triton.jit
 def _gelu_backward_kernel(
-    dout_ptr, h_ptr, bias_ptr, dh_ptr, partial_ptr, n_rows, width,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    dout_ptr, h_ptr, dh_ptr, partial_ptr, n_rows, width,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TANH: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     in_width = columns < width
-    bias = tl.load(bias_ptr + columns, mask=in_width, other=0).to(tl.float32)
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for block in range(tl.program_id(1), tl.cdiv(n_rows, ROWS), tl.num_programs(1)):
         rows = (block * ROWS + tl.arange(0, ROWS)).to(tl.int64)
         inside = (rows < n_rows)[:, None] & in_width[None, :]
         at = rows[:, None] * width + columns[None, :]
-        x = tl.load(h_ptr + at, mask=inside, other=0).to(tl.float32) + bias[None, :]
-        dout = tl.load(dout_ptr + at, mask=inside, other=0).to(tl.float32)
-        cdf, density = _normal_distribution(x)
-        dh = dout * (cdf + x * density)
+        h = tl.load(h_ptr + at, mask=inside, other=0)
+        dout = tl.load(dout_ptr + at, mask=inside, other=0)
+        _, slope = _gelu_and_slope(h.to(tl.float32), TANH, ASSEMBLY)
+        dh = dout.to(tl.float32) * slope
         tl.store(dh_ptr + at, dh.to(dh_ptr.dtype.element_ty), mask=inside)
         total += dh
     tl.store(partial_ptr + tl.program_id(1) * width + columns, tl.sum(total, 0), mask=in_width)
 
 
-def gelu_backward(dout: Tensor, h: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of `gelu`'s two arguments: (T, M) and float32 (M,)."""
+GELU_BACKWARD = RowSettings(rows=4, warps=4, per_processor=8)
+"""For tiles of 512 columns; `stages` is not used."""
+
+
+def gelu_backward(dout: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of `gelu`'s argument, (T, M), and its sum over rows, float32 (M,)."""
     n_rows, width = h.shape
     dh = torch.empty_like(h)
     blocks = triton.cdiv(width, 512)
-    programs = min(triton.cdiv(n_rows, 4), max(1, 4 * _processors(h) // blocks))
+    most = max(1, GELU_BACKWARD.per_processor * _processors(h) // blocks)
+    programs = min(triton.cdiv(n_rows, GELU_BACKWARD.rows), most)
     partial = torch.empty(programs, width, device=h.device, dtype=torch.float32)
     _gelu_backward_kernel[(blocks, programs)](
-        dout, h, bias, dh, partial, n_rows, width, ROWS=4, COLUMNS=512, num_warps=4
-    )
-    return dh, partial.sum(0)
-
-
-# --------------------------------------------------------------------------------------
-# Matrix products with GELU in their epilogue
-# --------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _halves(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The left and the right half of a tile, so that an epilogue holds half as much at once."""
-    parted = tl.permute(tl.reshape(tile, (ROWS, 2, COLUMNS // 2)), (0, 2, 1))
-    return tl.split(parted)
-
-
-@triton.jit
-def _store_gelu(h_desc, out_desc, bias_ptr, total, row, column, COLUMNS: tl.constexpr):
-    h = total.to(h_desc.dtype)
-    h_desc.store([row, column], h)
-    bias = tl.load(bias_ptr + column + tl.arange(0, COLUMNS)).to(tl.float32)
-    shifted = h.to(tl.float32) + bias[None, :]
-    cdf, _ = _normal_distribution(shifted)
-    out_desc.store([row, column], (shifted * cdf).to(out_desc.dtype))
-
-
-@triton.jit
-def _linear_gelu_kernel(
-    x_desc, weight_desc, bias_ptr, h_desc, out_desc, n_rows, width, depth,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, FLATTEN: tl.constexpr,
-):  # fmt: skip
-    n_column_tiles = tl.cdiv(width, COLUMNS)
-    n_tiles = tl.cdiv(n_rows, ROWS) * n_column_tiles
-    half: tl.constexpr = COLUMNS // 2
-    for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), flatten=FLATTEN):
-        row = tile // n_column_tiles * ROWS
-        column = tile % n_column_tiles * COLUMNS
-        total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-        for step in range(tl.cdiv(depth, DEPTH)):
-            x = x_desc.load([row, step * DEPTH])
-            weight = weight_desc.load([column, step * DEPTH])
-            total = tl.dot(x, weight.T, total)
-        left, right = _halves(total, ROWS, COLUMNS)
-        _store_gelu(h_desc, out_desc, bias_ptr, left, row, column, half)
-        _store_gelu(h_desc, out_desc, bias_ptr, right, row, column + half, half)
-
-
-@triton.jit
-def _store_gelu_backward(
-    h_desc, dh_desc, bias_ptr, partial_ptr, total, row, column, COLUMNS: tl.constexpr
-):
-    columns = column + tl.arange(0, COLUMNS)
-    bias = tl.load(bias_ptr + columns).to(tl.float32)
-    x = h_desc.load([row, column]).to(tl.float32) + bias[None, :]
-    cdf, density = _normal_distribution(x)
-    dh = total * (cdf + x * density)
-    dh_desc.store([row, column], dh.to(dh_desc.dtype))
-    # Rows past the end were read as zeros, so they add nothing.
-    tl.store(partial_ptr + columns, tl.sum(dh, 0))
-
-
-@triton.jit
-def _linear_gelu_backward_kernel(
-    dy_desc, weight_desc, h_desc, bias_ptr, dh_desc, partial_ptr, n_rows, width, depth,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, FLATTEN: tl.constexpr,
-):  # fmt: skip
-    n_column_tiles = tl.cdiv(width, COLUMNS)
-    n_tiles = tl.cdiv(n_rows, ROWS) * n_column_tiles
-    half: tl.constexpr = COLUMNS // 2
-    for tile in tl.range(tl.program_id(0), n_tiles, tl.num_programs(0), flatten=FLATTEN):
-        row = tile // n_column_tiles * ROWS
-        column = tile % n_column_tiles * COLUMNS
-        total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-        for step in range(tl.cdiv(depth, DEPTH)):
-            dy = dy_desc.load([row, step * DEPTH])
-            weight = weight_desc.load([step * DEPTH, column])
-            total = tl.dot(dy, weight, total)
-        left, right = _halves(total, ROWS, COLUMNS)
-        partial = partial_ptr + tile // n_column_tiles * width
-        _store_gelu_backward(h_desc, dh_desc, bias_ptr, partial, left, row, column, half)
-        _store_gelu_backward(h_desc, dh_desc, bias_ptr, partial, right, row, column + half, half)
-
-
-Config = dict[str, int | bool]
-"""Tile sides, warps, stages and programs per multiprocessor of a matrix product."""
-
-GELU_CONFIG: Config = {
-    "ROWS": 128, "COLUMNS": 128, "DEPTH": 64, "FLATTEN": False,
-    "num_warps": 8, "num_stages": 3, "per_processor": 2,
-}  # fmt: skip
-
-
-def _split_config(config: Config) -> tuple[Config, int]:
-    rest = dict(config)
-    return rest, int(rest.pop("per_processor"))
-
-
-def linear_gelu(
-    x: Tensor, weight: Tensor, bias: Tensor, config: Config | None = None
-) -> tuple[Tensor, Tensor]:
-    """h = x weight^T and GELU(h + bias) in one pass.
-
-    Args:
-        x: float16 or bfloat16, shape (T, K).
-        weight: same dtype, shape (M, K); M a multiple of the tile's columns.
-        bias: shape (M,).
-        config: tile sides and launch settings.
-
-    Returns:
-        h and the activation, both (T, M).
-    """
-    options, per_processor = _split_config(config or GELU_CONFIG)
-    (n_rows, depth), width = x.shape, len(weight)
-    rows, columns, step = options["ROWS"], options["COLUMNS"], options["DEPTH"]
-    h = torch.empty(n_rows, width, device=x.device, dtype=x.dtype)
-    out = torch.empty_like(h)
-    tiles = triton.cdiv(n_rows, rows) * triton.cdiv(width, columns)
-    _linear_gelu_kernel[(min(tiles, per_processor * _processors(x)),)](
-        TensorDescriptor.from_tensor(x, [rows, step]),
-        TensorDescriptor.from_tensor(weight, [columns, step]),
-        bias,
-        TensorDescriptor.from_tensor(h, [rows, columns // 2]),
-        TensorDescriptor.from_tensor(out, [rows, columns // 2]),
-        n_rows, width, depth, **options,
-    )  # fmt: skip
-    return h, out
-
-
-def linear_gelu_backward(
-    dy: Tensor, weight: Tensor, h: Tensor, bias: Tensor, config: Config | None = None
-) -> tuple[Tensor, Tensor]:
-    """Gradient of h and bias where y = GELU(h + bias) weight^T, in one pass.
-
-    Args:
-        dy: float16 or bfloat16, shape (T, K).
-        weight: same dtype, shape (K, M); M a multiple of the tile's columns.
-        h: shape (T, M).
-        bias: shape (M,).
-        config: tile sides and launch settings.
-
-    Returns:
-        Gradients of h, (T, M), and of the bias, float32 (M,).
-    """
-    options, per_processor = _split_config(config or GELU_CONFIG)
-    (n_rows, depth), width = dy.shape, weight.shape[1]
-    rows, columns, step = options["ROWS"], options["COLUMNS"], options["DEPTH"]
-    dh = torch.empty_like(h)
-    row_tiles = triton.cdiv(n_rows, rows)
-    tiles = row_tiles * triton.cdiv(width, columns)
-    partial = torch.empty(row_tiles, width, device=dy.device, dtype=torch.float32)
-    _linear_gelu_backward_kernel[(min(tiles, per_processor * _processors(dy)),)](
-        TensorDescriptor.from_tensor(dy, [rows, step]),
-        TensorDescriptor.from_tensor(weight, [step, columns]),
-        TensorDescriptor.from_tensor(h, [rows, columns // 2]),
-        bias,
-        TensorDescriptor.from_tensor(dh, [rows, columns // 2]),
-        partial,
-        n_rows, width, depth, **options,
+        dout, h, dh, partial, n_rows, width, ROWS=GELU_BACKWARD.rows, COLUMNS=512,
+        num_warps=GELU_BACKWARD.warps, **_gelu_form(h),
     )  # fmt: skip
     return dh, partial.sum(0)
-
-
-# --------------------------------------------------------------------------------------
-# Matrix products with the residual sum and LayerNorm in their epilogue
-# --------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _add_residual(total, residual_desc, total_desc, y_bias_ptr, row, column, PIECE: tl.constexpr,
-                  HAS_Y_BIAS: tl.constexpr):  # fmt: skip
-    """The sum as it is stored, a part of the row at a time."""
-    total += residual_desc.load([row, column]).to(tl.float32)
-    if HAS_Y_BIAS:
-        total += tl.load(y_bias_ptr + column + tl.arange(0, PIECE)).to(tl.float32)[None, :]
-    stored = total.to(total_desc.dtype)
-    total_desc.store([row, column], stored)
-    return stored.to(tl.float32)
-
-
-@triton.jit
-def _store_normed(centred, rstd, out_desc, weight_ptr, bias_ptr, row, column, PIECE: tl.constexpr):
-    columns = column + tl.arange(0, PIECE)
-    weight = tl.load(weight_ptr + columns).to(tl.float32)
-    bias = tl.load(bias_ptr + columns).to(tl.float32)
-    out = centred * rstd[:, None] * weight[None, :] + bias[None, :]
-    out_desc.store([row, column], out.to(out_desc.dtype))
-
-
-@triton.jit
-def _linear_add_norm_kernel(
-    y_desc, y_weight_desc, residual_desc, y_bias_ptr, weight_ptr, bias_ptr,
-    total_desc, out_desc, mean_ptr, rstd_ptr, n_rows, depth, eps,
-    HAS_Y_BIAS: tl.constexpr, PIECE: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
-    for tile in range(tl.program_id(0), tl.cdiv(n_rows, ROWS), tl.num_programs(0)):
-        row = tile * ROWS
-        a = tl.zeros((ROWS, PIECE), dtype=tl.float32)
-        b = tl.zeros((ROWS, PIECE), dtype=tl.float32)
-        c = tl.zeros((ROWS, PIECE), dtype=tl.float32)
-        for step in range(tl.cdiv(depth, DEPTH)):
-            y = y_desc.load([row, step * DEPTH])
-            a = tl.dot(y, y_weight_desc.load([0, step * DEPTH]).T, a)
-            b = tl.dot(y, y_weight_desc.load([PIECE, step * DEPTH]).T, b)
-            c = tl.dot(y, y_weight_desc.load([2 * PIECE, step * DEPTH]).T, c)
-        a = _add_residual(a, residual_desc, total_desc, y_bias_ptr, row, 0, PIECE, HAS_Y_BIAS)
-        b = _add_residual(b, residual_desc, total_desc, y_bias_ptr, row, PIECE, PIECE, HAS_Y_BIAS)
-        c = _add_residual(
-            c, residual_desc, total_desc, y_bias_ptr, row, 2 * PIECE, PIECE, HAS_Y_BIAS
-        )
-        mean = (tl.sum(a, 1) + tl.sum(b, 1) + tl.sum(c, 1)) / (3 * PIECE)
-        a -= mean[:, None]
-        b -= mean[:, None]
-        c -= mean[:, None]
-        variance = (tl.sum(a * a, 1) + tl.sum(b * b, 1) + tl.sum(c * c, 1)) / (3 * PIECE)
-        rstd = tl.rsqrt(variance + eps)
-        _store_normed(a, rstd, out_desc, weight_ptr, bias_ptr, row, 0, PIECE)
-        _store_normed(b, rstd, out_desc, weight_ptr, bias_ptr, row, PIECE, PIECE)
-        _store_normed(c, rstd, out_desc, weight_ptr, bias_ptr, row, 2 * PIECE, PIECE)
-        rows = row + tl.arange(0, ROWS)
-        tl.store(mean_ptr + rows, mean, mask=rows < n_rows)
-        tl.store(rstd_ptr + rows, rstd, mask=rows < n_rows)
-
-
-@triton.jit
-def _begin_norm_backward(
-    dout, x_desc, mean, rstd, weight_ptr, partial_ptr, size, row, column, PIECE: tl.constexpr
-):
-    """Gradient times scale, its sums along rows, and the norm's own gradients, for a part."""
-    columns = column + tl.arange(0, PIECE)
-    normed = (x_desc.load([row, column]).to(tl.float32) - mean[:, None]) * rstd[:, None]
-    # Rows past the end were read as zeros, so they add nothing to the sums over rows.
-    tl.store(partial_ptr + columns, tl.sum(dout * normed, 0))
-    tl.store(partial_ptr + size + columns, tl.sum(dout, 0))
-    weighted = dout * tl.load(weight_ptr + columns).to(tl.float32)[None, :]
-    return weighted, tl.sum(weighted, 1), tl.sum(weighted * normed, 1)
-
-
-@triton.jit
-def _end_norm_backward(
-    weighted, x_desc, residual_desc, dx_desc, mean, rstd, shift, slope, partial_ptr, row, column,
-    PIECE: tl.constexpr,
-):  # fmt: skip
-    normed = (x_desc.load([row, column]).to(tl.float32) - mean[:, None]) * rstd[:, None]
-    dx = (weighted - shift[:, None] - normed * slope[:, None]) * rstd[:, None]
-    dx += residual_desc.load([row, column]).to(tl.float32)
-    dx_desc.store([row, column], dx.to(dx_desc.dtype))
-    tl.store(partial_ptr + column + tl.arange(0, PIECE), tl.sum(dx, 0))
-
-
-@triton.jit
-def _linear_norm_backward_kernel(
-    dy_desc, y_weight_desc, x_desc, mean_ptr, rstd_ptr, weight_ptr, residual_desc,
-    dx_desc, partial_ptr, n_rows, depth,
-    PIECE: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
-    n_tiles = tl.cdiv(n_rows, ROWS)
-    size = n_tiles * (3 * PIECE)
-    for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
-        row = tile * ROWS
-        a = tl.zeros((ROWS, PIECE), dtype=tl.float32)
-        b = tl.zeros((ROWS, PIECE), dtype=tl.float32)
-        c = tl.zeros((ROWS, PIECE), dtype=tl.float32)
-        for step in range(tl.cdiv(depth, DEPTH)):
-            dy = dy_desc.load([row, step * DEPTH])
-            a = tl.dot(dy, y_weight_desc.load([step * DEPTH, 0]), a)
-            b = tl.dot(dy, y_weight_desc.load([step * DEPTH, PIECE]), b)
-            c = tl.dot(dy, y_weight_desc.load([step * DEPTH, 2 * PIECE]), c)
-        rows = row + tl.arange(0, ROWS)
-        mean = tl.load(mean_ptr + rows, mask=rows < n_rows, other=0)
-        rstd = tl.load(rstd_ptr + rows, mask=rows < n_rows, other=0)
-        partial = partial_ptr + tile * (3 * PIECE)
-        a, a_sum, a_slope = _begin_norm_backward(
-            a, x_desc, mean, rstd, weight_ptr, partial, size, row, 0, PIECE
-        )
-        b, b_sum, b_slope = _begin_norm_backward(
-            b, x_desc, mean, rstd, weight_ptr, partial, size, row, PIECE, PIECE
-        )
-        c, c_sum, c_slope = _begin_norm_backward(
-            c, x_desc, mean, rstd, weight_ptr, partial, size, row, 2 * PIECE, PIECE
-        )
-        shift = (a_sum + b_sum + c_sum) / (3 * PIECE)
-        slope = (a_slope + b_slope + c_slope) / (3 * PIECE)
-        partial += 2 * size
-        _end_norm_backward(
-            a, x_desc, residual_desc, dx_desc, mean, rstd, shift, slope, partial, row, 0, PIECE
-        )
-        _end_norm_backward(
-            b, x_desc, residual_desc, dx_desc, mean, rstd, shift, slope, partial, row, PIECE, PIECE
-        )
-        _end_norm_backward(
-            c, x_desc, residual_desc, dx_desc, mean, rstd, shift, slope, partial, row, 2 * PIECE,
-            PIECE,
-        )  # fmt: skip
-
-
-NORM_CONFIG: Config = {
-    "ROWS": 128, "DEPTH": 64, "num_warps": 8, "num_stages": 3, "per_processor": 1,
-}  # fmt: skip
-
-
-def row_piece(width: int) -> int | None:
-    """A third of a row's width where one tile can hold three such parts, else None.
-
-    >>> row_piece(384), row_piece(192), row_piece(768)
-    (128, 64, None)
-    """
-    piece = width // 3
-    return piece if width == 3 * piece and piece in (32, 64, 128) else None
-
-
-def _piece(width: int) -> int:
-    piece = row_piece(width)
-    if piece is None:
-        raise ValueError(f"rows of {width} are not three parts of 32, 64 or 128")
-    return piece
-
-
-def linear_add_norm(
-    y: Tensor, y_weight: Tensor, y_bias: Tensor | None, residual: Tensor,
-    weight: Tensor, bias: Tensor, eps: float, config: Config | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """`add_norm(residual, y y_weight^T, y_bias, …)` in one pass, for rows that one tile can hold.
-
-    Args:
-        y: float16 or bfloat16, shape (T, K).
-        y_weight: same dtype, shape (D, K), D as `row_piece` allows.
-        y_bias: shape (D,), or None.
-        residual: shape (T, D).
-        weight: LayerNorm's scale, shape (D,).
-        bias: LayerNorm's shift, shape (D,).
-        eps: added to the variance.
-        config: tile sides and launch settings.
-
-    Returns:
-        As `add_norm`.
-    """
-    options, per_processor = _split_config(config or NORM_CONFIG)
-    (n_rows, depth), width = y.shape, len(y_weight)
-    piece, rows, step = _piece(width), options["ROWS"], options["DEPTH"]
-    total = torch.empty_like(residual)
-    out = torch.empty_like(residual)
-    mean = torch.empty(n_rows, device=y.device, dtype=torch.float32)
-    rstd = torch.empty_like(mean)
-    programs = min(triton.cdiv(n_rows, rows), per_processor * _processors(y))
-    _linear_add_norm_kernel[(programs,)](
-        TensorDescriptor.from_tensor(y, [rows, step]),
-        TensorDescriptor.from_tensor(y_weight, [piece, step]),
-        TensorDescriptor.from_tensor(residual, [rows, piece]),
-        y_bias, weight, bias,
-        TensorDescriptor.from_tensor(total, [rows, piece]),
-        TensorDescriptor.from_tensor(out, [rows, piece]),
-        mean, rstd, n_rows, depth, eps,
-        HAS_Y_BIAS=y_bias is not None, PIECE=piece, **options,
-    )  # fmt: skip
-    return total, out, mean, rstd
-
-
-def linear_norm_backward(
-    dy: Tensor, y_weight: Tensor, x: Tensor, mean: Tensor, rstd: Tensor,
-    weight: Tensor, residual: Tensor, config: Config | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """`norm_backward(dy y_weight, x, …, residual)` in one pass, for rows that one tile can hold.
-
-    Args:
-        dy: float16 or bfloat16, shape (T, K).
-        y_weight: same dtype, shape (K, D), D as `row_piece` allows.
-        x: the norm's input, shape (T, D).
-        mean: of each row, shape (T,).
-        rstd: 1 / deviation of each row, shape (T,).
-        weight: LayerNorm's scale, shape (D,).
-        residual: a gradient to add to the result, shape (T, D).
-        config: tile sides and launch settings.
-
-    Returns:
-        As `norm_backward`.
-    """
-    options, per_processor = _split_config(config or NORM_CONFIG)
-    (n_rows, depth), width = dy.shape, y_weight.shape[1]
-    piece, rows, step = _piece(width), options["ROWS"], options["DEPTH"]
-    dx = torch.empty_like(x)
-    tiles = triton.cdiv(n_rows, rows)
-    partial = torch.empty(3, tiles, width, device=x.device, dtype=torch.float32)
-    _linear_norm_backward_kernel[(min(tiles, per_processor * _processors(dy)),)](
-        TensorDescriptor.from_tensor(dy, [rows, step]),
-        TensorDescriptor.from_tensor(y_weight, [step, piece]),
-        TensorDescriptor.from_tensor(x, [rows, piece]),
-        mean, rstd, weight,
-        TensorDescriptor.from_tensor(residual, [rows, piece]),
-        TensorDescriptor.from_tensor(dx, [rows, piece]),
-        partial, n_rows, depth, PIECE=piece, **options,
-    )  # fmt: skip
-    return dx, partial.sum(1)
 
 
 # --------------------------------------------------------------------------------------
@@ -799,10 +474,12 @@ def _gather_kernel(
     value = tl.load(frames_ptr + at, mask=inside[:, None, None], other=0).to(tl.float32)
     if LOG:
         value = tl.log(1.0 + value)
-    patch = tl.reshape(tl.permute(value, (0, 2, 1)), (ROWS, PATCH_AREA))
     if NORM:
-        patch -= (tl.sum(patch, 1) / PATCH_AREA)[:, None]
-        patch *= tl.rsqrt(tl.sum(patch * patch, 1) / PATCH_AREA + eps)[:, None]
+        # Before the change of order: sums after it were wrong on an H200 (Triton 3.6).
+        value -= (tl.sum(tl.sum(value, 2), 1) / PATCH_AREA)[:, None, None]
+        variance = tl.sum(tl.sum(value * value, 2), 1) / PATCH_AREA
+        value *= tl.rsqrt(variance + eps)[:, None, None]
+    patch = tl.reshape(tl.permute(value, (0, 2, 1)), (ROWS, PATCH_AREA))
     out_at = rows.to(tl.int64)[:, None] * PATCH_AREA + tl.arange(0, PATCH_AREA)[None, :]
     tl.store(out_ptr + out_at, patch.to(out_ptr.dtype.element_ty), mask=inside[:, None])
 

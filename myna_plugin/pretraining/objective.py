@@ -157,7 +157,6 @@ class ContrastiveObjective(nn.Module):
         crop_frames: frames of a crop.
         dtype: to compute in: float32, or bfloat16 on a GPU.
         recompute: activation checkpointing, see `fused.FusedTransformer`.
-        overlap: see `fused.FusedTransformer`.
         operations: the steps of the transformer; chosen for the encoder's device if None.
     """
 
@@ -170,16 +169,13 @@ class ContrastiveObjective(nn.Module):
         crop_frames: int = 96,
         dtype: torch.dtype = torch.float32,
         recompute: bool = False,
-        overlap: bool = False,
         operations: Operations | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.loss = loss
         self.visible_tokens = VisibleTokens(encoder, source, crop_frames, dtype, operations)
-        self.fused = FusedTransformer.of(
-            encoder.transformer, dtype, recompute, overlap, operations=operations
-        )
+        self.fused = FusedTransformer.of(encoder.transformer, dtype, recompute, operations)
 
     def forward(self, views: Views) -> Tensor:
         """Loss of every patching, float32, shape (G,)."""

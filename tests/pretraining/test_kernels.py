@@ -19,6 +19,7 @@ from myna_plugin.vit import Transformer, patchify
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PLAIN = PlainOperations()
+KERNELS = KernelOperations(kernels)
 
 
 def draw(*shape, dtype=torch.float32, seed=0):
@@ -54,10 +55,20 @@ def test_add_norm_and_its_gradient(width):
 
     dout, residual = draw(37, width, seed=4), draw(37, width, seed=5)
     for extra in (None, residual):
-        agree(
-            kernels.norm_backward(dout, expected[0], *expected[2:], layer.weight, extra),
-            PLAIN.norm_backward(dout, expected, layer, extra),
-        )
+        sums, expected_sums = (ops.partial_sums(2, x) for ops in (KERNELS, PLAIN))
+        for ops, partial in ((KERNELS, sums), (PLAIN, expected_sums)):
+            dx = ops.norm_backward_into(partial[1], dout, expected, layer, extra)
+            agree([dx], [PLAIN.norm_backward_into(partial[0], dout, expected, layer, extra)])
+        agree([sums[1].sum(1)], [expected_sums[1].sum(1)])
+    agree(KERNELS.norm_backward(dout, expected, layer), PLAIN.norm_backward(dout, expected, layer))
+
+
+@pytest.mark.parametrize("settings", [(1, 1, 1, 1), (4, 4, 3, 2), (2, 1, 40, 1)])
+def test_gradient_of_norm_with_any_settings(settings, monkeypatch):
+    x, dout, layer = draw(37, 96), draw(37, 96, seed=1), norm(96)
+    monkeypatch.setattr(kernels, "NORM_BACKWARD", kernels.RowSettings(*settings))
+    normed = PLAIN.norm(x, layer)
+    agree(KERNELS.norm_backward(dout, normed, layer), PLAIN.norm_backward(dout, normed, layer))
 
 
 @pytest.mark.parametrize("length", [1, 3, 5, 12, 24, 48])
@@ -86,57 +97,17 @@ def test_too_long_sequences_are_refused():
         kernels.attention(draw(65, 192), 65, 1)
 
 
-def test_gelu_and_its_gradient():
-    h, bias = 3 * draw(50, 96), draw(96)
-    identity = torch.eye(96, device=DEVICE)
-    agree([kernels.gelu(h, bias)], [PLAIN.linear_gelu(h, identity, bias)[1]])
-    dout = draw(50, 96, seed=1)
-    agree(
-        kernels.gelu_backward(dout, h, bias),
-        PLAIN.linear_gelu_backward(dout, identity, h, bias),
-    )
-
-
-@pytest.mark.parametrize("flatten", [False, True])
-def test_products_with_gelu_in_their_epilogue(flatten):
-    kind = torch.bfloat16 if DEVICE == "cuda" else torch.float16
-    config = {**kernels.GELU_CONFIG, "ROWS": 64, "COLUMNS": 64, "FLATTEN": flatten}
-    x, weight, bias = draw(150, 96, dtype=kind), draw(128, 96, dtype=kind) / 10, draw(128)
-    agree(
-        kernels.linear_gelu(x, weight, bias, config),
-        PLAIN.linear_gelu(x.float(), weight.float(), bias),
-        2e-3 if kind == torch.float16 else 1e-2,
-    )
-    dy, down, h = draw(150, 96, dtype=kind), draw(96, 128, dtype=kind), draw(150, 128, dtype=kind)
-    agree(
-        kernels.linear_gelu_backward(dy, down, h, bias, config),
-        PLAIN.linear_gelu_backward(dy.float(), down.float(), h.float(), bias),
-        2e-3 if kind == torch.float16 else 1e-2,
-    )
-
-
-@pytest.mark.parametrize("width", [96, 192])
-def test_products_with_residual_and_norm_in_their_epilogue(width):
-    kind = torch.bfloat16 if DEVICE == "cuda" else torch.float16
-    tolerance = 2e-3 if kind == torch.float16 else 1e-2
-    config = {**kernels.NORM_CONFIG, "ROWS": 64, "num_warps": 4}
-    y, weight = draw(150, 128, dtype=kind), draw(width, 128, dtype=kind) / 10
-    x, bias, layer = draw(150, width, dtype=kind), draw(width), norm(width)
-    expected = PLAIN.linear_add_norm(y.float(), weight.float(), bias, x.float(), layer)
-    agree(
-        kernels.linear_add_norm(y, weight, bias, x, layer.weight, layer.bias, layer.eps, config),
-        expected,
-        tolerance,
-    )
-    up = draw(128, width, dtype=kind)
-    total = expected[0].to(kind)
-    agree(
-        kernels.linear_norm_backward(y, up, total, *expected[2:], layer.weight, x, config),
-        PLAIN.linear_norm_backward(
-            y.float(), up.float(), (total.float(), *expected[1:]), layer, x.float()
-        ),
-        tolerance,
-    )
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_gelu_and_its_gradient(kind):
+    # Half precision takes the tanh form, float32 the exact one.
+    h, dout = 3 * draw(50, 96, dtype=kind), draw(50, 96, dtype=kind, seed=1)
+    leaf = h.double().requires_grad_()
+    form = "none" if kind == torch.float32 else "tanh"
+    expected = nn.functional.gelu(leaf, approximate=form)
+    (dh,) = torch.autograd.grad(expected, leaf, dout.double())
+    tolerance = 1e-5 if kind == torch.float32 else 1e-3
+    agree([kernels.gelu(h)], [expected], tolerance)
+    agree(kernels.gelu_backward(dout, h), [dh, dh.sum(0)], tolerance)
 
 
 @pytest.mark.parametrize(("patch_size", "columns"), [((16, 16), 6), ((128, 2), 48)])
@@ -182,7 +153,7 @@ def test_the_whole_transformer(recompute):
     transformer = Transformer(96, 2, 2, 128).to(DEVICE)
     x = draw(7, 5, 96)
     results = []
-    for operations in (PLAIN, KernelOperations(kernels)):
+    for operations in (PLAIN, KERNELS):
         fused = FusedTransformer.of(transformer, torch.float32, recompute, operations=operations)
         leaf = x.clone().requires_grad_()
         out = fused(leaf)
