@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,16 @@ class ProbeResult:
     targets: np.ndarray
     items: np.ndarray | None
     selection: Selection
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a results file holds: test scores, the winner, and all heads on validation."""
+        selection = self.selection
+        return {
+            "scores": self.scores,
+            "winner": selection.heads[selection.winner].to_dict() | {"rule": selection.rule},
+            "seed": selection.seed,
+            "heads": [head.to_dict() for head in selection.heads],
+        }
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,7 @@ class Selection:
         """
         check_split("test", test, self.task, self.n_features)
         if (test.items is not None) != self.per_item:
-            raise ValueError("test.items: items must be given for all splits or for none")
+            raise ValueError("test.items: items must be given for valid and test, or for neither")
         outputs, targets, names = self.predict(test.features), test.targets, None
         if self.rule is not None and test.items is not None:
             items = ItemRows(test.items, torch.device("cpu"))
@@ -230,6 +241,7 @@ def probe(
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    patience: int = PATIENCE,
     progress: bool = True,
 ) -> ProbeResult:
     """Select a head on train and validation, then score it on test, once.
@@ -240,6 +252,7 @@ def probe(
         grid: configurations.
         seed: of initial weights, batches and dropout.
         device: where to train.
+        patience: evaluations without a new best after which a head stops.
         progress: whether to show a progress bar.
 
     Raises:
@@ -247,6 +260,8 @@ def probe(
             before training starts.
     """
     check_split("test", splits.test, task, splits.train.features.shape[-1])
+    if (splits.test.items is None) != (splits.valid.items is None):
+        raise ValueError("test.items: items must be given for valid and test, or for neither")
     selection = select(
         splits.train,
         splits.valid,
@@ -254,6 +269,7 @@ def probe(
         grid,
         seed=seed,
         device=device,
+        patience=patience,
         progress=progress,
     )
     return selection.score(splits.test)

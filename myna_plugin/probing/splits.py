@@ -150,7 +150,7 @@ def _check_items(name: str, items: np.ndarray, targets: np.ndarray) -> None:
     names, first, owner = np.unique(items, return_index=True, return_inverse=True)
     differs = (targets != targets[first][owner]).reshape(len(targets), -1).any(axis=1)
     if differs.any():
-        item = names[owner[np.flatnonzero(differs)[0]]]
+        item = names.tolist()[owner[np.flatnonzero(differs)[0]]]
         raise ValueError(f"{name}.targets: the rows of item {item!r} have different targets")
 
 

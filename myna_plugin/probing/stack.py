@@ -18,6 +18,9 @@ from myna_plugin.probing.validation import ValidationMetric
 Parameters = dict[str, Tensor]
 """Parameters of H heads, named as `build_head` names them: (H, outputs, inputs), (H, outputs)."""
 
+TrainedHead = tuple[int, HeadScore, Parameters]
+"""A head's position in the grid, what it came to, and the weights of its best evaluation."""
+
 EVALUATION_ROWS = 4096
 """Validation rows that are evaluated at a time, which bounds the memory of hidden layers."""
 
@@ -222,14 +225,14 @@ class HeadStack:
             return of_variants
         return of_variants.index_select(0, self._variant_of_head)
 
-    def retire(self, least_share: float = 0.0) -> list[tuple[int, HeadScore, Parameters]]:
+    def retire(self, least_share: float = 0.0) -> list[TrainedHead]:
         """Take out the heads that have stopped, so that nothing more is computed for them.
 
         Args:
             least_share: share of the heads that must have stopped for it to be worth the effort.
 
         Returns:
-            Of each head taken out, its position in the grid, its score, and its best weights.
+            The heads taken out.
         """
         active = self._stopping.active.tolist()
         stopped = [head for head, is_active in enumerate(active) if not is_active]
@@ -304,7 +307,7 @@ class HeadStack:
         # Which heads they are is known to the device alone, and asking would make it wait.
         for name, value in self._parameters.items():
             chosen = improved.view(-1, *[1] * (value.ndim - 1))
-            self._best[name].copy_(torch.where(chosen, value, self._best[name]))
+            torch.where(chosen, value, self._best[name], out=self._best[name])
 
     def _valid_logits(self, heads: slice, standardize: bool) -> Tensor:
         """Logits (h, V, C) of h neighbouring heads that share validation features."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 import torch
 from tqdm import tqdm
 
-from myna_plugin.probing.draws import StepDraws
-from myna_plugin.probing.early_stopping import HeadScore
+from myna_plugin.probing.draws import PERIOD, StepDraws
 from myna_plugin.probing.grid import HeadConfig
 from myna_plugin.probing.heads import initial_parameters
-from myna_plugin.probing.stack import HeadStack, Parameters, TrainingData
+from myna_plugin.probing.stack import HeadStack, TrainedHead, TrainingData
 
 GRAPH_PERIODS = 16
 """Periods between two looks at which heads have stopped, on a GPU: each look waits for it."""
@@ -44,7 +44,7 @@ def train_heads(
     seed: int,
     patience: int,
     progress: bool,
-) -> Iterator[tuple[int, HeadScore, Parameters]]:
+) -> Iterator[TrainedHead]:
     """Train every head until it stops.
 
     Args:
@@ -55,7 +55,7 @@ def train_heads(
         progress: whether to show a progress bar.
 
     Yields:
-        Position in the grid, score and best weights of each head, in the order in which they stop.
+        Every head, in the order in which they stop.
     """
     n_rows, n_features = data.train[False].shape
     n_outputs, device = data.targets.shape[1], data.targets.device
@@ -74,38 +74,46 @@ def train_heads(
         stacks.append(
             HeadStack(chosen, positions, initial, data, draws[chosen[0].batch_size], patience)
         )
-    rounds = _run_on_cpu(stacks, draws) if on_cpu else _run_on_gpu(stacks, draws)
+    rounds = _run_on_cpu(stacks, draws) if on_cpu else _run_on_gpu(stacks, draws, device)
     with tqdm(total=len(configs), unit="head", desc="probing", disable=not progress) as bar:
-        for stopped in rounds:
+        for steps, stopped in rounds:
+            bar.set_postfix_str(f"step {steps}", refresh=False)
             bar.update(len(stopped))
             yield from stopped
 
 
 def _run_on_cpu(
     stacks: list[HeadStack], draws: dict[int, StepDraws]
-) -> Iterator[list[tuple[int, HeadScore, Parameters]]]:
-    while stacks:
+) -> Iterator[tuple[int, list[TrainedHead]]]:
+    """Steps done so far, and the heads that have stopped since the last time."""
+    for period in count(1):
         _advance(stacks, draws)
         for stack in stacks:
             stack.train_period()
-            yield stack.retire()
+        yield period * PERIOD, [trained for stack in stacks for trained in stack.retire()]
         stacks = [stack for stack in stacks if stack.configs]
+        if not stacks:
+            return
 
 
 def _run_on_gpu(
-    stacks: list[HeadStack], draws: dict[int, StepDraws]
-) -> Iterator[list[tuple[int, HeadScore, Parameters]]]:
-    runners = [_GraphRunner(stack) for stack in stacks]
-    while runners:
+    stacks: list[HeadStack], draws: dict[int, StepDraws], device: torch.device
+) -> Iterator[tuple[int, list[TrainedHead]]]:
+    """Steps done so far, and the heads that have stopped since the last time."""
+    drawing = torch.cuda.current_stream(device)
+    runners = [_GraphRunner(stack, drawing) for stack in stacks]
+    for look in count(1):
         for _ in range(GRAPH_PERIODS):
             for runner in runners:
-                torch.cuda.current_stream().wait_stream(runner.stream)
+                drawing.wait_stream(runner.stream)
             _advance([runner.stack for runner in runners], draws)
             for runner in runners:
                 runner.train_period()
-        for runner in runners:
-            yield runner.retire()
+        steps = look * GRAPH_PERIODS * PERIOD
+        yield steps, [trained for runner in runners for trained in runner.retire()]
         runners = [runner for runner in runners if runner.stack.configs]
+        if not runners:
+            return
 
 
 def _advance(stacks: list[HeadStack], draws: dict[int, StepDraws]) -> None:
@@ -123,15 +131,16 @@ class _GraphRunner:
     The kernels of one stack are too small to fill a GPU, and too many to launch one by one.
     """
 
-    def __init__(self, stack: HeadStack) -> None:
+    def __init__(self, stack: HeadStack, drawing: torch.cuda.Stream) -> None:
         self.stack = stack
-        self.stream = torch.cuda.Stream()
+        self.stream = torch.cuda.Stream(drawing.device)
+        self._drawing = drawing
         self._graph: torch.cuda.CUDAGraph | None = None
         self._is_warm = False
 
     def train_period(self) -> None:
-        """Train on the period that the current stream has drawn."""
-        self.stream.wait_stream(torch.cuda.current_stream())
+        """Train on the period that was drawn last."""
+        self.stream.wait_stream(self._drawing)
         with torch.cuda.stream(self.stream):
             if not self._is_warm:  # libraries set themselves up, which no graph may hold
                 self.stack.train_period()
@@ -145,7 +154,7 @@ class _GraphRunner:
                 self._graph.capture_end()
             self._graph.replay()
 
-    def retire(self) -> list[tuple[int, HeadScore, Parameters]]:
+    def retire(self) -> list[TrainedHead]:
         """See `HeadStack.retire`."""
         with torch.cuda.stream(self.stream):
             results = self.stack.retire(GRAPH_LEAST_SHARE)
