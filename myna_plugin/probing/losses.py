@@ -1,0 +1,63 @@
+"""The three losses, as heads trained together need them: by activation and gradient.
+
+For each of them the gradient of the mean loss with respect to the logits is the difference between
+the activated logits and the targets, times a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss averaged over the rows (and outputs) of a batch.
+
+    Attributes:
+        activate: from logits (..., C) to class probabilities, label probabilities or values.
+        factor: from (rows, outputs) to the constant in the gradient.
+        targets_are_classes: whether targets are class indices rather than numbers per output.
+    """
+
+    activate: Callable[[Tensor], Tensor]
+    factor: Callable[[int, int], float]
+    targets_are_classes: bool = False
+
+    def gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Gradient of each head's mean loss with respect to its logits.
+
+        Args:
+            logits: shape (H, B, C).
+            targets: as `encode` gives them, shape (B, C).
+
+        Returns:
+            Shape (H, B, C).
+        """
+        return (self.activate(logits) - targets).mul_(self.factor(*targets.shape))
+
+    def encode(self, targets: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
+        """Targets as numbers per output, (N, C): one-hot for class indices."""
+        if self.targets_are_classes:
+            return functional.one_hot(targets.long(), outputs).to(dtype)
+        return targets.to(dtype)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(-1)
+
+
+def _identity(logits: Tensor) -> Tensor:
+    return logits
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": Loss(_softmax, lambda rows, outputs: 1.0 / rows, targets_are_classes=True),
+    "bce": Loss(torch.sigmoid, lambda rows, outputs: 1.0 / (rows * outputs)),
+    "mse": Loss(_identity, lambda rows, outputs: 2.0 / (rows * outputs)),
+}
+"""Cross-entropy (one class), independent binary cross-entropy (tags), mean squared error."""
