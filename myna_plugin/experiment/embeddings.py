@@ -1,4 +1,4 @@
-"""From a task's clips to vectors: files decoded in parallel, clips of one length embedded together."""
+"""From a task's clips to vectors: files decoded in parallel, equal lengths embedded together."""
 
 from __future__ import annotations
 

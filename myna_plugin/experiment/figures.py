@@ -22,6 +22,8 @@ from myna_plugin.tasks.task import SPLITS
 
 DPI = 120
 
+Colour = str | tuple[float, float, float, float]
+
 TSNE_CLIPS = 3_000
 """Clips in a t-SNE figure at most, drawn with a fixed seed: its time grows with their number."""
 
@@ -111,7 +113,9 @@ def _paint_classes(
         for name in shown:
             rows = (names == name) & (splits == split)
             colour, marker = _style(task, name)
-            panel.scatter(*plane[rows].T, s=14, color=colour, marker=marker, linewidths=0)
+            panel.scatter(
+                plane[rows, 0], plane[rows, 1], s=14, color=colour, marker=marker, linewidths=0
+            )
     handles = [
         matplotlib.lines.Line2D([], [], color=c, marker=m, linestyle="", label=name)
         for name in shown
@@ -134,7 +138,7 @@ def _class_name(task: Task, item: Item) -> str:
     return next((str(tag) for tag in _class_order(task) if tag in item.target), OTHER)
 
 
-def _style(task: Task, name: str) -> tuple[object, str]:
+def _style(task: Task, name: str) -> tuple[Colour, str]:
     """Colour and marker of a class: a hue round the circle of fifths for keys."""
     if name == OTHER:
         return "lightgrey", "o"
@@ -159,7 +163,13 @@ def _paint_values(
     for panel, split in zip(panels, SPLITS, strict=True):
         rows = splits == split
         points = panel.scatter(
-            *plane[rows].T, c=values[rows], s=16, vmin=values.min(), vmax=values.max(), linewidths=0
+            plane[rows, 0],
+            plane[rows, 1],
+            c=values[rows],
+            s=16,
+            vmin=values.min(),
+            vmax=values.max(),
+            linewidths=0,
         )
     figure.colorbar(points, ax=list(panels), label=task.labels[0])
 
@@ -281,8 +291,18 @@ def _draw_plane(panel: Axes, task: Task, run: ProbeResult) -> None:
     panel.add_collection(
         matplotlib.collections.LineCollection(list(lines), colors="lightgrey", linewidths=0.7)
     )
-    panel.scatter(*truth.T, s=14, color="black", linewidths=0, label="annotated", zorder=2)
-    panel.scatter(*guess.T, s=14, color="tab:orange", linewidths=0, label="predicted", zorder=2)
+    panel.scatter(
+        truth[:, 0], truth[:, 1], s=14, color="black", linewidths=0, label="annotated", zorder=2
+    )
+    panel.scatter(
+        guess[:, 0],
+        guess[:, 1],
+        s=14,
+        color="tab:orange",
+        linewidths=0,
+        label="predicted",
+        zorder=2,
+    )
     panel.axhline(0, color="grey", linewidth=0.5)
     panel.axvline(0, color="grey", linewidth=0.5)
     panel.set_xlabel(task.labels[columns[0]])

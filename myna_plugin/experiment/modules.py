@@ -111,7 +111,7 @@ class LoadedModule:
         with torch.no_grad():
             try:
                 vectors = self.embed_rows(audio)
-            except Exception as error:  # noqa: BLE001 somebody's module; each fails in its own way
+            except Exception as error:
                 raise ExperimentError(
                     f"{self.name} failed on {tuple(audio.shape)} samples: {one_line(error)}"
                 ) from error

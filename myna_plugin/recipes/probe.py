@@ -218,12 +218,13 @@ def main(
 ) -> None:
     start = time.monotonic()
     workers = workers or available_cores()
+    progress = sys.stderr.isatty()  # a log would fill with bars
     try:
         if out is None and not only_check:
             raise ExperimentError("--out: say where the results go (or --check to look only)")
         options, device = parse_options(model_options), choose_device(device)
         task, items = load_task(task_name, root, layout, metadata, split_file, test_fold)
-        report = check(task, items, workers, progress=True)
+        report = check(task, items, workers, progress=progress)
         click.echo(report.text())
         if out is None or only_check:
             raise SystemExit(0 if report.complete else 2)
@@ -236,7 +237,7 @@ def main(
             click.echo(f"{module.name}: {warning}", err=True)
         left_out = {fault.clip_id: fault.reason for fault in report.faults}
         embeddings = open_cache((cache or cache_folder()) / task.name, module)
-        digests, unreadable = digest_audio(items, workers, progress=True)
+        digests, unreadable = digest_audio(items, workers, progress=progress)
         if unreadable and not allow_missing:
             raise AudioError(next(iter(unreadable.values())))
         faults = {i.clip_id: unreadable[i.path] for i in items if i.path in unreadable}
@@ -248,7 +249,7 @@ def main(
             workers=workers,
             batch_size=batch_size,
             allow_missing=allow_missing,
-            progress=True,
+            progress=progress,
         )
         left_out |= faults | undecodable
         items = leave_out(task, items, faults | undecodable)
@@ -261,7 +262,7 @@ def main(
             GRIDS[grid],
             seeds=seeds,
             device=device,
-            progress=True,
+            progress=progress,
         )
         content = {
             "format": FORMAT,
