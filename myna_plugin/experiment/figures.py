@@ -220,8 +220,9 @@ def draw_key_circle(task: Task, run: ProbeResult) -> Figure:
     position = 7 * (tonic + 3 * mode) % 12
     predicted = run.outputs.argmax(axis=1)
     steps = (position[predicted] - position[run.targets]) % 12
-    figure = Figure(figsize=(10.5, 5.6), layout="constrained")
+    figure = Figure(figsize=(10.5, 6.2), layout="constrained")
     panels = figure.subplots(1, 2, subplot_kw={"projection": "polar"})
+    rings = np.array([1, 5, 10, 25, 50, 100])
     for panel, of_mode, title in zip(panels, (0, 1), ("major", "minor"), strict=True):
         rows = mode[run.targets] == of_mode
         total = max(int(rows.sum()), 1)
@@ -230,16 +231,21 @@ def draw_key_circle(task: Task, run: ProbeResult) -> Figure:
             chosen = rows & ((mode[predicted] == of_mode) == bool(same))
             share = 100.0 * np.bincount(steps[chosen], minlength=12) / total
             offset = 0.11 if same else -0.11
-            panel.bar(angle + offset, share, width=0.2, color=colour, label=label)
+            # Roots, so that a bar's area goes with its share and rare errors can be seen.
+            panel.bar(angle + offset, np.sqrt(share), width=0.2, color=colour, label=label)
         panel.set_theta_zero_location("N")
         panel.set_theta_direction(-1)
         distances = [f"{step:+d}" if step else "same" for step in (*range(7), *range(-5, 0))]
         panel.set_xticks(angle, distances)
-        panel.set_title(f"annotated {title} ({int(rows.sum())})")
-    panels[0].legend(loc="lower left", bbox_to_anchor=(-0.15, -0.15), fontsize="small")
+        panel.set_ylim(0, 10)
+        panel.set_yticks(np.sqrt(rings), [f"{ring} %" for ring in rings], size=7)
+        panel.set_rlabel_position(105)
+        panel.set_title(f"annotated {title} ({int(rows.sum())})", pad=14)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     figure.suptitle(
-        f"{task.title}: predicted keys, percent, in steps of the circle of fifths from the "
-        "annotated key\n(relative keys share a place: the other mode at “same” is the relative key)"
+        f"{task.title}: predicted keys, in steps round the circle of fifths from the annotated key"
+        "\nThe other mode at “same” is the relative key\n"
     )
     return figure
 

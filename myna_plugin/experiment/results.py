@@ -17,7 +17,7 @@ from myna_plugin._version import __version__
 from myna_plugin.experiment.cache import Cost
 from myna_plugin.experiment.modules import ExperimentError, LoadedModule
 from myna_plugin.experiment.probes import PartResult
-from myna_plugin.probing import ProbeResult
+from myna_plugin.probing import GRIDS, ProbeResult
 from myna_plugin.tasks import Item, Task
 from myna_plugin.tasks.task import SPLITS
 
@@ -221,4 +221,6 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
     for metric in result.metrics:
         if metric not in result.best:
             raise KeyError(metric)
+    if result.grid not in GRIDS:
+        raise ValueError(f"probe.grid is {result.grid!r}, not one of {', '.join(GRIDS)}")
     return result

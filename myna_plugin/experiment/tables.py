@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from myna_plugin.experiment.modules import ExperimentError
 from myna_plugin.experiment.results import Result
-from myna_plugin.tasks import TASKS
 from myna_plugin.tasks.published import COLUMNS, PUBLISHED, PublishedScores, average_columns
 
 AVERAGE = "Average"
@@ -147,12 +146,7 @@ def _by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
     grouped: dict[str, list[Result]] = {}
     for result in results:
         grouped.setdefault(result.name, []).append(result)
-    # The paper's tasks in its order.
-    order: Mapping[str, int] = {name: i for i, name in enumerate(TASKS)}
-    return {
-        name: sorted(group, key=lambda result: order.get(result.task, len(order)))
-        for name, group in grouped.items()
-    }
+    return grouped
 
 
 def _published_name(row: PublishedScores) -> str:

@@ -55,7 +55,7 @@ from myna_plugin.experiment.tables import markdown, run_rows, task_rows
 from myna_plugin.hear_eval.files import write_json
 from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.parallel import available_cores
-from myna_plugin.probing import GRIDS
+from myna_plugin.probing import GRID, GRIDS
 from myna_plugin.tasks import (
     HEAR,
     LAYOUTS,
@@ -313,10 +313,14 @@ def open_cache(folder: Path, module: LoadedModule) -> EmbeddingCache:
 def describe_result(out: Path) -> str:
     """The Markdown that stands beside a results file."""
     result = read_result(out)
-    left_out = f"; {result.n_missing} clips were left out" if result.n_missing else ""
+    notes = [f"Test scores in percent; selected on validation by {result.primary}."]
+    if result.n_missing:
+        notes.append(f"{result.n_missing} clips were left out, so the score is of the rest.")
+    if GRIDS[result.grid] != GRID:
+        notes.append(f"The {result.grid} grid is for a quick look: not comparable with the paper.")
     return (
         f"# {result.title}: {result.name}\n\n"
-        f"Test scores in percent; selected on validation by {result.primary}{left_out}.\n\n"
+        f"{' '.join(notes)}\n\n"
         f"{markdown(task_rows(result))}\n\n{markdown(run_rows([result]))}\n"
     )
 

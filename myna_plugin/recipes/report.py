@@ -33,6 +33,7 @@ from myna_plugin.experiment.tables import (
     summary_rows,
     task_rows,
 )
+from myna_plugin.tasks import TASKS
 from myna_plugin.tasks.folders import write_text
 from myna_plugin.tasks.published import PublishedScores
 
@@ -63,6 +64,12 @@ def name_apart(results: Sequence[Result]) -> list[Result]:
         else result
         for result in results
     ]
+
+
+def sort_by_task(results: Sequence[Result]) -> list[Result]:
+    """The paper's tasks in its order, then the others; models in the order given."""
+    order = {name: i for i, name in enumerate(TASKS)}
+    return sorted(results, key=lambda result: order.get(result.task, len(order)))
 
 
 def describe(results: Sequence[Result], reference: PublishedScores) -> list[Section]:
@@ -118,7 +125,7 @@ def _describe_result(result: Result) -> Section:
 def main(results: tuple[Path, ...], out: Path, against: str) -> None:
     try:
         reference = find_reference(against)
-        found = name_apart([read_result(path) for path in results])
+        found = sort_by_task(name_apart([read_result(path) for path in results]))
         sections = describe(found, reference)
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, render_page("Probe results", sections))
