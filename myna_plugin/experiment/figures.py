@@ -29,6 +29,8 @@ TSNE_CLIPS = 3_000
 
 PERPLEXITY = 30.0
 
+LEAST_VECTORS = 4
+
 TAGS_SHOWN = 9
 """Tags with a colour of their own in a t-SNE figure."""
 
@@ -75,17 +77,19 @@ def draw_tsne(
         part: of the features.
 
     Returns:
-        None for fewer than 4 clips, of which there is no plane.
+        None for fewer than 4 different vectors, which make no plane.
     """
-    if len(items) < 4:
-        return None
     rng = np.random.default_rng(0)
     chosen = sorted(rng.permutation(len(items))[:TSNE_CLIPS])
     items = [items[i] for i in chosen]
     features = np.stack([vectors[item.clip_id].mean(axis=0)[part] for item in items])
+    # Of equal vectors only (a silent module's), scikit-learn's start is NaN and its tree crashes.
+    different, owner = np.unique(features, axis=0, return_inverse=True)
+    if len(different) < LEAST_VECTORS:
+        return None
     plane = TSNE(
-        perplexity=min(PERPLEXITY, (len(items) - 1) / 3), init="pca", random_state=0
-    ).fit_transform(StandardScaler().fit_transform(features))
+        perplexity=min(PERPLEXITY, (len(different) - 1) / 3), init="pca", random_state=0
+    ).fit_transform(StandardScaler().fit_transform(different))[owner.reshape(-1)]
     splits = np.array([item.split for item in items])
     figure = Figure(figsize=(13, 4.8), layout="constrained")
     panels = figure.subplots(1, len(SPLITS), sharex=True, sharey=True)

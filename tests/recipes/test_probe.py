@@ -126,7 +126,9 @@ def test_whole_recipe(built, bands, tmp_path, task, layout):
         "giantsteps": {"confusion", "key_circle"},
         "emomusic": {"outputs"},
     }
-    assert figures == drawn[task] | {"tsne"}
+    # Too few different sounds make no plane.
+    n_sounds = len(bands.CALLS)
+    assert figures == drawn[task] | ({"tsne"} if n_sounds >= 4 else set())
     table = (out / "results.md").read_text()
     for column, metric in {c: m for m, c in TASKS[task].reported_as.items()}.items():
         ours = round(100 * content["scores"][metric]["mean"], 1)
