@@ -80,6 +80,13 @@ def impatience(monkeypatch):
     monkeypatch.setattr(probes, "select", partial(select, patience=3))
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Four heads and no figures, for tests of what comes before them."""
+    monkeypatch.setitem(probe.GRIDS, "fast", FAST_GRID[-4:])
+    monkeypatch.setattr(probe, "draw_figures", lambda *arguments: None)
+
+
 def run(task: str, root: Path, *arguments: object):
     options = ["--task", task, "--root", root, "--grid", "fast", "--device", "cpu", *arguments]
     return CliRunner().invoke(probe.main, [str(option) for option in options])
@@ -139,7 +146,7 @@ def test_whole_recipe(built, bands, tmp_path, task, layout):
         assert f"| {ours - theirs[column]:+.1f} |" in row
 
 
-def test_hear_task(built, bands, tmp_path):
+def test_hear_task(quick, built, bands, tmp_path):
     from myna_plugin.recipes import export_task
 
     options = ("--task", "gtzan", "--root", built("gtzan", "folder"), "--to", "hear", tmp_path)
@@ -149,7 +156,7 @@ def test_hear_task(built, bands, tmp_path):
     assert content["scores"]["accuracy"]["mean"] == 1.0
 
 
-def test_seeds_give_mean_and_deviation(built, bands, tmp_path):
+def test_seeds_give_mean_and_deviation(quick, built, bands, tmp_path):
     root = built("emomusic", "folder")
     content = score("emomusic", root, tmp_path / "out", "--module", "bands", "--seeds", 3)
     runs = content["parts"]["scene"]["runs"]
@@ -202,7 +209,7 @@ def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hy
             assert a["valid_score"] == pytest.approx(b["valid_score"], abs=1e-6)
 
 
-def test_chunks_of_myna_and_of_any_module(built, bands, tmp_path, hybrid):
+def test_chunks_of_myna_and_of_any_module(quick, built, bands, tmp_path, hybrid):
     root = built("gtzan", "folder")
     content = score("gtzan", root, tmp_path / "a", "--model", hybrid, "--pool", "chunk")
     assert content["module"]["chunk_s"] is None
@@ -283,7 +290,7 @@ def test_tracks_are_scored_from_their_clips():
 # --- The cache
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(bands, emomusic, tmp_path):
+def test_an_interrupted_run_goes_on_where_it_stopped(quick, bands, emomusic, tmp_path):
     fault = json.dumps({"fault": "raise", "after": 4})
     arguments = ("--module", "bands", "--batch-size", 1, "--workers", 1)
     options = ("--out", tmp_path / "out", *arguments, "--model-options", fault)
@@ -298,7 +305,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(bands, emomusic, tmp_path):
     assert len(bands.CALLS) == 3
 
 
-def test_embeddings_are_kept_by_content(bands, emomusic, tmp_path):
+def test_embeddings_are_kept_by_content(quick, bands, emomusic, tmp_path):
     arguments = ("--module", "bands")
     first = score("emomusic", emomusic, tmp_path / "a", *arguments)
     n_sounds = len(bands.CALLS)
@@ -315,7 +322,7 @@ def test_embeddings_are_kept_by_content(bands, emomusic, tmp_path):
     assert third["data"]["digest"] != first["data"]["digest"]
 
 
-def test_embeddings_are_made_anew_when_the_model_changes(bands, emomusic, tmp_path):
+def test_embeddings_are_made_anew_when_the_model_changes(quick, bands, emomusic, tmp_path):
     def count(*arguments: object) -> int:
         bands.CALLS.clear()
         score("emomusic", emomusic, tmp_path / "out", "--module", "bands", *arguments)
@@ -336,7 +343,7 @@ def test_embeddings_are_made_anew_when_the_model_changes(bands, emomusic, tmp_pa
     assert count() == 7
 
 
-def test_a_damaged_block_is_embedded_again(bands, emomusic, tmp_path):
+def test_a_damaged_block_is_embedded_again(quick, bands, emomusic, tmp_path):
     arguments = ("--module", "bands", "--out", tmp_path / "out")
     assert run("emomusic", emomusic, *arguments).exit_code == 0
     (block,) = (tmp_path / "cache").rglob("*.npz")
@@ -368,7 +375,7 @@ def test_a_damaged_block_is_embedded_again(bands, emomusic, tmp_path):
         (("--layout", "marble"), "layout 'marble'"),
     ],
 )
-def test_bad_input(bands, emomusic, tmp_path, arguments, message):
+def test_bad_input(quick, bands, emomusic, tmp_path, arguments, message):
     result = run(
         "emomusic",
         emomusic,
@@ -385,7 +392,7 @@ def test_bad_input(bands, emomusic, tmp_path, arguments, message):
     score("emomusic", emomusic, tmp_path / "out", "--module", "bands")
 
 
-def test_an_incomplete_set_is_refused_unless_allowed(bands, emomusic, tmp_path):
+def test_an_incomplete_set_is_refused_unless_allowed(quick, bands, emomusic, tmp_path):
     (emomusic / "clips_45seconds" / "5.mp3").unlink()
     looked = run("emomusic", emomusic, "--check")
     assert looked.exit_code == 2
@@ -402,7 +409,7 @@ def test_an_incomplete_set_is_refused_unless_allowed(bands, emomusic, tmp_path):
     assert "1 clips were left out" in (tmp_path / "out" / "results.md").read_text()
 
 
-def test_a_file_found_faulty_in_the_middle(bands, tmp_path):
+def test_a_file_found_faulty_in_the_middle(quick, bands, tmp_path):
     """Both ends decode, which is all that the check looks at; what lies between is NaN."""
     import soundfile
 
