@@ -341,7 +341,10 @@ def draw_cost(results: Sequence[Result]) -> Figure | None:
                 continue
             x, y = result.cost.seconds_per_hour, 100 * result.best[result.primary][0]
             panel.scatter(x, y, color=f"C{devices.index(result.cost.device)}")
-            panel.annotate(result.name, (x, y), xytext=(5, 5), textcoords="offset points", size=9)
+            name = panel.annotate(
+                result.name, (x, y), xytext=(5, 5), textcoords="offset points", size=9
+            )
+            name.set_in_layout(False)  # however long it is, the panel keeps its size
             metric = result.primary
         panel.set_xscale("log")
         panel.margins(0.25)

@@ -60,7 +60,8 @@ def run(*arguments: object):
 
 
 def table_row(output: str, start: str) -> list[str]:
-    (line,) = [line for line in output.splitlines() if line.startswith(f"| {start} |")]
+    """Cells of the first row that starts so: the summary comes first."""
+    line = next(line for line in output.splitlines() if line.startswith(f"| {start} |"))
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
