@@ -47,7 +47,6 @@ from myna_plugin.experiment.results import (
     describe_part,
     describe_scores,
     describe_task,
-    now,
     read_result,
     versions,
 )
@@ -55,6 +54,7 @@ from myna_plugin.experiment.tables import markdown, run_rows, task_rows
 from myna_plugin.hear_eval.files import write_json
 from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.parallel import available_cores
+from myna_plugin.hear_eval.provenance import now
 from myna_plugin.probing import GRID, GRIDS
 from myna_plugin.tasks import (
     HEAR,
