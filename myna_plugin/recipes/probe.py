@@ -1,10 +1,10 @@
-r"""Score a HEAR module on a probe task, by the protocol of the Myna paper.
+"""Score a HEAR module on a probe task, by the protocol of the Myna paper.
 
 \b
     python -m myna_plugin.recipes.probe --task gtzan --root data/gtzan --check
-    python -m myna_plugin.recipes.probe --task gtzan --root data/gtzan \
+    python -m myna_plugin.recipes.probe --task gtzan --root data/gtzan \\
         --model myna-hybrid.pth --out out/gtzan
-    python -m myna_plugin.recipes.probe --task giantsteps --root data/giantsteps \
+    python -m myna_plugin.recipes.probe --task giantsteps --root data/giantsteps \\
         --module my_package.hear --model-options '{"size": "small"}' --out out/mine
     python -m myna_plugin.recipes.probe --task hear --root tasks/esc50-v2.0.0-full --out out/esc50
 

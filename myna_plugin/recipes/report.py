@@ -1,4 +1,4 @@
-r"""Join probe results of several models, tasks or runs into one table and one HTML page.
+"""Join probe results of several models, tasks or runs into one table and one HTML page.
 
 \b
     python -m myna_plugin.recipes.report out/gtzan out/giantsteps --out report.html
