@@ -131,6 +131,8 @@ def draw_figures(
 ) -> None:
     """Write the figures of a task: its embeddings, and the first seed's test predictions."""
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.png"):  # of an earlier run, which may have been of another task
+        path.unlink()
     tsne = figures.draw_tsne(task, items, vectors, part)
     if tsne is not None:
         figures.save(tsne, folder / "tsne.png")
@@ -231,6 +233,9 @@ def main(
         click.echo(report.text())
         if out is None or only_check:
             raise SystemExit(0 if report.complete else 2)
+        if not report.complete and not allow_missing:
+            first = next(f for f in report.faults if f not in report.known)
+            raise TaskError(f"{first.reason}; the data set is incomplete: --allow-missing goes on")
         items = usable_items(task, items, report, allow_missing)
         out.mkdir(parents=True, exist_ok=True)
         module = load_module(

@@ -408,7 +408,9 @@ def test_an_incomplete_set_is_refused_unless_allowed(quick, bands, emomusic, tmp
     arguments = ("--module", "bands", "--out", tmp_path / "out")
     refused = run("emomusic", emomusic, *arguments)
     assert refused.exit_code == 2
-    assert "5.mp3: no such file" in refused.output
+    (line,) = [line for line in refused.output.splitlines() if line.startswith("Error: ")]
+    assert "5.mp3: no such file" in line
+    assert refused.output.endswith(f"{line}\n")
     assert not bands.CALLS
     content = score("emomusic", emomusic, tmp_path / "out", "--module", "bands", "--allow-missing")
     assert list(content["data"]["left_out"]) == ["0005"]
