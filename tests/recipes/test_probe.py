@@ -1,0 +1,476 @@
+"""The probe command on every task and layout: what it writes, what it keeps, what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import published_state_dict
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
+
+from task_layouts import BUILDERS, SIZES, write_tone
+
+from myna_plugin.experiment import probes
+from myna_plugin.probing import FAST_GRID, RULES, select
+from myna_plugin.recipes import probe
+from myna_plugin.tasks import TASKS, Item
+
+pytest_plugins = ("tiny_data_sets",)
+
+REPOSITORY = Path(__file__).parents[2]
+
+MODULE = '''
+"""A HEAR module for tests: band energies of 16 kHz audio. CALLS counts the clips embedded."""
+import torch
+
+CALLS = []
+
+class Bands(torch.nn.Module):
+    sample_rate = 16000
+    scene_embedding_size = timestamp_embedding_size = 24
+
+    def __init__(self, gain, fault, after):
+        super().__init__()
+        self.register_buffer("gain", torch.tensor(float(gain)))
+        self.fault, self.after = fault, after
+
+def load_model(model_file_path="", gain=1.0, fault="", after=0):
+    if fault == "load":
+        raise RuntimeError("no such weights")
+    return Bands(gain, fault, after).eval()
+
+def get_scene_embeddings(audio, model):
+    CALLS.extend(audio.shape[1:].numel() for _ in audio)
+    bins = torch.fft.rfft(audio[:, -16000:], n=16000).abs()[:, 200:1400]
+    vectors = model.gain * torch.log1p(bins.unflatten(1, (24, -1)).mean(2))
+    if model.fault and len(CALLS) > model.after:
+        if model.fault == "raise":
+            raise RuntimeError("out of order")
+        return {"nan": vectors * float("nan"), "width": vectors[:, 1:], "list": [1.0],
+                "rank": vectors[:, :, None]}[model.fault]
+    return vectors
+'''
+
+
+@pytest.fixture
+def bands(tmp_path, monkeypatch):
+    """The module above, importable as `bands`, with nothing embedded yet."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "bands.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("MYNA_PLUGIN_CACHE", str(tmp_path / "cache"))
+    sys.modules.pop("bands", None)
+    import bands
+
+    yield bands
+    sys.modules.pop("bands", None)
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch):
+    """Heads that give up soon: the grid itself is tested elsewhere."""
+    monkeypatch.setattr(probes, "select", partial(select, patience=3))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Four heads and no figures, for tests of what comes before them."""
+    monkeypatch.setitem(probe.GRIDS, "fast", FAST_GRID[-4:])
+    monkeypatch.setattr(probe, "draw_figures", lambda *arguments: None)
+
+
+def run(task: str, root: Path, *arguments: object):
+    options = ["--task", task, "--root", root, "--grid", "fast", "--device", "cpu", *arguments]
+    return CliRunner().invoke(probe.main, [str(option) for option in options])
+
+
+def score(task: str, root: Path, out: Path, *arguments: object) -> dict:
+    result = run(task, root, "--out", out, *arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture
+def emomusic(tmp_path) -> Path:
+    root = tmp_path / "emomusic"
+    root.mkdir()
+    BUILDERS["emomusic"]["jukemir"](root)
+    return root
+
+
+# --- Every task in every layout
+
+
+@pytest.mark.parametrize("layout", ["folder", "jukemir", "marble"])
+@pytest.mark.parametrize("task", TASKS)
+def test_whole_recipe(built, bands, tmp_path, task, layout):
+    root, out = built(task, layout), tmp_path / "out"
+    content = score(task, root, out, "--module", "bands", "--layout", layout)
+    assert content["task"]["clips"] == SIZES[task]
+    assert set(content["scores"]) == set(TASKS[task].metrics)
+    assert content["reported"] == "scene"
+    (part,) = content["parts"].values()
+    (seed,) = part["runs"]
+    assert len(seed["heads"]) == len(FAST_GRID)
+    best = max(seed["heads"], key=lambda head: head["valid_score"])
+    assert best["valid_score"] == seed["valid_score"]
+    assert seed["winner"].items() <= best.items()
+    assert seed["rule"] in (RULES if task == "giantsteps" else [None])
+    for metric, value in content["scores"].items():
+        assert value == {"mean": seed["scores"][metric], "deviation": None}
+    figures = {path.stem for path in (out / "figures").iterdir()}
+    drawn = {
+        "magnatagatune": {"tag_areas"},
+        "gtzan": {"confusion"},
+        "giantsteps": {"confusion", "key_circle"},
+        "emomusic": {"outputs"},
+    }
+    # Too few different sounds make no plane.
+    n_sounds = len(bands.CALLS)
+    assert figures == drawn[task] | ({"tsne"} if n_sounds >= 4 else set())
+    table = (out / "results.md").read_text()
+    for column, metric in {c: m for m, c in TASKS[task].reported_as.items()}.items():
+        ours = round(100 * content["scores"][metric]["mean"], 1)
+        theirs = {"MTT AUC": 91.0, "MTT AP": 39.8, "GTZAN": 77.9, "GS": 68.0}
+        theirs |= {"Emo A": 70.8, "Emo V": 55.2}
+        (row,) = [line for line in table.splitlines() if line.startswith("| Myna-Hybrid")]
+        assert f"| {theirs[column]} |" in row
+        assert f"| {ours - theirs[column]:+.1f} |" in row
+
+
+def test_hear_task(quick, built, bands, tmp_path):
+    from myna_plugin.recipes import export_task
+
+    options = ("--task", "gtzan", "--root", built("gtzan", "folder"), "--to", "hear", tmp_path)
+    assert CliRunner().invoke(export_task.main, list(map(str, options))).exit_code == 0
+    content = score("hear", tmp_path / "gtzan", tmp_path / "out", "--module", "bands")
+    assert content["task"]["clips"] == SIZES["gtzan"]
+    assert content["scores"]["accuracy"]["mean"] == 1.0
+
+
+def test_seeds_give_mean_and_deviation(quick, built, bands, tmp_path):
+    root = built("emomusic", "folder")
+    content = score("emomusic", root, tmp_path / "out", "--module", "bands", "--seeds", 3)
+    runs = content["parts"]["scene"]["runs"]
+    values = [one["scores"]["r2"] for one in runs]
+    assert [one["seed"] for one in runs] == [0, 1, 2]
+    assert content["scores"]["r2"]["mean"] == pytest.approx(np.mean(values))
+    assert content["scores"]["r2"]["deviation"] == pytest.approx(np.std(values, ddof=1))
+    assert "±" in (tmp_path / "out" / "results.md").read_text()
+
+
+# --- Myna: three embeddings from one pass
+
+
+@pytest.fixture
+def hybrid(tmp_path) -> Path:
+    path = tmp_path / "small.pth"
+    torch.save(published_state_dict(2), path)
+    return path
+
+
+def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hybrid, monkeypatch):
+    from myna_plugin.embedding import Embedder
+
+    monkeypatch.setenv("MYNA_PLUGIN_CACHE", str(tmp_path / "cache"))
+    calls = []
+    embed = Embedder.embed_scenes
+    monkeypatch.setattr(
+        Embedder, "embed_scenes", lambda self, audio: calls.append(len(audio)) or embed(self, audio)
+    )
+    root = built("gtzan", "folder")
+    content = score("gtzan", root, tmp_path / "out", "--model", hybrid)
+    assert sum(calls) == 3  # different sounds, of 24 files
+    assert {name: part["width"] for name, part in content["parts"].items()} == {
+        "square": 64,
+        "vertical": 64,
+        "hybrid": 128,
+    }
+    valid = {name: part["valid_score"] for name, part in content["parts"].items()}
+    assert valid[content["reported"]] == max(valid.values())
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert all(f"small, {name}" in table for name in valid)
+    # Each half is what that patching alone gives.
+    for name in ("square", "vertical"):
+        options = json.dumps({"embedding": name})
+        arguments = ("--model", hybrid, "--model-options", options)
+        alone = score("gtzan", root, tmp_path / name, *arguments)
+        expected, found = content["parts"][name], alone["parts"][name]
+        assert found["scores"] == expected["scores"]
+        for a, b in zip(found["runs"][0]["heads"], expected["runs"][0]["heads"], strict=True):
+            assert a["valid_score"] == pytest.approx(b["valid_score"], abs=1e-6)
+
+
+def test_chunks_of_myna_and_of_any_module(quick, built, bands, tmp_path, hybrid):
+    root = built("gtzan", "folder")
+    content = score("gtzan", root, tmp_path / "a", "--model", hybrid, "--pool", "chunk")
+    assert content["module"]["chunk_s"] is None
+    assert content["parts"]["hybrid"]["runs"][0]["rule"] == "mean_probability"
+    arguments = ("--module", "bands", "--pool", "chunk", "--chunk-seconds", 7)
+    content = score("gtzan", root, tmp_path / "b", *arguments)
+    # Of 30 s: four windows of 7 s; the last 2 s are less than half a window.
+    assert bands.CALLS == [7 * 16_000] * 12
+    assert content["module"]["chunk_s"] == 7.0
+    assert content["parts"]["scene"]["runs"][0]["rule"] == "mean_probability"
+
+
+# --- Selection
+
+
+def make_items(task, rng, per_split=40):
+    """Clips whose vectors tell their class, less well in the second half of the features."""
+    items, vectors = [], {}
+    directions = rng.normal(size=(len(task.labels), 12))
+    for split in ("train", "valid", "test"):
+        for n in range(per_split):
+            number = n % len(task.labels)
+            name = f"{split}-{n}"
+            items.append(Item(name, name, Path("x.wav"), task.labels[number], split))
+            noise = rng.normal(size=12) * np.repeat([0.7, 3.0], 6)
+            vectors[name] = (directions[number] + noise).astype(np.float32)[None]
+    return items, vectors
+
+
+def test_shuffled_test_labels_leave_what_is_chosen_unchanged():
+    rng = np.random.default_rng(0)
+    task = TASKS["gtzan"]
+    items, vectors = make_items(task, rng)
+    parts = {"square": slice(0, 6), "vertical": slice(6, 12), "hybrid": slice(0, 12)}
+    test = [item for item in items if item.split == "test"]
+    targets = [test[i].target for i in rng.permutation(len(test))]
+    shuffled = [item for item in items if item.split != "test"]
+    shuffled += [replace(item, target=t) for item, t in zip(test, targets, strict=True)]
+
+    def choose(clips):
+        return probes.probe_parts(task, clips, vectors, parts, FAST_GRID)
+
+    (name, before), (shuffled_name, after) = choose(items), choose(shuffled)
+    assert shuffled_name == name
+    for part in parts:
+        assert after[part].runs[0].selection.heads == before[part].runs[0].selection.heads
+        assert after[part].runs[0].selection.winner == before[part].runs[0].selection.winner
+    assert before[name].scores["accuracy"][0] > after[name].scores["accuracy"][0] + 0.2
+
+
+def test_part_is_chosen_on_validation_not_on_test():
+    """The first half is noise on test, the second half is noisy on validation."""
+    rng = np.random.default_rng(1)
+    task = TASKS["gtzan"]
+    items, vectors = make_items(task, rng)
+    directions = 3 * rng.normal(size=(len(task.labels), 6))
+    for item in items:
+        clean = directions[task.labels.index(item.target)]
+        noise = rng.normal(size=(2, 6))
+        first = noise[0] if item.split == "test" else clean + noise[0]
+        second = clean + noise[1] * (6 if item.split == "valid" else 1)
+        vectors[item.clip_id] = np.concatenate([first, second])[None]
+    parts = {"second": slice(6, 12), "first": slice(0, 6)}
+    reported, results = probes.probe_parts(task, items, vectors, parts, FAST_GRID)
+    assert reported == "first"
+    assert results["first"].valid_score > results["second"].valid_score
+    assert results["first"].scores["accuracy"] < results["second"].scores["accuracy"]
+
+
+def test_tracks_are_scored_from_their_clips():
+    task = TASKS["giantsteps"]
+    rng = np.random.default_rng(2)
+    items, vectors = make_items(task, rng, per_split=96)
+    # 48 tracks of two clips each: 24 keys twice.
+    items = [
+        replace(item, track_id=f"{item.split}-{int(item.clip_id.split('-')[1]) % 48}")
+        for item in items
+    ]
+    _, results = probes.probe_parts(task, items, vectors, {"scene": slice(0, 12)}, FAST_GRID)
+    run = results["scene"].runs[0]
+    assert len(run.targets) == 48
+    assert run.selection.rule in RULES
+    assert run.scores["weighted_key_score"] <= run.scores["weighted_key_score_both_fifths"]
+
+
+# --- The cache
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(quick, bands, emomusic, tmp_path):
+    fault = json.dumps({"fault": "raise", "after": 4})
+    arguments = ("--module", "bands", "--batch-size", 1, "--workers", 1)
+    options = ("--out", tmp_path / "out", *arguments, "--model-options", fault)
+    broken = run("emomusic", emomusic, *options)
+    assert broken.exit_code == 2
+    assert "clips_45seconds" in broken.output
+    assert "out of order" in broken.output
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert len(bands.CALLS) == 5  # the fifth failed
+    bands.CALLS.clear()
+    assert run("emomusic", emomusic, *options).exit_code == 0
+    assert len(bands.CALLS) == 3
+
+
+def test_embeddings_are_kept_by_content(quick, bands, emomusic, tmp_path):
+    arguments = ("--module", "bands")
+    first = score("emomusic", emomusic, tmp_path / "a", *arguments)
+    n_sounds = len(bands.CALLS)
+    assert n_sounds == 7  # of 10 files: three have the sound of another
+    moved = emomusic.rename(tmp_path / "moved")
+    second = score("emomusic", moved, tmp_path / "b", *arguments)
+    assert len(bands.CALLS) == n_sounds
+    assert second["scores"] == first["scores"]
+    assert second["data"]["digest"] == first["data"]["digest"]
+    # Another sound in one file is embedded, alone.
+    write_tone(moved / "clips_45seconds" / "3.mp3", 40, 45.0)
+    third = score("emomusic", moved, tmp_path / "c", *arguments)
+    assert len(bands.CALLS) == n_sounds + 1
+    assert third["data"]["digest"] != first["data"]["digest"]
+
+
+def test_embeddings_are_made_anew_when_the_model_changes(quick, bands, emomusic, tmp_path):
+    def count(*arguments: object) -> int:
+        bands.CALLS.clear()
+        score("emomusic", emomusic, tmp_path / "out", "--module", "bands", *arguments)
+        return len(bands.CALLS)
+
+    assert count() == 7
+    assert count() == 0
+    assert count("--model-options", '{"gain": 2}') == 7
+    assert count("--pool", "chunk", "--chunk-seconds", 45) == 7
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"1")
+    assert count("--model", weights) == 7
+    weights.write_bytes(b"2")
+    assert count("--model", weights) == 7
+    assert count() == 0
+    source = Path(bands.__file__)
+    source.write_text(source.read_text() + "\n# changed\n")
+    assert count() == 7
+
+
+def test_a_damaged_block_is_embedded_again(quick, bands, emomusic, tmp_path):
+    arguments = ("--module", "bands", "--out", tmp_path / "out")
+    assert run("emomusic", emomusic, *arguments).exit_code == 0
+    (block,) = (tmp_path / "cache").rglob("*.npz")
+    block.write_bytes(block.read_bytes()[:-100])
+    bands.CALLS.clear()
+    again = run("emomusic", emomusic, *arguments)
+    assert again.exit_code == 0
+    assert f"{block}: damaged" in again.output
+    assert len(bands.CALLS) == 7
+
+
+# --- Bad input: one line, status 2, nothing written, the cache as it was
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--module", "no_such"), "unknown module no_such"),
+        (("--module", "json"), "json is no HEAR module: it has no function load_model"),
+        (("--model-options", "{"), "--model-options: not JSON"),
+        (("--model-options", "[]"), "--model-options: expected an object"),
+        (("--model-options", '{"fault": "load"}'), "load_model failed: RuntimeError: no such"),
+        (("--model-options", '{"fault": "nan"}'), "returned NaN or infinity"),
+        (("--model-options", '{"fault": "width"}'), "width 23; its scene_embedding_size is 24"),
+        (("--model-options", '{"fault": "width", "after": 5}'), "embeddings of width 23"),
+        (("--model-options", '{"fault": "list"}'), "returned list, not (n_sounds, width)"),
+        (("--model-options", '{"fault": "rank"}'), "not (n_sounds, width)"),
+        (("--device", "cuda:99"), "--device cuda:99"),
+        (("--layout", "marble"), "layout 'marble'"),
+    ],
+)
+def test_bad_input(quick, bands, emomusic, tmp_path, arguments, message):
+    result = run(
+        "emomusic",
+        emomusic,
+        *("--out", tmp_path / "out", "--module", "bands", "--batch-size", 1, *arguments),
+    )
+    assert result.exit_code == 2
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert message in line
+    if "after" in str(arguments) or "nan" in str(arguments):
+        assert ".mp3: clip" in line
+    assert not (tmp_path / "out" / "results.json").exists()
+    # What went wrong is not kept.
+    bands.CALLS.clear()
+    score("emomusic", emomusic, tmp_path / "out", "--module", "bands")
+
+
+def test_an_incomplete_set_is_refused_unless_allowed(quick, bands, emomusic, tmp_path):
+    (emomusic / "clips_45seconds" / "5.mp3").unlink()
+    looked = run("emomusic", emomusic, "--check")
+    assert looked.exit_code == 2
+    assert "9 of 10 clips present" in looked.output
+    arguments = ("--module", "bands", "--out", tmp_path / "out")
+    refused = run("emomusic", emomusic, *arguments)
+    assert refused.exit_code == 2
+    (line,) = [line for line in refused.output.splitlines() if line.startswith("Error: ")]
+    assert "5.mp3: no such file" in line
+    assert refused.output.endswith(f"{line}\n")
+    assert not bands.CALLS
+    content = score("emomusic", emomusic, tmp_path / "out", "--module", "bands", "--allow-missing")
+    assert list(content["data"]["left_out"]) == ["0005"]
+    assert "no such file" in content["data"]["left_out"]["0005"]
+    assert content["task"]["clips"]["train"] == SIZES["emomusic"]["train"] - 1
+    assert "1 clips were left out" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_a_file_found_faulty_in_the_middle(quick, bands, tmp_path):
+    """Both ends decode, which is all that the check looks at; what lies between is NaN."""
+    import soundfile
+
+    root = tmp_path / "gtzan"
+    root.mkdir()
+    BUILDERS["gtzan"]["jukemir"](root)
+    path = root / "genres" / "jazz" / "jazz.00001.wav"
+    samples, rate = soundfile.read(path, dtype="float32")
+    samples[len(samples) // 2] = np.nan
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    arguments = ("--module", "bands", "--out", tmp_path / "out")
+    refused = run("gtzan", root, *arguments)
+    assert refused.exit_code == 2
+    assert f"Error: {path}: holds NaN or infinite samples" in refused.output
+    content = score("gtzan", root, tmp_path / "out", "--module", "bands", "--allow-missing")
+    assert list(content["data"]["left_out"]) == ["jazz.00001"]
+    assert content["task"]["clips"]["train"] == SIZES["gtzan"]["train"] - 1
+
+
+def test_check_looks_and_stops(built, bands, tmp_path):
+    result = run("gtzan", built("gtzan", "folder"), "--check", "--module", "no_such")
+    assert result.exit_code == 0
+    assert "24 of 24 clips present" in result.output
+    assert not (tmp_path / "cache").exists()
+    result = run("gtzan", built("gtzan", "folder"))
+    assert result.exit_code == 2
+    assert "--out" in result.output
+
+
+def test_the_command_s_status(emomusic):
+    done = subprocess.run(
+        [sys.executable, "-m", "myna_plugin.recipes.probe", "--task", "polka", "--root", "."],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_features_that_select_makes_nothing_of_are_named(monkeypatch):
+    """What the probe refuses comes out with the task's name."""
+    rng = np.random.default_rng(3)
+    task = TASKS["gtzan"]
+    items, vectors = make_items(task, rng)
+    vectors["valid-3"] = vectors["valid-3"] * np.inf
+    from myna_plugin.experiment.modules import ExperimentError
+
+    monkeypatch.setattr(probes, "select", select)
+    with pytest.raises(ExperimentError, match=r"gtzan: valid.features: 1 of 40 rows hold NaN"):
+        probes.probe_parts(task, items, vectors, {"scene": slice(0, 12)}, FAST_GRID)

@@ -1,0 +1,193 @@
+"""The report: joined tables, one page without a network, and what it refuses."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from myna_plugin.experiment.figures import draw_cost
+from myna_plugin.experiment.results import read_result
+from myna_plugin.recipes import report
+from myna_plugin.tasks import TASKS
+from myna_plugin.tasks.published import PUBLISHED, average_columns
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+HYBRID = next(row for row in PUBLISHED if row.model == "Myna-Hybrid")
+
+
+def write_result(folder: Path, task: str, name: str, score: float, **changes: object) -> Path:
+    """A results file of two parts; `score` is every metric of the reported one."""
+    described = TASKS[task]
+    part = {
+        "width": 4,
+        "valid_score": 0.5,
+        "scores": {metric: {"mean": score, "deviation": None} for metric in described.metrics},
+        "runs": [],
+    }
+    worse = {**part, "valid_score": 0.4}
+    content = {
+        "format": 1,
+        "name": name,
+        "task": {
+            "name": task,
+            "title": described.title,
+            "metrics": list(described.metrics),
+            "primary": described.primary,
+            "reported_as": dict(described.reported_as),
+        },
+        "module": {"pool": "clip", "cost": {"seconds_per_hour": 3.0, "device": "CPU"}},
+        "probe": {"grid": "full", "seeds": 1},
+        "reported": "hybrid",
+        "parts": {"square": worse, "hybrid": part},
+        "data": {"left_out": {}},
+        "date": "2026-01-01T00:00:00+00:00",
+        **changes,
+    }
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(content))
+    return folder
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(report.main, [str(argument) for argument in arguments])
+
+
+def table_row(output: str, start: str) -> list[str]:
+    """Cells of the first row that starts so: the summary comes first."""
+    line = next(line for line in output.splitlines() if line.startswith(f"| {start} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+class Page(HTMLParser):
+    """Tags that are open at the end, and addresses that a browser would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_all_tasks_of_a_model_make_a_row_with_the_average(tmp_path):
+    scores = {"gtzan": 0.8, "giantsteps": 0.7, "emomusic": 0.6, "magnatagatune": 0.5}
+    folders = [write_result(tmp_path / t, t, "mine", s) for t, s in scores.items()]
+    result = run(*folders, "--out", tmp_path / "report.html")
+    assert result.exit_code == 0, result.output
+    row = table_row(result.output, "mine")
+    assert row[1:3] == ["50.0 (-41.0)", "50.0 (+10.2)"]
+    assert row[3:5] == ["80.0 (+2.1)", "70.0 (+2.0)"]
+    columns = {"MTT AUC": 50, "MTT AP": 50, "GTZAN": 80, "GS": 70, "Emo A": 60, "Emo V": 60}
+    assert average_columns(columns) == 65.0
+    assert row[-1] == "65.0 (-3.6)"
+    printed = next(line for line in result.output.splitlines() if line.startswith("| Myna-Hybrid"))
+    assert f"| {HYBRID.average} |" in printed
+
+
+def test_models_stand_side_by_side(tmp_path):
+    a = write_result(tmp_path / "a", "gtzan", "mine", 0.8)
+    b = write_result(tmp_path / "b", "gtzan", "theirs <b>", 0.6)
+    arguments = (a, b / "results.json", "--out", tmp_path / "r.html", "--against", "MAE")
+    result = run(*arguments)
+    assert table_row(result.output, "mine")[3] == "80.0 (+4.5)"
+    assert table_row(result.output, "theirs <b>")[3] == "60.0 (-15.5)"
+    assert table_row(result.output, "mine")[-1] == ""  # no average of one task
+    page = (tmp_path / "r.html").read_text()
+    assert "theirs &lt;b&gt;" in page
+    assert "<b>" not in page
+
+
+def test_runs_of_one_model_are_named_apart(tmp_path):
+    folders = [write_result(tmp_path / n, "gtzan", "mine", 0.8) for n in ("first", "second")]
+    result = run(*folders, "--out", tmp_path / "r.html")
+    assert table_row(result.output, f"mine [{tmp_path / 'first'}]")
+    assert table_row(result.output, f"mine [{tmp_path / 'second'}]")
+
+
+def test_the_page_needs_no_network(tmp_path):
+    folder = write_result(tmp_path / "a", "gtzan", "mine", 0.8)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "confusion.png").write_bytes(PNG)
+    assert run(folder, "--out", tmp_path / "deep" / "r.html").exit_code == 0
+    text = (tmp_path / "deep" / "r.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert len(page.addresses) == 2  # the cost of embedding, and the one figure that there is
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert base64.b64decode(page.addresses[1].partition(",")[2]) == PNG
+    assert not re.search(r"https?:|@import|url\(|<script|<link", text)
+    assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "r.html"]
+
+
+def test_what_was_left_out_is_said(tmp_path):
+    data = {"left_out": {"a": "a.wav: no such file"}}
+    folder = write_result(tmp_path / "a", "gtzan", "mine", 0.8, data=data)
+    run(folder, "--out", tmp_path / "r.html")
+    assert "1 clips of the data set were left out" in (tmp_path / "r.html").read_text()
+
+
+def test_cost_is_drawn_for_each_task_and_device(tmp_path):
+    other = {"pool": "clip", "cost": {"seconds_per_hour": 0.1, "device": "A GPU"}}
+    unknown = {"pool": "clip", "cost": None}
+    folders = [
+        write_result(tmp_path / "a", "gtzan", "a", 0.8),
+        write_result(tmp_path / "b", "gtzan", "b", 0.6, module=other),
+        write_result(tmp_path / "c", "giantsteps", "b", 0.7, module=other),
+        write_result(tmp_path / "d", "emomusic", "d", 0.7, module=unknown),
+    ]
+    results = [read_result(folder) for folder in folders]
+    figure = draw_cost(results)
+    gtzan, giantsteps = figure.axes
+    points = [tuple(c.get_offsets()[0]) for c in gtzan.collections]
+    assert points == [(3.0, pytest.approx(80.0)), (0.1, pytest.approx(60.0))]
+    assert len(giantsteps.collections) == 1
+    assert draw_cost(results[3:]) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "field 'format' is not 1"),
+        ({"reported": "polka"}, "no field 'polka'"),
+        ({"parts": {}}, "no field 'hybrid'"),
+        ({"probe": {"grid": "huge", "seeds": 1}}, "probe.grid is 'huge'"),
+        ({"module": {"pool": "clip"}}, "no field 'cost'"),
+        ({"data": None}, "results.json: "),
+    ],
+)
+def test_refusals(tmp_path, change, message):
+    folder = write_result(tmp_path / "a", "gtzan", "mine", 0.8, **change)
+    result = run(folder, "--out", tmp_path / "r.html")
+    assert result.exit_code == 2
+    assert result.output.startswith(f"Error: {folder / 'results.json'}: ")
+    assert message in result.output
+    assert result.output.count("\n") == 1
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_refusals_of_arguments(tmp_path):
+    folder = write_result(tmp_path / "a", "gtzan", "mine", 0.8)
+    (tmp_path / "text.json").write_text("{")
+    for arguments, message in (
+        ((tmp_path / "none",), "none: cannot be read"),
+        ((tmp_path / "text.json",), "text.json: not JSON"),
+        ((folder, folder), "given 2 times"),
+        ((folder, "--against", "Polka"), "--against Polka: no published row"),
+    ):
+        result = run(*arguments, "--out", tmp_path / "r.html")
+        assert result.exit_code == 2
+        assert message in result.output
