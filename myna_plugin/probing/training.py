@@ -77,8 +77,9 @@ def train_heads(
     rounds = _run_on_cpu(stacks, draws) if on_cpu else _run_on_gpu(stacks, draws, device)
     with tqdm(total=len(configs), unit="head", desc="probing", disable=not progress) as bar:
         for steps, stopped in rounds:
-            bar.set_postfix_str(f"step {steps}", refresh=False)
-            bar.update(len(stopped))
+            if stopped:
+                bar.set_postfix_str(f"step {steps}", refresh=False)
+                bar.update(len(stopped))
             yield from stopped
 
 
