@@ -34,6 +34,7 @@ DEV = [
     "import-linter>=2.3",
     "mypy>=1.15",
     "pytest>=8.3",
+    "pytest-timeout>=2.3",
     "ruff>=0.11",
     "tensorboard>=2.15",
     "types-PyYAML",

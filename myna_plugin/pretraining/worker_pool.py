@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import ForkServerContext
+from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -121,9 +122,11 @@ class WorkerPool:
         free = [_Lane(self._context, place, self._shared) for place in range(self.n_workers)]
         lanes = tuple(free)
         running: dict[Future[Result], tuple[_Lane, Task]] = {}
+        interrupts = _Interrupts()
 
         try:
             while True:
+                interrupts.raise_if_any()
                 while free and (task := next(remaining, None)) is not None:
                     lane = free.pop()
                     running[lane.submit(function, task)] = lane, task
@@ -149,6 +152,36 @@ class WorkerPool:
             self._shared.stop.value = 1
             for lane in lanes:
                 lane.executor.shutdown(wait=True)
+            interrupts.restore()
+
+
+class _Interrupts:
+    """Holds Ctrl-C back until a moment at which no lock is held.
+
+    A KeyboardInterrupt that strikes inside `concurrent.futures` can leave a future's lock shut, and
+    its executor then waits for it without end.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        self._previous: Any = None
+        self._held = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+        if self._held:
+            self._previous = signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+
+    def raise_if_any(self) -> None:
+        if self._came:
+            raise KeyboardInterrupt
+
+    def restore(self) -> None:
+        if self._held:
+            signal.signal(signal.SIGINT, self._previous)
 
 
 _place: tuple[int, _Shared] | None = None
