@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,16 +43,6 @@ class ProbeResult:
     targets: np.ndarray
     items: np.ndarray | None
     selection: Selection
-
-    def to_dict(self) -> dict[str, Any]:
-        """What a results file holds: test scores, the winner, and all heads on validation."""
-        selection = self.selection
-        return {
-            "scores": self.scores,
-            "winner": selection.heads[selection.winner].to_dict() | {"rule": selection.rule},
-            "seed": selection.seed,
-            "heads": [head.to_dict() for head in selection.heads],
-        }
 
 
 @dataclass(frozen=True)
@@ -107,8 +96,7 @@ class Selection:
         if self.scaler is not None:
             features = self.scaler.transform(features)
         parameter = next(self.head.parameters())
-        with torch.no_grad():
-            return self.head(torch.from_numpy(features).to(parameter)).numpy()
+        return self.head(torch.from_numpy(features).to(parameter)).numpy()
 
     def score(self, test: Split) -> ProbeResult:
         """Score the winner on test.
@@ -132,7 +120,6 @@ class Selection:
         return ProbeResult(scores, outputs, targets, names, self)
 
 
-@torch.no_grad()
 def select(
     train: Split,
     valid: Split,

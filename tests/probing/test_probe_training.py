@@ -73,11 +73,10 @@ def train_together(
     data = prepare_data(
         make_split(task, 90, 1), make_split(task, 60, 2), task, torch.device(device), dtype
     )[0]
-    with torch.no_grad():
-        return {
-            position: (score, parameters)
-            for position, score, parameters in train_heads(grid, data, seed, patience, False)
-        }
+    return {
+        position: (score, parameters)
+        for position, score, parameters in train_heads(grid, data, seed, patience, False)
+    }
 
 
 def compare_with_plain_loop(
