@@ -96,7 +96,7 @@ class Selection:
         if self.scaler is not None:
             features = self.scaler.transform(features)
         parameter = next(self.head.parameters())
-        return self.head(torch.from_numpy(features).to(parameter)).numpy()
+        return self.head(torch.tensor(features).to(parameter)).numpy()
 
     def score(self, test: Split) -> ProbeResult:
         """Score the winner on test.
@@ -173,8 +173,9 @@ def select(
             "train.features: the logits of every configuration overflowed; standardise or rescale"
         )
     winner = -best[1]
-    head = build_head(grid[winner], n_features, task.n_outputs).to(dtype).eval()
-    head.load_state_dict(weights)
+    with torch.device("meta"):  # no weights are drawn, which would use up global random numbers
+        head = build_head(grid[winner], n_features, task.n_outputs).eval()
+    head.load_state_dict(weights, assign=True)
     return Selection(
         task=task,
         heads=tuple(scores[position] for position in range(len(grid))),
@@ -207,13 +208,13 @@ def prepare_data(
 
     def both(features: np.ndarray) -> dict[bool, torch.Tensor]:
         return {
-            standardize: torch.from_numpy(values).to(device, dtype)
+            standardize: torch.tensor(values, device=device, dtype=dtype)
             for standardize, values in ((False, features), (True, scaler.transform(features)))
         }
 
     data = TrainingData(
         train=both(train.features),
-        targets=loss.encode(torch.from_numpy(train.targets).to(device), task.n_outputs, dtype),
+        targets=loss.encode(torch.tensor(train.targets, device=device), task.n_outputs, dtype),
         valid=both(valid.features),
         metric=ValidationMetric(valid, task, device),
         loss=loss,

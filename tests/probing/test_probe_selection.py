@@ -165,6 +165,20 @@ def test_seeds_are_summarised_by_mean_and_deviation() -> None:
     assert np.isnan(summarize_seeds(results[:1])["accuracy"][1])
 
 
+def test_what_the_caller_has_is_left_as_it_was() -> None:
+    splits = make_splits()
+    arrays = [split.features for split in vars(splits).values()]
+    copies = [array.copy() for array in arrays]
+    for array in arrays:
+        array.setflags(write=False)  # as of a file mapped into memory
+    state, n_threads = torch.random.get_rng_state(), torch.get_num_threads()
+    quick_probe(splits)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.get_num_threads() == n_threads
+    for array, copy in zip(arrays, copies, strict=True):
+        assert np.array_equal(array, copy)
+
+
 def test_a_learnable_task_is_learned_by_the_whole_grid_of_a_kind() -> None:
     result = quick_probe(make_splits())
     assert result.scores["accuracy"] > 0.7

@@ -196,12 +196,6 @@ def test_training_is_deterministic_for_a_seed() -> None:
             assert not torch.equal(value, other[position][1][name])
 
 
-def test_the_global_random_state_is_left_alone() -> None:
-    state = torch.random.get_rng_state()
-    train_together(TASKS["classes"], GRID[:1])
-    assert torch.equal(state, torch.random.get_rng_state())
-
-
 def test_initial_weights_are_within_pytorchs_bounds() -> None:
     config = build_grid(hidden_units=(64,))[0]
     parameters = initial_parameters(config, 100, 7, seed=0)
