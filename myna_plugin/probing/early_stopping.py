@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,15 +32,6 @@ class HeadScore:
     best_step: int
     steps: int
     rule: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """The score as JSON holds it: the configuration's fields first, None for no score."""
-        score = self.valid_score if math.isfinite(self.valid_score) else None
-        return self.config.to_dict() | {
-            "valid_score": score,
-            "best_step": self.best_step,
-            "steps": self.steps,
-        }
 
 
 class EarlyStopping:

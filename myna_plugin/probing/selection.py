@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,16 +43,6 @@ class ProbeResult:
     targets: np.ndarray
     items: np.ndarray | None
     selection: Selection
-
-    def to_dict(self) -> dict[str, Any]:
-        """What a results file holds: test scores, the winner, and all heads on validation."""
-        selection = self.selection
-        return {
-            "scores": self.scores,
-            "winner": selection.heads[selection.winner].to_dict() | {"rule": selection.rule},
-            "seed": selection.seed,
-            "heads": [head.to_dict() for head in selection.heads],
-        }
 
 
 @dataclass(frozen=True)
@@ -107,8 +96,7 @@ class Selection:
         if self.scaler is not None:
             features = self.scaler.transform(features)
         parameter = next(self.head.parameters())
-        with torch.no_grad():
-            return self.head(torch.from_numpy(features).to(parameter)).numpy()
+        return self.head(torch.tensor(features).to(parameter)).numpy()
 
     def score(self, test: Split) -> ProbeResult:
         """Score the winner on test.
@@ -132,7 +120,6 @@ class Selection:
         return ProbeResult(scores, outputs, targets, names, self)
 
 
-@torch.no_grad()
 def select(
     train: Split,
     valid: Split,
@@ -186,8 +173,9 @@ def select(
             "train.features: the logits of every configuration overflowed; standardise or rescale"
         )
     winner = -best[1]
-    head = build_head(grid[winner], n_features, task.n_outputs).to(dtype).eval()
-    head.load_state_dict(weights)
+    with torch.device("meta"):  # no weights are drawn, which would use up global random numbers
+        head = build_head(grid[winner], n_features, task.n_outputs).eval()
+    head.load_state_dict(weights, assign=True)
     return Selection(
         task=task,
         heads=tuple(scores[position] for position in range(len(grid))),
@@ -220,13 +208,13 @@ def prepare_data(
 
     def both(features: np.ndarray) -> dict[bool, torch.Tensor]:
         return {
-            standardize: torch.from_numpy(values).to(device, dtype)
+            standardize: torch.tensor(values, device=device, dtype=dtype)
             for standardize, values in ((False, features), (True, scaler.transform(features)))
         }
 
     data = TrainingData(
         train=both(train.features),
-        targets=loss.encode(torch.from_numpy(train.targets).to(device), task.n_outputs, dtype),
+        targets=loss.encode(torch.tensor(train.targets, device=device), task.n_outputs, dtype),
         valid=both(valid.features),
         metric=ValidationMetric(valid, task, device),
         loss=loss,

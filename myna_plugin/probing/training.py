@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import torch
@@ -86,15 +87,27 @@ def train_heads(
 def _run_on_cpu(
     stacks: list[HeadStack], draws: dict[int, StepDraws]
 ) -> Iterator[tuple[int, list[TrainedHead]]]:
-    """Steps done so far, and the heads that have stopped since the last time."""
-    for period in count(1):
-        _advance(stacks, draws)
-        for stack in stacks:
-            stack.train_period()
-        yield period * PERIOD, [trained for stack in stacks for trained in stack.retire()]
-        stacks = [stack for stack in stacks if stack.configs]
-        if not stacks:
-            return
+    """Steps done so far, and the heads that have stopped since the last time.
+
+    Each core trains stacks of its own: all of the work is shared out, not the large products alone,
+    and results do not depend on the number of cores.
+    """
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # which threads started from here on inherit
+    try:
+        with ThreadPoolExecutor(min(n_threads, len(stacks))) as pool:
+            for period in count(1):
+                _advance(stacks, draws)
+                # The longest first, so that all cores finish at about the same time.
+                stacks.sort(key=HeadStack.estimate_cost, reverse=True)
+                for done in [pool.submit(stack.train_period) for stack in stacks]:
+                    done.result()
+                yield period * PERIOD, [trained for stack in stacks for trained in stack.retire()]
+                stacks = [stack for stack in stacks if stack.configs]
+                if not stacks:
+                    return
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _run_on_gpu(

@@ -25,7 +25,7 @@ class ValidationMetric:
         self._loss = LOSSES[task.loss]
         self._rules = task.rules
         self._items = None if valid.items is None else ItemRows(valid.items, device)
-        targets = torch.from_numpy(valid.targets).to(device)
+        targets = torch.tensor(valid.targets, device=device)
         if self._items is not None:
             targets = targets[self._items.first]
         self._metric = _build_metric(task, targets)
