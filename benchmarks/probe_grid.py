@@ -352,6 +352,7 @@ def parse_arguments() -> argparse.Namespace:
         default=["gtzan"],
         help="tasks of which some heads are trained alone, too; minutes for magnatagatune",
     )
+    parser.add_argument("--no-equality", dest="equality", action="store_const", const=[])
     parser.add_argument("--progress", action="store_true")
     return parser.parse_args()
 
