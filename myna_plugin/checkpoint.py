@@ -308,10 +308,20 @@ def _guess_patchings(
     return ("square",)
 
 
+def embedding_patchings(embedding: str, available: tuple[str, ...]) -> tuple[str, ...]:
+    """The patchings that an embedding joins, of a model with those available.
+
+    >>> embedding_patchings("auto", ("vertical",)), embedding_patchings("hybrid", ("vertical",))
+    (('vertical',), ('square', 'vertical'))
+    """
+    if embedding == "auto":
+        return available
+    return ("square", "vertical") if embedding == "hybrid" else (embedding,)
+
+
 def _check_embedding(embedding: str, patchings: tuple[str, ...], name: str) -> None:
     """Refuse an embedding that a model with these patchings cannot give."""
-    needed = ("square", "vertical") if embedding == "hybrid" else (embedding,)
-    if embedding != "auto" and set(needed) - set(patchings):
+    if set(embedding_patchings(embedding, patchings)) - set(patchings):
         raise CheckpointError(
             f"{name}: cannot give {embedding} embeddings; its patching is {' and '.join(patchings)}"
         )

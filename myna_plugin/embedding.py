@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myna_plugin.audio import SAMPLE_RATE
-from myna_plugin.encoder import PATCHINGS, MynaEncoder
+from myna_plugin.encoder import PATCHINGS, MynaEncoder, token_grid
 from myna_plugin.spectrogram import HOP_LENGTH, MelSpectrogram, frame_count
 
 TIMESTAMP_MODES = ("tokens", "window")
@@ -276,12 +276,12 @@ class Embedder(nn.Module):
             pieces.append((full, 1, self._encode(mel[..., full * hop :])))
         merged = []
         for i, patching in enumerate(self.patchings):
-            bands, width = PATCHINGS[patching]
+            width = PATCHINGS[patching][1]
             n_columns = -(-n_frames // width)
             total = torch.zeros(batch, n_columns, self.encoder.config.embed_dim, device=mel.device)
             weights = torch.zeros(n_columns, device=mel.device)
             for first, count, tokens in pieces:
-                rows = self.mel.basis.shape[0] // bands
+                rows = token_grid(patching, size)[0]
                 columns = tokens[i].float().unflatten(1, (rows, -1)).mean(1)
                 n = columns.shape[1]
                 weight = column_weights(size // width, mel.device)[:n]

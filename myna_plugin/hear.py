@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from myna_plugin.checkpoint import load_encoder
+from myna_plugin.checkpoint import embedding_patchings, load_encoder
 from myna_plugin.embedding import Embedder
 
 
@@ -46,11 +46,9 @@ def load_model(
         ValueError: an option outside its range.
     """
     encoder = load_encoder(model_file_path, embedding=embedding)
-    both = encoder.config.patchings
-    patchings = both if embedding == "auto" else _patchings_of(embedding)
     model = Embedder(
         encoder,
-        patchings,
+        embedding_patchings(embedding, encoder.config.patchings),
         hop_ms=hop_ms,
         timestamp_mode=timestamp_mode,
         batch_size=batch_size,
@@ -58,10 +56,6 @@ def load_model(
         compile=compile,
     )
     return model.eval()
-
-
-def _patchings_of(embedding: str) -> tuple[str, ...]:
-    return ("square", "vertical") if embedding == "hybrid" else (embedding,)
 
 
 def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import importlib_metadata
 import numpy as np
 
-from myna_plugin._version import __version__
 from myna_plugin.experiment.cache import Cost
 from myna_plugin.experiment.modules import ExperimentError, LoadedModule
 from myna_plugin.experiment.probes import PartResult
@@ -30,20 +27,6 @@ DISTRIBUTIONS = (
     *("torch", "numpy", "scikit-learn", "mir_eval", "soundfile", "soxr", "nnAudio", "torchmetrics"),
 )
 """What embeddings and scores may depend on."""
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of Python, ours and each of `DISTRIBUTIONS`; None where one is not installed."""
-    found: dict[str, str | None] = {
-        "python": platform.python_version(),
-        "myna-plugin": __version__,
-    }
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = importlib_metadata.version(name)
-        except importlib_metadata.PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 def describe_task(task: Task, items: Sequence[Item]) -> dict[str, Any]:

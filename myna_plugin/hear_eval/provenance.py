@@ -8,6 +8,7 @@ what went in; what differs is made again, and the user is told why.
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,13 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def versions() -> dict[str, str | None]:
-    """Versions of Python, ours and each of `DISTRIBUTIONS`; None where one is not installed."""
+def versions(distributions: Iterable[str] = DISTRIBUTIONS) -> dict[str, str | None]:
+    """Versions of Python, ours and each of `distributions`; None where one is not installed."""
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "myna-plugin": __version__,
     }
-    for name in DISTRIBUTIONS:
+    for name in distributions:
         try:
             found[name] = importlib_metadata.version(name)
         except importlib_metadata.PackageNotFoundError:

@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too must leave no half-written file
         beside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)

@@ -40,6 +40,7 @@ from myna_plugin.experiment.embeddings import digest_audio, digest_experiment, e
 from myna_plugin.experiment.modules import POOLS, ExperimentError, LoadedModule, load_module
 from myna_plugin.experiment.probes import PartResult, probe_parts
 from myna_plugin.experiment.results import (
+    DISTRIBUTIONS,
     FIGURES,
     FILE,
     FORMAT,
@@ -48,13 +49,12 @@ from myna_plugin.experiment.results import (
     describe_scores,
     describe_task,
     read_result,
-    versions,
 )
 from myna_plugin.experiment.tables import markdown, run_rows, task_rows
 from myna_plugin.hear_eval.files import write_json
 from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.parallel import available_cores
-from myna_plugin.hear_eval.provenance import now
+from myna_plugin.hear_eval.provenance import now, versions
 from myna_plugin.probing import GRID, GRIDS
 from myna_plugin.tasks import (
     HEAR,
@@ -292,7 +292,7 @@ def main(
                 "check": report.as_dict(),
                 "left_out": left_out,
             },
-            "versions": versions(),
+            "versions": versions(DISTRIBUTIONS),
             "date": now(),
             "duration_s": round(time.monotonic() - start, 1),
             "command": shlex.join(["python", "-m", "myna_plugin.recipes.probe", *sys.argv[1:]]),
