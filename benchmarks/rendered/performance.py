@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.rendered.scores import Score
+from benchmarks.rendered.percussion import DrumTrack, draw_drums
+from benchmarks.rendered.scores import DRUMS, Score
 
 MIN_SOUNDING = 0.6
 """Least share of a clip in which some note sounds."""
@@ -68,21 +69,6 @@ PROGRAMS: dict[int, Range] = {
     if program not in _UNPITCHED
 }
 """Comfortable range of every General MIDI program (from 0) that a part may be given."""
-
-
-@dataclass(frozen=True)
-class DrumTrack:
-    """Percussion under a passage.
-
-    Attributes:
-        pattern: name of the pattern.
-        seed: decides fills, variations and where it enters and leaves.
-        gain_db: level.
-    """
-
-    pattern: str
-    seed: int
-    gain_db: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -171,7 +157,12 @@ def octave_shift(pitches: np.ndarray, program: int) -> int:
 
 
 def draw_performance(
-    score: Score, seconds: float, rng: np.random.Generator, *, constant_key: bool = False
+    score: Score,
+    seconds: float,
+    rng: np.random.Generator,
+    *,
+    percussion: float = 0.5,
+    constant_key: bool = False,
 ) -> Performance | None:
     """A performance of some passage; None if the score has no passage that sounds enough.
 
@@ -179,12 +170,14 @@ def draw_performance(
         score: the work.
         seconds: length of the clip.
         rng: source of chance.
+        percussion: share of performances with percussion; none is added to a score that has some.
         constant_key: take only passages with one known key throughout.
     """
     tempo = float(rng.uniform(0.8, 1.25))
     start_s = draw_start(score, seconds * tempo, rng, constant_key=constant_key)
     if start_s is None:
         return None
+    with_drums = rng.random() < percussion and DRUMS not in score.parts
     return Performance(
         start_s=start_s,
         transposition=int(rng.integers(-6, 6)),
@@ -195,5 +188,6 @@ def draw_performance(
         timing_s=float(rng.uniform(0.0, 0.02)),
         velocity_spread=float(rng.uniform(2.0, 14.0)),
         articulation=float(rng.uniform(0.6, 1.15)),
+        drums=draw_drums(score, rng) if with_drums else None,
         seed=int(rng.integers(2**31)),
     )

@@ -12,7 +12,9 @@ import torch
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
+from benchmarks.rendered.percussion import DrumTrack, drum_notes
 from benchmarks.rendered.performance import Performance, octave_shift
+from benchmarks.rendered.recording import Recording, apply_recording
 from benchmarks.rendered.scores import DRUMS, Score
 from benchmarks.rendered.soundfonts import DRUM_CHANNEL, SYNTHESIS_RATE, load_soundfont
 from myna_plugin.audio import SAMPLE_RATE
@@ -70,6 +72,7 @@ def render_notes(
     tuning_cents: float = 0.0,
     drums: np.ndarray | None = None,
     drum_kit: int = 0,
+    drum_gain_db: float = 0.0,
 ) -> np.ndarray:
     """Dry mono audio of some notes.
 
@@ -83,6 +86,7 @@ def render_notes(
         tuning_cents: offset from A = 440 Hz.
         drums: like `notes`, pitches naming General MIDI drums; None for none.
         drum_kit: program of the drum channel.
+        drum_gain_db: its level.
 
     Returns:
         float32 (round(16000 * seconds),), as loud as the soundfont makes it.
@@ -96,6 +100,7 @@ def render_notes(
         font.channel_set_volume(channel, 10 ** (gains_db[part % len(gains_db)] / 20))
         font.channel_set_tuning(channel, tuning_cents / 100)
     font.channel_set_preset_number(DRUM_CHANNEL, drum_kit, True)
+    font.channel_set_volume(DRUM_CHANNEL, 10 ** (drum_gain_db / 20))
     played = [_events(notes, [channels[part] for part in range(len(programs))])]
     if drums is not None and len(drums):
         played.append(_events(drums, [DRUM_CHANNEL] * (int(drums[:, 4].max()) + 1)))
@@ -147,7 +152,7 @@ def perform(score: Score, performance: Performance, seconds: float) -> tuple[np.
 
     Returns:
         notes: float64 (n, 5) in seconds of the clip, as `render_notes` takes them.
-        drums: the same for the score's own percussion parts.
+        drums: the same for percussion, the score's own or added.
     """
     notes = score.notes
     start = performance.start_s
@@ -175,6 +180,9 @@ def perform(score: Score, performance: Performance, seconds: float) -> tuple[np.
         # From the pitches as written, so that all transpositions share one octave.
         pitched[own, 2] += octave_shift(pitched[own, 2], performance.programs[part])
     pitched[:, 2] += performance.transposition
+    if performance.drums is not None:
+        added = drum_notes(performance.drums, score, start, seconds, performance.tempo)
+        drums = np.concatenate([drums, added])
     heard = (pitched[:, 2] >= 12) & (pitched[:, 2] <= 120)
     return pitched[heard], drums
 
@@ -184,6 +192,7 @@ def render_clip(
     performance: Performance,
     soundfont: str,
     seconds: float,
+    recording: Recording | None = None,
 ) -> Clip:
     """Render one clip.
 
@@ -192,11 +201,13 @@ def render_clip(
         performance: how it is played.
         soundfont: path.
         seconds: length of the clip.
+        recording: how it is recorded; None leaves it dry.
 
     Returns:
         The clip, at most 1.0 in magnitude; the same for the same arguments.
     """
     notes, drums = perform(score, performance, seconds)
+    track = performance.drums or DrumTrack("")
     waveform = render_notes(
         notes,
         performance.programs,
@@ -205,10 +216,14 @@ def render_clip(
         gains_db=performance.gains_db,
         tuning_cents=performance.tuning_cents,
         drums=drums,
+        drum_kit=track.kit,
+        drum_gain_db=track.gain_db,
     )
     peak = float(np.abs(waveform).max(initial=0.0))
     if peak > 0:
         waveform = waveform * np.float32(DRY_PEAK / peak)
+    if recording is not None:
+        waveform = apply_recording(waveform, recording)
     return Clip(
         waveform,
         _labels(notes, performance, seconds),

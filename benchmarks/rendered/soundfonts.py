@@ -9,7 +9,7 @@ from pathlib import Path
 from tinysoundfont import _tinysoundfont
 
 SYNTHESIS_RATE = 32_000
-"""Hz. The synthesiser interpolates linearly, which mirrors treble; at twice our rate that is cut."""
+"""Hz. The synthesiser interpolates linearly, which mirrors treble; twice our rate avoids that."""
 
 MAX_VOICES = 128
 DRUM_CHANNEL = 9
