@@ -6,6 +6,7 @@ accompaniment. Nobody would pay to hear it; its keys, notes and styles are true 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -118,7 +119,8 @@ STYLES = {
         sevenths=0.4, density=0.5,
     ),
     "counterpoint": Style(
-        (3, 4), (64, 120), (2, 4), COMMON, (), ("walking",), (2, 3), chord_beats=(1, 2), density=0.75
+        (3, 4), (64, 120), (2, 4), COMMON, (), ("walking",), (2, 3), chord_beats=(1, 2),
+        density=0.75,
     ),
     "swing": Style(
         (4,), (96, 200), (3,), ("major", "dorian", "harmonic minor"), ("comp", "off beat"),
@@ -270,10 +272,10 @@ class _Writer:
 
     def _shape(self, row: Row, beats: float, swell: float) -> Row:
         onset, duration, pitch, accent = row
-        arch = swell * np.sin(np.pi * onset / beats)
+        arch = swell * math.sin(math.pi * onset / beats)
         strong = 6 if onset % self.meter == 0 else 0
-        velocity = float(np.clip(self.loudness + arch + strong + accent, 25, 120))
-        return onset, duration, float(np.clip(pitch, 21, 108)), velocity
+        velocity = min(max(self.loudness + arch + strong + accent, 25.0), 120.0)
+        return onset, duration, min(max(pitch, 21.0), 108.0), velocity
 
     def _harmony(self, bars: int, mode: int, scale: tuple[int, ...]) -> list[Slot]:
         n_slots = bars * self.meter // self.chord_beats
@@ -292,7 +294,7 @@ class _Writer:
         ]
 
     def _progression(self, n_slots: int) -> list[int]:
-        """Phrases that begin on the tonic; every other ends in a half, the last in a full cadence."""
+        """Phrases that begin on the tonic; every other ends in a half cadence."""
         n_phrases = max(n_slots // 8, 2) if n_slots >= 8 else 1
         length = n_slots // n_phrases
         degrees: list[int] = []
@@ -380,7 +382,7 @@ def _ladder(tonic: int, scale: tuple[int, ...]) -> np.ndarray:
 
 
 def _nearest_chord_tone(ladder: np.ndarray, place: int, chord: Chord, tonic: int) -> int:
-    place = int(np.clip(place, 4, len(ladder) - 5))
+    place = min(max(place, 4), len(ladder) - 5)
     for distance in (0, 1, -1, 2, -2, 3, -3, 4, -4):
         if (int(ladder[place + distance]) - tonic) % 12 in chord:
             return place + distance

@@ -63,8 +63,8 @@ PROGRAM_RANGES: dict[int, Range] = {
     78: (57, 73),  # whistle
 }
 
-# Timpani and hits carry no pitch that a score could ask for, noises hide it, and the fifths lead, the
-# soundtrack and goblins sound a fifth, or several notes, for one.
+# Timpani and hits carry no pitch that a score could ask for; the fifths lead, soundtrack and
+# goblins sound a fifth, or several notes, for one.
 _UNSUITABLE = {47, 55, 86, 97, 101}
 
 FAMILIES = tuple(FAMILY_RANGES)

@@ -21,6 +21,7 @@ from benchmarks.rendered.soundfonts import (
     SYNTHESIS_RATE,
     balance_db,
     load_soundfont,
+    silence,
 )
 from myna_plugin.audio import SAMPLE_RATE
 from myna_plugin.pretraining.worker_pool import WorkerDiedError, WorkerPool, begin_item
@@ -98,7 +99,7 @@ def render_notes(
         float32 (round(16000 * seconds),), as loud as the soundfont makes it.
     """
     font = load_soundfont(soundfont)
-    font.reset()
+    silence(font)
     channels = [channel for channel in range(16) if channel != DRUM_CHANNEL]
     for part, program in enumerate(programs):
         channel = channels[part]

@@ -14,6 +14,8 @@ SYNTHESIS_RATE = 32_000
 
 MAX_VOICES = 128
 DRUM_CHANNEL = 9
+FLUSH = 2048
+"""Samples in which a voice that was cut off is gone."""
 
 REFERENCE_VELOCITY = 90
 REFERENCE_DB = -24.0
@@ -74,6 +76,14 @@ def load_soundfont(path: str) -> _tinysoundfont.SoundFont:
     return font
 
 
+def silence(font: _tinysoundfont.SoundFont) -> None:
+    """Bring a soundfont into the state in which it was loaded."""
+    font.reset()
+    # Voices cut off by the reset still fade for a moment, and the places that they take would
+    # decide in which order the next notes are added up.
+    font.render(np.zeros(FLUSH, np.float32).data.cast("B"))
+
+
 @functools.lru_cache(maxsize=4096)
 def balance_db(path: str, program: int, pitch: int) -> float:
     """Gain that brings an instrument's notes near a pitch to about the loudness of all others.
@@ -82,7 +92,7 @@ def balance_db(path: str, program: int, pitch: int) -> float:
     labels untrue.
     """
     font = load_soundfont(path)
-    font.reset()
+    silence(font)
     font.channel_set_preset_number(0, program, False)
     sound = np.zeros(SYNTHESIS_RATE // 2, np.float32)
     font.channel_note_on(0, pitch, REFERENCE_VELOCITY / 127)

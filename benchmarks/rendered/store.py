@@ -79,6 +79,9 @@ FAILED = 1
 
 RECORDINGS = ("changing", "clip", "block")
 RECORD = "rendered.json"
+LEAST_SHARDS = 400
+"""Not a function of the workers, so that a store is the same with any number of them."""
+
 TRIALS = 200
 """Passages tried for a block before the scores are called unusable."""
 
@@ -330,11 +333,11 @@ def store_settings(plan: Plan) -> StoreSettings:
     return settings_of(clip_seconds=plan.clip_seconds, min_seconds=plan.clip_seconds)
 
 
-def shard_jobs(plan: Plan, n_blocks: int, workers: int) -> list[ShardJob]:
-    """Blocks dealt out to shards of the usual size, smaller ones where workers would be idle."""
+def shard_jobs(plan: Plan, n_blocks: int) -> list[ShardJob]:
+    """Blocks dealt out to shards of the usual size, or to smaller ones that keep workers busy."""
     settings = store_settings(plan)
     usual = settings.shard_frames // (settings.clip_frames * plan.clips_per_block)
-    size = max(1, min(usual, math.ceil(n_blocks / (4 * workers))))
+    size = max(1, min(usual, math.ceil(n_blocks / LEAST_SHARDS)))
     starts = range(0, n_blocks, size)
     return [ShardJob(i, first, min(first + size, n_blocks)) for i, first in enumerate(starts)]
 
@@ -373,7 +376,7 @@ def write_store(
         for left_over in (store / "shards").glob("*.npy"):
             left_over.unlink()
         began = time.perf_counter()
-        jobs = shard_jobs(plan, n_blocks, workers)
+        jobs = shard_jobs(plan, n_blocks)
         function = functools.partial(fill_shard, plan=plan, store=store)
         results = list(run_in_workers(function, jobs, workers, total=len(jobs), unit="shard"))
         seconds = time.perf_counter() - began
@@ -495,7 +498,7 @@ def _parser() -> argparse.ArgumentParser:
         "--recording",
         choices=RECORDINGS,
         default="changing",
-        help="draw rooms, microphones and noise anew within clips, for each clip, or for each block",
+        help="when rooms, microphones and noise are drawn anew; changing: within clips, too",
     )
     add(
         "--fixed-recording",
