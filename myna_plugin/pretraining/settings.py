@@ -51,6 +51,9 @@ class Settings:
         gamma: of sogclr: weight of the newest sum in its moving averages.
         decoder_depth: blocks of the masked auto-encoder's decoder.
         batch_size: clips of a step, over all processes.
+        clips_per_block: neighbouring clips of the store that always come into a batch together;
+            in a store whose neighbours differ in one respect alone (one passage in several keys,
+            say) they are hard negatives. 1, the paper's, shuffles clip by clip.
         epochs: passes over the store.
         max_steps: stop after this many steps, whatever the epochs say.
         learning_rate: constant, of Adam.
@@ -90,6 +93,7 @@ class Settings:
     gamma: float = 0.9
     decoder_depth: int = 4
     batch_size: int = 4096
+    clips_per_block: int = 1
     epochs: int = 500
     max_steps: int | None = None
     learning_rate: float = 3e-4
@@ -132,6 +136,7 @@ class Settings:
             1: (
                 "depth",
                 "decoder_depth",
+                "clips_per_block",
                 "epochs",
                 "max_steps",
                 "tile_rows",
@@ -152,6 +157,12 @@ class Settings:
                 raise SettingsError(f"{name}: must be above 0, got {getattr(self, name)}")
         if self.held_out_clips == 1:
             raise SettingsError("held_out_clips: must be 0 or at least 2, got 1")
+        for name in ("batch_size", "held_out_clips"):
+            if getattr(self, name) % self.clips_per_block:
+                raise SettingsError(
+                    f"{name}: must be a multiple of clips_per_block={self.clips_per_block}, "
+                    f"got {getattr(self, name)}"
+                )
         if self.gamma > 1:
             raise SettingsError(f"gamma: must not exceed 1, got {self.gamma}")
 

@@ -120,7 +120,9 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
             a full disk, or a folder that holds another run.
     """
     check_store(settings, store)
-    trained, monitored = choose_clips(len(store), settings.held_out_clips, settings.seed)
+    trained, monitored = choose_clips(
+        len(store), settings.held_out_clips, settings.seed, settings.clips_per_block
+    )
     if not settings.held_out_clips:
         n_monitored = min(settings.monitor_clips, len(store))
         _, monitored = choose_clips(len(store), n_monitored, settings.seed)
@@ -143,7 +145,12 @@ def check_store(settings: Settings, store: Store) -> None:
     """RunError unless the store fills a batch and its clips are as long as a crop."""
     n_trained = len(store) - settings.held_out_clips
     try:
-        check_batch(n_trained, settings.batch_size, distributed.launched_world_size())
+        check_batch(
+            n_trained,
+            settings.batch_size,
+            distributed.launched_world_size(),
+            settings.clips_per_block,
+        )
         check_crop(store.frames, settings.crop_frames, settings.patchings)
     except ValueError as error:
         less = f" less {settings.held_out_clips} held out" if settings.held_out_clips else ""
@@ -363,6 +370,7 @@ class Trainer:
             device=device if self.resident is not None and not alone else "cpu",
             rank=0 if alone else rank(),
             world_size=1 if alone else world_size(),
+            clips_per_block=1 if alone else settings.clips_per_block,
         )
 
     def _views(self) -> Generator[Views, None, None]:

@@ -48,6 +48,12 @@ def test_mapping_round_trip():
         ({"patchings": ["round"]}, "patchings must be different ones of"),
         ({"crop_frames": 100}, "100 frames"),
         ({"held_out_clips": 1}, "held_out_clips: must be 0 or at least 2"),
+        ({"clips_per_block": 0}, "clips_per_block: must be at least 1"),
+        ({"clips_per_block": 6}, "batch_size: must be a multiple of clips_per_block=6, got 4096"),
+        (
+            {"clips_per_block": 8, "held_out_clips": 12},
+            "held_out_clips: must be a multiple of clips_per_block=8, got 12",
+        ),
     ],
 )
 def test_wrong_settings_are_named(changes, message):

@@ -84,9 +84,9 @@ def without_speed(path):
     return [row | {"examples_per_s": ""} for row in read_table(path)]
 
 
-@pytest.mark.parametrize("loss", ["decoupled", "sogclr"])
-def test_killed_and_resumed_equals_never_killed(store, tmp_path, loss):
-    settings = replace(TINY, loss=loss, masking="two_stage")
+@pytest.mark.parametrize(("loss", "clips_per_block"), [("decoupled", 1), ("sogclr", 2)])
+def test_killed_and_resumed_equals_never_killed(store, tmp_path, loss, clips_per_block):
+    settings = replace(TINY, loss=loss, masking="two_stage", clips_per_block=clips_per_block)
     run(settings, store, tmp_path / "whole")
 
     (tmp_path / "child.py").write_text(DIES)
@@ -272,10 +272,12 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint(store, tmp_p
         run(TINY, store, tmp_path)
 
 
-def test_held_out_clips_are_never_drawn(store, tmp_path):
-    plan = plan_run(TINY, store, tmp_path, resume=False)
+@pytest.mark.parametrize("clips_per_block", [1, 4])
+def test_held_out_clips_are_never_drawn(store, tmp_path, clips_per_block):
+    settings = replace(TINY, clips_per_block=clips_per_block)
+    plan = plan_run(settings, store, tmp_path, resume=False)
     made = Trainer(plan, torch.device("cpu"), lambda _: None)
-    _, held_out = choose_clips(24, 4, TINY.seed)
+    _, held_out = choose_clips(24, 4, TINY.seed, clips_per_block)
     forbidden = {
         int(frame)
         for clip in held_out
@@ -283,7 +285,13 @@ def test_held_out_clips_are_never_drawn(store, tmp_path):
     }
     assert set(plan.monitored) == set(held_out)
     for step in range(25):
-        assert not forbidden & set(made.sampler.draw(step).starts.flatten().tolist())
+        views = made.sampler.draw(step)
+        assert not forbidden & set(views.starts.flatten().tolist())
+        if clips_per_block == 4:
+            # One block of the store fills a batch of 4.
+            rows = plan.trained[views.clips.numpy()]
+            assert sorted(rows) == list(range(min(rows), min(rows) + 4))
+            assert min(rows) % 4 == 0
 
 
 def test_autoencoder_runs_and_draws(store, tmp_path):
