@@ -38,6 +38,7 @@ COLUMNS = (
     "loss",
     "loss_square",
     "loss_vertical",
+    "learning_rate",
     "examples_per_s",
     "ceiling_fraction",
     "monitor_loss",

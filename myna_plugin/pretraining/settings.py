@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from myna_plugin.encoder import SIZES, EncoderConfig
 from myna_plugin.pretraining.losses import LOSSES
 from myna_plugin.pretraining.masking import MASKINGS, count_kept
+from myna_plugin.pretraining.optimiser import SCHEDULES
 from myna_plugin.spectrogram import N_MELS
 
 FREE_TO_CHANGE = (
@@ -56,7 +57,10 @@ class Settings:
             say) they are hard negatives. 1, the paper's, shuffles clip by clip.
         epochs: passes over the store.
         max_steps: stop after this many steps, whatever the epochs say.
-        learning_rate: constant, of Adam.
+        learning_rate: of Adam; the highest where it changes.
+        schedule: of the learning rate: constant (the paper's), or cosine, which falls to 0 at the
+            run's last step.
+        warmup_steps: first steps, over which the learning rate rises evenly.
         weight_decay: of Adam, added to the gradient.
         seed: decides weights, order, crops and masks.
         held_out_clips: clips never trained on, for monitoring (the paper trains on all).
@@ -97,6 +101,8 @@ class Settings:
     epochs: int = 500
     max_steps: int | None = None
     learning_rate: float = 3e-4
+    schedule: str = "constant"
+    warmup_steps: int = 0
     weight_decay: float = 1e-5
     seed: int = 0
     held_out_clips: int = 0
@@ -124,7 +130,13 @@ class Settings:
             raise SettingsError(str(error)) from error
 
     def _check_names(self) -> None:
-        for name, known in (("size", SIZES), ("masking", MASKINGS), ("loss", LOSSES)):
+        tables: dict[str, Mapping[str, object]] = {
+            "size": SIZES,
+            "masking": MASKINGS,
+            "loss": LOSSES,
+            "schedule": SCHEDULES,
+        }
+        for name, known in tables.items():
             if getattr(self, name) not in known:
                 raise SettingsError(
                     f"{name}: unknown {getattr(self, name)!r}; known: {', '.join(known)}"
@@ -132,7 +144,7 @@ class Settings:
 
     def _check_ranges(self) -> None:
         at_least = {
-            0: ("seed", "held_out_clips", "keep_every", "weight_decay"),
+            0: ("seed", "held_out_clips", "keep_every", "weight_decay", "warmup_steps"),
             1: (
                 "depth",
                 "decoder_depth",
@@ -204,13 +216,21 @@ class Settings:
         read: dict[str, Any] = {name: read_value(name, value) for name, value in changes.items()}
         return replace(self, **read)
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether the learning rate changes."""
+        return self.schedule != "constant" or self.warmup_steps > 0
+
     def differences(self, other: Settings) -> list[str]:
         """Names of the settings that differ and may not, should one run go on as the other."""
+        free = set(FREE_TO_CHANGE)
+        if self.schedule != "constant":
+            # Every step's learning rate follows from the length of the run.
+            free -= {"epochs", "max_steps"}
         return [
             field.name
             for field in fields(self)
-            if field.name not in FREE_TO_CHANGE
-            and getattr(self, field.name) != getattr(other, field.name)
+            if field.name not in free and getattr(self, field.name) != getattr(other, field.name)
         ]
 
     def total_steps(self, steps_per_epoch: int) -> int:

@@ -42,7 +42,7 @@ from myna_plugin.pretraining.monitoring import (
     measure,
 )
 from myna_plugin.pretraining.objective import ContrastiveObjective, PatchSource
-from myna_plugin.pretraining.optimiser import build_adam
+from myna_plugin.pretraining.optimiser import build_adam, rate_at, set_learning_rate
 from myna_plugin.pretraining.run_files import (
     ProgressTable,
     RunError,
@@ -298,6 +298,7 @@ class Trainer:
             [p for p in self.objective.parameters() if p.requires_grad],
             settings.learning_rate,
             settings.weight_decay,
+            settings.scheduled,
         )
         if world_size() > 1:
             distributed.average_before_update(self.optimiser)
@@ -417,6 +418,8 @@ class Trainer:
             total, since = torch.zeros(len(settings.patchings), device=self.device), step
             watch.start()
             for views in all_views:
+                if settings.scheduled:
+                    set_learning_rate(self.optimiser, self._rate(step))
                 # Summed on the device: reading the loss would make the CPU wait for every step.
                 total += self.step(views)
                 step += 1
@@ -468,10 +471,22 @@ class Trainer:
             )
         row: dict[str, float] = {"step": step, "epoch": step / self.sampler.steps_per_epoch}
         row["loss"] = loss
-        return row | {
+        row |= {
             f"loss_{name}": value
             for name, value in zip(self.settings.patchings, losses, strict=True)
         }
+        return row | {"learning_rate": self._rate(step - 1)}
+
+    def _rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        settings = self.settings
+        return rate_at(
+            step,
+            self.plan.total_steps,
+            settings.learning_rate,
+            settings.schedule,
+            settings.warmup_steps,
+        )
 
     def _events(self) -> Events:
         wanted = self.first and self.settings.tensorboard

@@ -1,5 +1,6 @@
 """Whole runs on a tiny model: resumption to the bit, stopping, divergence, and early refusals."""
 
+import math
 import os
 import signal
 import subprocess
@@ -84,9 +85,15 @@ def without_speed(path):
     return [row | {"examples_per_s": ""} for row in read_table(path)]
 
 
-@pytest.mark.parametrize(("loss", "clips_per_block"), [("decoupled", 1), ("sogclr", 2)])
-def test_killed_and_resumed_equals_never_killed(store, tmp_path, loss, clips_per_block):
-    settings = replace(TINY, loss=loss, masking="two_stage", clips_per_block=clips_per_block)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"masking": "two_stage"},
+        {"loss": "sogclr", "clips_per_block": 2, "schedule": "cosine", "warmup_steps": 5},
+    ],
+)
+def test_killed_and_resumed_equals_never_killed(store, tmp_path, changes):
+    settings = replace(TINY, **changes)
     run(settings, store, tmp_path / "whole")
 
     (tmp_path / "child.py").write_text(DIES)
@@ -112,7 +119,7 @@ def test_killed_and_resumed_equals_never_killed(store, tmp_path, loss, clips_per
     assert whole.state["step"] == 40
     assert_same_state(whole.state, resumed.state)
     assert without_speed(whole.folder.table) == without_speed(resumed.folder.table)
-    assert any("log_average" in name for name in whole.state["objective"]) == (loss == "sogclr")
+    assert any("log_average" in name for name in whole.state["objective"]) == ("loss" in changes)
 
 
 def test_a_run_leaves_what_it_promises(store, tmp_path):
@@ -141,6 +148,28 @@ def test_a_run_leaves_what_it_promises(store, tmp_path):
     trained = state["objective"]["encoder.transformer.norm.weight"]
     assert torch.equal(weights[name], trained)
     assert not torch.equal(trained, torch.ones_like(trained))
+
+
+def test_the_learning_rate_follows_its_schedule(store, tmp_path, monkeypatch):
+    used = []
+    take = TrainingStep.__call__
+
+    def note(self, views):
+        used.extend(group["lr"] for group in self.optimiser.param_groups)
+        return take(self, views)
+
+    monkeypatch.setattr(TrainingStep, "__call__", note)
+    changes = {"schedule": "cosine", "warmup_steps": 4, "learning_rate": 1e-3}
+    settings = replace(TINY, max_steps=20, **changes)
+    run(settings, store, tmp_path)
+    assert used[:4] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3])
+    assert used[4:] == pytest.approx(
+        [0.5e-3 * (1 + math.cos(math.pi * step / 16)) for step in range(16)]
+    )
+    told = {row["step"]: float(row["learning_rate"]) for row in read_table(tmp_path / "train.csv")}
+    assert told == pytest.approx({str(step): used[step - 1] for step in (5, 10, 15, 20)})
+    with pytest.raises(RunError, match=r"begun with max_steps=20 \(now 30\)"):
+        plan_run(replace(settings, max_steps=30), store, tmp_path, resume=True)
 
 
 def test_a_finished_run_is_not_trained_again(store, tmp_path, monkeypatch):
