@@ -20,6 +20,9 @@ FREE_TO_CHANGE = (
     "graph",
     "log_every",
     "monitor_every",
+    "probe_every",
+    "probe_tasks",
+    "probe_grid",
     "checkpoint_every",
     "keep_last",
     "keep_every",
@@ -74,6 +77,12 @@ class Settings:
         log_every: steps between rows of train.csv; also between looks at the loss on a GPU.
         monitor_every: steps between measurements of alignment, uniformity and rank.
         monitor_clips: clips they are measured on, held-out ones if there are.
+        probe_tasks: tasks to probe the encoder on while it is trained: folders in HEAR's format,
+            or NAME=FOLDER for gtzan, giantsteps, emomusic and magnatagatune. Heads are selected
+            and scored on validation; test is not looked at.
+        probe_every: steps between probes; 0 for one at the end alone.
+        probe_grid: heads that a probe selects from: 16 linear ones (linear), or those and 16 with
+            a hidden layer (fast).
         checkpoint_every: steps between checkpoints.
         keep_last: newest checkpoints kept.
         keep_every: checkpoints at multiples of this many steps stay for good; 0 for none.
@@ -115,6 +124,9 @@ class Settings:
     log_every: int = 50
     monitor_every: int = 1000
     monitor_clips: int = 1024
+    probe_tasks: tuple[str, ...] = ()
+    probe_every: int = 0
+    probe_grid: Literal["linear", "fast"] = "linear"
     checkpoint_every: int = 1000
     keep_last: int = 3
     keep_every: int = 10_000
@@ -144,7 +156,14 @@ class Settings:
 
     def _check_ranges(self) -> None:
         at_least = {
-            0: ("seed", "held_out_clips", "keep_every", "weight_decay", "warmup_steps"),
+            0: (
+                "seed",
+                "held_out_clips",
+                "keep_every",
+                "weight_decay",
+                "warmup_steps",
+                "probe_every",
+            ),
             1: (
                 "depth",
                 "decoder_depth",
@@ -175,6 +194,8 @@ class Settings:
                     f"{name}: must be a multiple of clips_per_block={self.clips_per_block}, "
                     f"got {getattr(self, name)}"
                 )
+        if self.probe_every and not self.probe_tasks:
+            raise SettingsError("probe_every: needs probe_tasks, the tasks to probe on")
         if self.gamma > 1:
             raise SettingsError(f"gamma: must not exceed 1, got {self.gamma}")
 

@@ -49,6 +49,7 @@ def test_mapping_round_trip():
         ({"patchings": ["round"]}, "patchings must be different ones of"),
         ({"crop_frames": 100}, "100 frames"),
         ({"held_out_clips": 1}, "held_out_clips: must be 0 or at least 2"),
+        ({"probe_every": 5}, "probe_every: needs probe_tasks"),
         ({"schedule": "linear"}, "schedule: unknown 'linear'; known: constant, cosine"),
         ({"warmup_steps": -1}, "warmup_steps: must be at least 0"),
         ({"clips_per_block": 0}, "clips_per_block: must be at least 1"),

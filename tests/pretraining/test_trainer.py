@@ -172,6 +172,87 @@ def test_the_learning_rate_follows_its_schedule(store, tmp_path, monkeypatch):
         plan_run(replace(settings, max_steps=30), store, tmp_path, resume=True)
 
 
+PROBED = replace(TINY, probe_tasks=("any",), probe_every=10)
+
+
+def intrusive_probe(encoder):
+    """A score that follows the weights, and as much disturbance as a probe can make."""
+    torch.rand(7)
+    weights = encoder.transformer.norm.weight
+    score = weights.square().mean().item()
+    assert not weights.requires_grad
+    encoder.half().train()
+    weights.data.zero_()
+    return {"any": score, "less": 1 - score}
+
+
+def test_probes_leave_training_as_it_is_and_resumption_exact(store, tmp_path):
+    said = []
+    plain = plan_run(TINY, store, tmp_path / "plain", resume=False)
+    train(plain, lambda _: None)
+    probed = plan_run(PROBED, store, tmp_path / "probed", resume=False)
+    train(probed, said.append, intrusive_probe)
+    states = [plan.folder.load_newest() for plan in (plain, probed)]
+    for state in states:
+        del state["settings"]
+    assert_same_state(*states)
+
+    rows = {int(row["step"]): row for row in read_table(probed.folder.table)}
+    told = {step: row["probe_any"] for step, row in rows.items() if row["probe_any"]}
+    assert list(told) == [10, 20, 30, 40]
+    assert len(set(told.values())) == 4
+    final = load_file(probed.folder.final)["transformer.norm.weight"]
+    assert float(told[40]) == pytest.approx(final.square().mean().item(), rel=1e-6)
+
+    part = replace(PROBED, max_steps=20)
+    train(plan_run(part, store, tmp_path / "parts", resume=False), lambda _: None, intrusive_probe)
+    parts = plan_run(PROBED, store, tmp_path / "parts", resume=True)
+    train(parts, lambda _: None, intrusive_probe)
+    assert without_speed(parts.folder.table) == without_speed(probed.folder.table)
+    best = [load_file(plan.folder.best_probe) for plan in (probed, parts)]
+    assert_same_state(*best)
+
+
+def test_the_best_probe_is_named_and_its_encoder_kept(store, tmp_path):
+    scores = iter([0.2, 0.7, 0.7, 0.1])
+    seen, said = [], []
+
+    def probe(encoder):
+        seen.append(encoder.transformer.norm.weight.clone())
+        return {"any": next(scores)}
+
+    train(plan_run(PROBED, store, tmp_path, resume=False), said.append, probe)
+    assert [line for line in said if "on validation" in line][-1] == (
+        "best probe on validation: any 0.700, after step 20"
+    )
+    assert f"  {tmp_path / 'best_probe.safetensors'}" in said
+    kept = load_file(tmp_path / "best_probe.safetensors")["transformer.norm.weight"]
+    assert torch.equal(kept, seen[1])
+    assert load_model(tmp_path / "best_probe.safetensors").scene_embedding_size == 2 * 192
+
+
+def test_without_probe_every_the_end_alone_is_probed(store, tmp_path):
+    settings = replace(PROBED, probe_every=0, max_steps=12)
+    run_with = plan_run(settings, store, tmp_path, resume=False)
+    train(run_with, lambda _: None, lambda _: {"any": 0.5})
+    rows = read_table(tmp_path / "train.csv")
+    assert [row["step"] for row in rows if row["probe_any"]] == ["12"]
+
+
+def test_a_probe_that_fails_does_not_end_the_run(store, tmp_path):
+    def probe(encoder):
+        if len(said) < 1:
+            raise OSError("the disk with the task has gone")
+        return {"any": 0.5}
+
+    said = []
+    outcome = train(plan_run(PROBED, store, tmp_path, resume=False), said.append, probe)
+    assert outcome.step == 40
+    assert said[0] == "step 10: the probe failed (the disk with the task has gone)"
+    rows = read_table(tmp_path / "train.csv")
+    assert [row["step"] for row in rows if row["probe_any"]] == ["20", "30", "40"]
+
+
 def test_a_finished_run_is_not_trained_again(store, tmp_path, monkeypatch):
     first = run(replace(TINY, max_steps=4), store, tmp_path)
     monkeypatch.setattr(trainer, "Trainer", None)
