@@ -7,9 +7,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from myna_plugin.experiment.encoders import EncoderProbe, read_tasks
-from myna_plugin.hear_eval.parallel import available_cores
 from myna_plugin.pretraining.distributed import launched_rank
 from myna_plugin.pretraining.run_files import RunError, WriteError
 from myna_plugin.pretraining.settings import Settings, SettingsError
@@ -28,7 +27,9 @@ from myna_plugin.recipes.configuration import (
     to_yaml,
     write_text,
 )
-from myna_plugin.tasks import TaskError
+
+if TYPE_CHECKING:
+    from myna_plugin.experiment.encoders import EncoderProbe
 
 COMMAND = "python -m myna_plugin.recipes.pretrain"
 
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.store is None or options.out is None:
             parser.error("--store and --out are needed")
         return _train(settings, options)
-    except (SettingsError, StoreError, RunError, TaskError) as error:
+    except (SettingsError, StoreError, RunError) as error:
         return _fail(str(error), BAD_INPUT)
     except (DivergedError, WriteError, OSError) as error:
         return _fail(str(error), FAILED)
@@ -103,12 +104,20 @@ def open_probe(settings: Settings) -> EncoderProbe | None:
     """The probe of the tasks that the settings name, their files found; None if they name none.
 
     Raises:
-        TaskError: a task's data cannot be used; the message names the file.
+        SettingsError: a task's data cannot be used; the message names the file.
     """
     if not settings.probe_tasks:
         return None
+    # Imported on use: all that scores tasks, which most runs do without.
+    from myna_plugin.experiment.encoders import EncoderProbe, read_tasks
+    from myna_plugin.hear_eval.parallel import available_cores
+    from myna_plugin.tasks import TaskError
+
     workers = available_cores()
-    tasks = read_tasks(settings.probe_tasks, workers)
+    try:
+        tasks = read_tasks(settings.probe_tasks, workers)
+    except TaskError as error:
+        raise SettingsError(f"probe_tasks: {error}") from error
     return EncoderProbe(tasks, settings.probe_grid, chosen_device(settings), workers)
 
 

@@ -163,7 +163,7 @@ def test_a_task_that_is_not_there_is_refused_before_training(store, tmp_path, ca
     out = tmp_path / "run"
     arguments = ["--store", store, "--out", str(out), *TINY, "probe_tasks=[gtzan=nowhere]"]
     assert main(arguments) == 2
-    assert capsys.readouterr().err == "pretrain: nowhere: no such folder\n"
+    assert capsys.readouterr().err == "pretrain: probe_tasks: nowhere: no such folder\n"
     assert not out.exists()
 
 
