@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 
+from myna_plugin.checkpoint import load_encoder
 from myna_plugin.embedding import Embedder
 from myna_plugin.encoder import MynaEncoder
 from myna_plugin.experiment.cache import EmbeddingCache
 from myna_plugin.experiment.embeddings import digest_audio, digest_experiment, embed_items
 from myna_plugin.experiment.modules import SCENE, ExperimentError, LoadedModule
 from myna_plugin.experiment.probes import build_probe_task, build_split
+from myna_plugin.hear_eval.files import digest_path, read_json, write_json
 from myna_plugin.probing import FAST_GRID, HeadConfig, Selection, Split, select
 from myna_plugin.tasks import HEAR, TASKS, Item, Task, TaskError, check, load_task, usable_items
 
@@ -183,6 +185,7 @@ class EncoderProbe:
 
     def __init__(self, tasks: Sequence[ReadTask], grid: str, device: str, workers: int) -> None:
         self.tasks = tasks
+        self.grid_name = grid
         self.grid = GRIDS[grid]
         self.device = device
         self.workers = workers
@@ -198,6 +201,29 @@ class EncoderProbe:
             found = self._probe(encoder, read).score()
             names = sorted(found, key=lambda name: name != read.task.primary)
             scores[read.task.name] = {name: found[name] for name in names}
+        return scores
+
+    def test_file(self, weights: Path, kept: Path) -> dict[str, dict[str, float]]:
+        """`test` of an encoder in a file, kept as JSON: not done again for the same.
+
+        Args:
+            weights: what `save_checkpoint` wrote.
+            kept: the JSON file; written anew if weights, grid or data have changed.
+
+        Raises:
+            CheckpointError: the weights cannot be read.
+            AudioError, TaskError, ExperimentError: see `probe_encoder`.
+        """
+        identity = {
+            "weights": digest_path(weights),
+            "grid": self.grid_name,
+            "data": {read.task.name: read.digest for read in self.tasks},
+        }
+        told = read_json(kept)
+        if not isinstance(told, dict) or told.get("identity") != identity:
+            told = {"identity": identity, "test": self.test(load_encoder(weights))}
+            write_json(kept, told)
+        scores: dict[str, dict[str, float]] = told["test"]
         return scores
 
     def _probe(self, encoder: MynaEncoder, read: ReadTask) -> Probed:

@@ -291,21 +291,22 @@ def draw_reconstructions(path: Path, pictures: Sequence[Tensor]) -> None:
 def draw_sweep(
     path: Path,
     setting: str,
-    rows: Mapping[str, Mapping[str, str]],
-    measures: Mapping[str, str],
+    measured: Mapping[str, Mapping[str, float]],
+    measures: Sequence[str],
 ) -> None:
     """Draw every measure over the values of a setting.
 
     Args:
         path: the PNG file.
         setting: its name.
-        rows: last row of train.csv by the setting's value.
-        measures: title of each column to draw.
+        measured: measures by title, by the setting's value; a measure may be lacking.
+        measures: titles of what to draw.
     """
     figure = new_figure(3.2 * len(measures), 3.2)
     grid = figure.subplots(1, len(measures), squeeze=False)[0]
-    for axes, (name, title) in zip(grid, measures.items(), strict=True):
-        axes.plot(list(rows), [float(row[name]) for row in rows.values()], marker="o")
+    for axes, title in zip(grid, measures, strict=True):
+        points = [(value, row[title]) for value, row in measured.items() if title in row]
+        axes.plot([value for value, _ in points], [score for _, score in points], marker="o")
         axes.set(xlabel=setting, title=title)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
