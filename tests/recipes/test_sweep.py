@@ -10,6 +10,7 @@ from tiny_task import write_task
 from myna_plugin.experiment.encoders import GRIDS, EncoderProbe
 from myna_plugin.pretraining import trainer
 from myna_plugin.pretraining.step import TrainingStep
+from myna_plugin.recipes import sweep as sweeping
 from myna_plugin.recipes.sweep import main, read_sweep
 
 SWEEPS = Path(__file__).parents[2] / "recipes" / "sweeps"
@@ -97,6 +98,8 @@ def test_runs_are_scored_on_tasks_once_each(store, sweep, tmp_path, monkeypatch)
     assert plain in (out / "table.md").read_text()
 
     monkeypatch.setitem(GRIDS, "linear", GRIDS["linear"][-2:])
+    drawn = []
+    monkeypatch.setattr(sweeping, "draw_sweep", lambda *arguments: drawn.append(arguments))
     scored, score = [], EncoderProbe.test
 
     def stop_at_the_second(self, encoder):
@@ -121,6 +124,9 @@ def test_runs_are_scored_on_tasks_once_each(store, sweep, tmp_path, monkeypatch)
         assert mean == pytest.approx((first + second) / 2, abs=1e-3)
         assert 0 <= first <= 1
     assert (out / "mask_ratio=0.5" / "probe.json").exists()
+    _, _, measured, titles = drawn[-1]
+    assert titles[-3:] == ["a, accuracy", "b, accuracy", "mean of tasks"]
+    assert all(set(titles) == set(row) for row in measured.values())
 
 
 def test_a_run_that_cannot_be_scored_is_named(store, sweep, tmp_path, monkeypatch, capsys):
