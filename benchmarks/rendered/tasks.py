@@ -1,0 +1,707 @@
+"""Render four probe tasks in HEAR's format from scores: key, style, instruments and notes.
+
+\b
+    python -m benchmarks.rendered.tasks out/rendered --composed 300 \\
+        --train 400 --valid 100 --test 200
+    python -m benchmarks.rendered.tasks out/rendered --scores data/scores --workers 16
+    python -m benchmarks.rendered.tasks out/rendered --midi ~/midi \\
+        --soundfonts fluid.sf2 --test-soundfonts other.sf2
+
+One set of clips serves all tasks: OUT/rendered_key, OUT/rendered_style, OUT/rendered_instruments
+and OUT/rendered_notes share their audio. Works are split by group, so no work is in two splits, and
+the test split alone is played with the held-out soundfont. Every clip has a transposition, tempo,
+instruments, tuning, room, microphone, noise and level of its own; half have percussion. Clips of
+works whose keys are known come from spans in which the key does not change.
+
+`recipes.probe --task hear` and `hear-eval` run the tasks, `benchmarks.rendered.table` compares
+models on them. OUT/provenance.json says what went in, OUT/clips.jsonl what every clip is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import numpy as np
+
+from benchmarks.rendered.instruments import TAGS, draw_programs, sounding_tags
+from benchmarks.rendered.performance import draw_performance
+from benchmarks.rendered.recording import draw_recording
+from benchmarks.rendered.render import render_clip, run_in_workers
+from benchmarks.rendered.scores import (
+    Score,
+    ScoreError,
+    read_midi_folder,
+    read_scores,
+)
+from benchmarks.rendered.soundfonts import (
+    SoundfontError,
+    find_soundfonts,
+    soundfont_digest,
+)
+from myna_plugin.audio import SAMPLE_RATE
+from myna_plugin.hear_eval.files import write_json
+from myna_plugin.hear_eval.parallel import available_cores
+from myna_plugin.hear_eval.provenance import now, versions
+from myna_plugin.tasks import Item, Task, TaskError, validate_items
+from myna_plugin.tasks.clips import write_wav
+from myna_plugin.tasks.folders import write_text
+from myna_plugin.tasks.giantsteps import KEYS
+from myna_plugin.tasks.hear_format import write_task
+from myna_plugin.tasks.task import SPLITS, ClipRule
+
+SCENE_TASKS = ("rendered_key", "rendered_style", "rendered_instruments")
+
+NOTES_TASK = "rendered_notes"
+
+PIANISTS_STYLES = {
+    "dcml_chopin_mazurkas": "mazurka",
+    "dcml_grieg_lyric_pieces": "lyric_piece",
+}
+"""Corpora whose style is narrower than the one that they are filed under."""
+
+NOTE_PITCHES = range(21, 109)
+"""MIDI pitches that are labels of the notes task: the piano's 88."""
+
+SAME_ONSET_S = 0.05
+"""Notes of one pitch that begin this close together are one event: nobody could tell them apart."""
+
+HELD_OUT = "TimGM6mb.sf2"
+"""The soundfont that is kept for test where none is named."""
+
+SELF_MADE = 2
+"""Self-made soundfonts to train with where no other is found."""
+
+WORKS_FOR_WORKERS = 32
+"""Works from which on processes are started."""
+
+Class = tuple[str, str]
+"""Split and style."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A clip to be rendered.
+
+    Attributes:
+        name: of the clip.
+        split: train, valid or test.
+        seed: of all that is drawn for it.
+        soundfonts: one of these plays it.
+    """
+
+    name: str
+    split: str
+    seed: tuple[int, ...]
+    soundfonts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WorkOrders:
+    """Clips to be rendered from one work.
+
+    Attributes:
+        score: the work.
+        orders: the clips.
+        seconds: length of a clip.
+        folder: where their audio goes, as SPLIT/NAME.wav.
+    """
+
+    score: Score
+    orders: tuple[Order, ...]
+    seconds: float
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What is true about a clip.
+
+    Attributes:
+        name: of the clip.
+        split: train, valid or test.
+        key: one of `KEYS`; None if unknown.
+        style: class, "" if unknown.
+        tags: instrument families, in the order of `TAGS`.
+        events: (onset in ms, offset in ms, MIDI pitch) of every note.
+        facts: how it was made.
+    """
+
+    name: str
+    split: str
+    key: str | None
+    style: str
+    tags: tuple[str, ...]
+    events: tuple[tuple[float, float, int], ...]
+    facts: dict[str, Any]
+
+
+def style_of(score: Score) -> str:
+    """Class of a work in the style task, "" if unknown."""
+    return PIANISTS_STYLES.get(score.corpus, score.style)
+
+
+def note_events(notes: np.ndarray, seconds: float) -> tuple[tuple[float, float, int], ...]:
+    """Notes of a clip as events.
+
+    Args:
+        notes: of a `render.Clip`: onset and offset in seconds, pitch, program; shape (n, 4).
+        seconds: length of the clip.
+
+    Returns:
+        (onset in ms, offset in ms, MIDI pitch) within the clip, by onset. Notes of one pitch that
+        begin together are one event, as long as the longest; pitches beyond the piano's are left
+        out.
+
+    >>> notes = np.array([[-1, 0.5, 60, 0], [2.0, 2.5, 64, 0], [2.01, 2.8, 64, 40], [9, 12, 60, 0]])
+    >>> note_events(notes, 10.0)
+    ((0.0, 500.0, 60), (2000.0, 2800.0, 64), (9000.0, 10000.0, 60))
+    """
+    events: list[tuple[float, float, int]] = []
+    last: dict[int, int] = {}
+    for onset, offset, pitch in sorted(
+        (max(onset, 0.0), min(offset, seconds), int(pitch))
+        for onset, offset, pitch, _ in notes.tolist()
+    ):
+        if pitch not in NOTE_PITCHES or offset <= onset:
+            continue
+        before = last.get(pitch)
+        if before is not None and onset - events[before][0] < SAME_ONSET_S:
+            events[before] = (events[before][0], max(offset, events[before][1]), pitch)
+            continue
+        last[pitch] = len(events)
+        events.append((onset, offset, pitch))
+    return tuple((round(1000 * on, 1), round(1000 * off, 1), pitch) for on, off, pitch in events)
+
+
+def render_order(score: Score, order: Order, seconds: float, folder: Path) -> Rendered | None:
+    """Render a clip and write its audio; None if the work has no passage for it."""
+    rng = np.random.default_rng(order.seed)
+    performance = draw_performance(score, seconds, rng, constant_key=bool(score.keys))
+    if performance is None:
+        return None
+    performance = replace(performance, programs=draw_programs(rng))
+    soundfont = order.soundfonts[int(rng.integers(len(order.soundfonts)))]
+    recording = draw_recording(rng, seconds)
+    clip = render_clip(score, performance, soundfont, seconds, recording)
+    write_wav(folder / order.split / f"{order.name}.wav", clip.waveform, SAMPLE_RATE)
+    drums = performance.drums
+    facts = {
+        "name": order.name,
+        "split": order.split,
+        "corpus": score.corpus,
+        "work": score.work,
+        "group": score.group,
+        "licence": score.licence,
+        "start_s": round(performance.start_s, 3),
+        "transposition": performance.transposition,
+        "tempo": round(performance.tempo, 4),
+        "programs": list(clip.programs),
+        "percussion": None if drums is None else drums.pattern,
+        "soundfont": Path(soundfont).name,
+    }
+    key = None if clip.key is None else KEYS[12 * clip.key[1] + clip.key[0]]
+    return Rendered(
+        order.name,
+        order.split,
+        key,
+        style_of(score),
+        sounding_tags(clip.notes, seconds),
+        note_events(clip.notes, seconds),
+        facts,
+    )
+
+
+def render_work(work: WorkOrders) -> list[Rendered | None]:
+    """Render all clips that are ordered from one work, in order."""
+    return [render_order(work.score, order, work.seconds, work.folder) for order in work.orders]
+
+
+def share_out(sizes: Mapping[str, int], classes: Iterable[Class]) -> dict[Class, list[str]]:
+    """Names of clips by class, the classes of a split in equal numbers.
+
+    Raises:
+        ScoreError: a split has no class.
+
+    >>> share_out({"test": 3}, [("test", "lied"), ("test", "rag")])
+    {('test', 'lied'): ['test-00000', 'test-00002'], ('test', 'rag'): ['test-00001']}
+    """
+    clips: dict[Class, list[str]] = {}
+    known = sorted(classes)
+    for split, size in sizes.items():
+        of_split = [label for label in known if label[0] == split]
+        if not of_split:
+            raise ScoreError(f"no work is in split {split!r}: give more works")
+        for i, label in enumerate(of_split[:size]):
+            clips[label] = [f"{split}-{number:05d}" for number in range(i, size, len(of_split))]
+    return clips
+
+
+def order_clips(
+    works: Mapping[Class, Sequence[int]],
+    missing: Mapping[Class, Sequence[str]],
+    soundfonts: Mapping[str, Sequence[str]],
+    seed: tuple[int, ...],
+) -> dict[int, tuple[Order, ...]]:
+    """Deal out the clips of each class evenly to the works of that class.
+
+    Args:
+        works: numbers of works, by class.
+        missing: names of clips, by class.
+        soundfonts: paths, by split.
+        seed: what each clip's own seed begins with.
+
+    Returns:
+        Orders by work.
+
+    >>> works, clips = {("test", "rag"): [4, 7]}, {("test", "rag"): ["test-0", "test-1", "test-2"]}
+    >>> orders = order_clips(works, clips, {"test": ["a.sf2"]}, (5,))
+    >>> {work: [order.name for order in of_work] for work, of_work in orders.items()}
+    {4: ['test-0', 'test-2'], 7: ['test-1']}
+    """
+    orders: dict[int, tuple[Order, ...]] = defaultdict(tuple)
+    for label, names in missing.items():
+        split = label[0]
+        for place, name in enumerate(names):
+            own = (*seed, SPLITS.index(split), int(name.rpartition("-")[2]))
+            order = Order(name, split, own, tuple(soundfonts[split]))
+            orders[works[label][place % len(works[label])]] += (order,)
+    return dict(orders)
+
+
+def render_clips(
+    scores: Sequence[Score],
+    sizes: Mapping[str, int],
+    soundfonts: Mapping[str, Sequence[str]],
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int,
+    workers: int,
+) -> list[Rendered]:
+    """Render the clips of all splits, the styles of a split in equal numbers.
+
+    A work in which no passage is found (too sparse, or its key changes too often) gives its clips
+    to the other works of its style.
+
+    Args:
+        scores: works of all splits.
+        sizes: clips of each split.
+        soundfonts: paths, by split.
+        folder: where audio goes, as SPLIT/NAME.wav.
+        seconds: length of a clip.
+        seed: of everything.
+        workers: processes.
+
+    Returns:
+        By name, which starts with the split.
+
+    Raises:
+        ScoreError: a style has no work with a passage.
+    """
+    works: dict[Class, list[int]] = defaultdict(list)
+    for number in np.random.default_rng(seed).permutation(len(scores)).tolist():
+        works[scores[number].split, style_of(scores[number])].append(number)
+    missing = share_out(sizes, works)
+    for split in sizes:
+        (folder / split).mkdir(parents=True)
+    done: dict[str, Rendered] = {}
+    for attempt in count():
+        orders = order_clips(works, missing, soundfonts, (seed, attempt))
+        jobs = [WorkOrders(scores[work], own, seconds, folder) for work, own in orders.items()]
+        results = run_in_workers(
+            render_work,
+            jobs,
+            # Starting processes takes longer than the few clips that a second attempt is about.
+            workers if len(jobs) > WORKS_FOR_WORKERS else 1,
+            total=len(jobs),
+            unit="work",
+        )
+        failed = set()
+        for (work, own), rendered in zip(orders.items(), results, strict=True):
+            done |= {clip.name: clip for clip in rendered if clip is not None}
+            if len(own) > sum(clip is not None for clip in rendered):
+                failed.add(work)
+        missing = {
+            label: left
+            for label, names in missing.items()
+            if (left := [name for name in names if name not in done])
+        }
+        if not missing:
+            break
+        for label in missing:
+            works[label] = [work for work in works[label] if work not in failed]
+            if not works[label]:
+                raise ScoreError(
+                    f"{label[0]}: no work of style {label[1]!r} has a passage of {seconds:g} s "
+                    "that sounds and stays in one key; give shorter clips or more works"
+                )
+    return [done[name] for name in sorted(done)]
+
+
+def scene_task(name: str, clips: Sequence[Rendered], seconds: float) -> tuple[Task, list[Rendered]]:
+    """One of the scene tasks, and the clips that it can use.
+
+    Raises:
+        TaskError: the clips do not make such a task; the message says why.
+    """
+    if name == "rendered_key":
+        labels, metrics = KEYS, ("weighted_key_score", "weighted_key_score_both_fifths", "accuracy")
+        loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+        used = [clip for clip in clips if clip.key is not None]
+    elif name == "rendered_style":
+        labels, metrics, loss = _classes_everywhere(clips), ("accuracy",), "cross_entropy"
+        used = [clip for clip in clips if clip.style in labels]
+    else:
+        labels, metrics = _tags_everywhere(clips), ("roc_auc_macro", "average_precision_macro")
+        loss, used = "bce", list(clips)
+    task = Task(
+        name=name,
+        title=name.replace("_", " ").capitalize(),
+        source="rendered scores",
+        labels=labels,
+        loss=loss,
+        metrics=metrics,
+        primary=metrics[0],
+        reported_as={},
+        split_rule="by group of works; the test split has a soundfont of its own",
+        clip_rule=ClipRule(f"whole files, {seconds:g} s", duration_s=seconds),
+    )
+    if len(labels) < 2:
+        raise TaskError(f"{name}: fewer than two classes are in every split")
+    return task, used
+
+
+def _classes_everywhere(clips: Iterable[Rendered]) -> tuple[str, ...]:
+    """Styles that every split has, in alphabetical order."""
+    by_split = [{clip.style for clip in clips if clip.split == split} for split in SPLITS]
+    return tuple(sorted(set.intersection(*by_split) - {""}))
+
+
+def _tags_everywhere(clips: Sequence[Rendered]) -> tuple[str, ...]:
+    """Tags that some but not all clips of every split have: only these can be scored."""
+
+    def varies(tag: str, split: str) -> bool:
+        return len({tag in clip.tags for clip in clips if clip.split == split}) == 2
+
+    return tuple(tag for tag in TAGS if all(varies(tag, split) for split in SPLITS))
+
+
+def _target(name: str, clip: Rendered, labels: Sequence[str]) -> str | tuple[str, ...]:
+    if name == "rendered_instruments":
+        return tuple(tag for tag in clip.tags if tag in labels)
+    return str(clip.key) if name == "rendered_key" else clip.style
+
+
+def write_scene_task(
+    name: str, clips: Sequence[Rendered], out: Path, seconds: float, workers: int
+) -> str:
+    """Write one of the scene tasks beside the audio in OUT/audio.
+
+    Returns:
+        What was written or why it was not, for the reader.
+    """
+    try:
+        task, used = scene_task(name, clips, seconds)
+        folder = out / name
+        paths = link_audio(used, out / "audio", folder)
+        items = [
+            Item(clip.name, clip.facts["work"], path, _target(name, clip, task.labels), clip.split)
+            for clip, path in zip(used, paths, strict=True)
+        ]
+        validate_items(task, items)
+    except TaskError as error:
+        shutil.rmtree(out / name, ignore_errors=True)
+        return f"{name}: left out ({error})"
+    write_task(task, items, folder, jobs=workers)
+    return describe(name, used, len(task.labels))
+
+
+def link_audio(clips: Iterable[Rendered], audio: Path, folder: Path) -> list[Path]:
+    """Link clips into a task folder as 16000/SPLIT/NAME.wav; the paths of the links.
+
+    Hard links: the task folder can be moved or packed alone, and takes no further space here.
+    """
+    paths = []
+    for split in SPLITS:
+        (folder / str(SAMPLE_RATE) / split).mkdir(parents=True, exist_ok=True)
+    for clip in clips:
+        source = audio / clip.split / f"{clip.name}.wav"
+        path = folder / str(SAMPLE_RATE) / clip.split / source.name
+        try:
+            os.link(source, path)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, path)
+        paths.append(path)
+    return paths
+
+
+def write_notes_task(
+    clips: Sequence[Rendered], sizes: Mapping[str, int], out: Path, seconds: float
+) -> str:
+    """Write the events task from the first clips of each split.
+
+    Args:
+        clips: all clips.
+        sizes: clips of each split at most; classes of style follow one another, so they stay even.
+        out: the folder that has `audio`.
+        seconds: length of a clip.
+
+    Returns:
+        What was written, for the reader.
+    """
+    folder = out / NOTES_TASK
+    used = []
+    for split in SPLITS:
+        chosen = [clip for clip in clips if clip.split == split][: sizes[split]]
+        used += chosen
+        folder.mkdir(parents=True, exist_ok=True)
+        events = {f"{clip.name}.wav": _as_events(clip) for clip in chosen}
+        write_text(folder / f"{split}.json", json.dumps(events) + "\n")
+    link_audio(used, out / "audio", folder)
+    text = io.StringIO()
+    rows = [("idx", "label"), *((i, str(pitch)) for i, pitch in enumerate(NOTE_PITCHES))]
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(folder / "labelvocabulary.csv", text.getvalue())
+    metadata = {
+        "task_name": NOTES_TASK,
+        "version": "1.0.0",
+        "embedding_type": "event",
+        "prediction_type": "multilabel",
+        "split_mode": "trainvaltest",
+        "sample_duration": seconds,
+        "evaluation": ["event_onset_50ms_fms", "segment_1s_er"],
+        "evaluation_params": {
+            "event_postprocessing_grid": {"median_filter_ms": [0, 150], "min_duration": [50, 100]}
+        },
+        "splits": list(SPLITS),
+    }
+    write_json(folder / "task_metadata.json", metadata)
+    return describe(NOTES_TASK, used, len(NOTE_PITCHES))
+
+
+def _as_events(clip: Rendered) -> list[dict[str, Any]]:
+    return [{"label": str(pitch), "start": on, "end": off} for on, off, pitch in clip.events]
+
+
+def describe(name: str, clips: Sequence[Rendered], n_labels: int) -> str:
+    """A line about a task: its labels, and the clips of each split."""
+    sizes = Counter(clip.split for clip in clips)
+    return f"{name}: {n_labels} labels, " + ", ".join(f"{sizes[s]} {s}" for s in SPLITS)
+
+
+def check_groups(scores: Iterable[Score]) -> None:
+    """Refuse scores in which one group of works is in two splits.
+
+    Raises:
+        ScoreError: names the group.
+    """
+    splits: dict[str, str] = {}
+    for score in scores:
+        if splits.setdefault(score.group, score.split) != score.split:
+            raise ScoreError(
+                f"group {score.group!r} is in {splits[score.group]} and {score.split}: a work "
+                "would be tested that was trained on"
+            )
+
+
+def make_tasks(
+    scores: Sequence[Score],
+    out: Path,
+    *,
+    sizes: Mapping[str, int],
+    notes_sizes: Mapping[str, int],
+    soundfonts: Mapping[str, Sequence[str]],
+    seconds: float,
+    seed: int,
+    workers: int,
+    command: str = "",
+) -> list[str]:
+    """Render the clips and write all tasks; OUT appears whole or not at all.
+
+    Args:
+        scores: works of all splits.
+        out: folder to make.
+        sizes: clips of each split.
+        notes_sizes: clips of each split that the notes task takes at most.
+        soundfonts: paths, by split.
+        seconds: length of a clip.
+        seed: of everything; the number of workers changes nothing.
+        workers: processes.
+        command: for the record.
+
+    Returns:
+        A line about each task.
+
+    Raises:
+        ScoreError: scores without works in some split, or with a group in two.
+        FileExistsError: `out` is there already.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out}: exists; remove it or write elsewhere")
+    check_groups(scores)
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped
+    clips = render_clips(
+        scores, sizes, soundfonts, part / "audio", seconds=seconds, seed=seed, workers=workers
+    )
+    lines = [write_scene_task(name, clips, part, seconds, workers) for name in SCENE_TASKS]
+    lines.append(write_notes_task(clips, notes_sizes, part, seconds))
+    facts = "".join(json.dumps(clip.facts, ensure_ascii=False) + "\n" for clip in clips)
+    write_text(part / "clips.jsonl", facts)
+    write_json(
+        part / "provenance.json",
+        {
+            "command": command,
+            "date": now(),
+            "versions": versions(("numpy", "scipy", "tinysoundfont", "pretty_midi")),
+            "seed": seed,
+            "clip_seconds": seconds,
+            "tasks": lines,
+            "clips": dict(sizes),
+            "works": {
+                f"{corpus} ({licence or 'licence not stated'})": n
+                for (corpus, licence), n in sorted(
+                    Counter((score.corpus, score.licence) for score in scores).items()
+                )
+            },
+            "soundfonts": {
+                split: {Path(path).name: soundfont_digest(path) for path in paths}
+                for split, paths in soundfonts.items()
+            },
+        },
+    )
+    os.replace(part, out)
+    return lines
+
+
+def choose_soundfonts(
+    train: Sequence[Path], test: Sequence[Path], own: Path
+) -> dict[str, tuple[str, ...]]:
+    """Soundfonts by split: one never trained with tests.
+
+    Args:
+        train: to train and validate with; empty for those found on this machine, or self-made
+            ones where there are none.
+        test: to test with; empty for `HELD_OUT`.
+        own: folder for self-made soundfonts.
+
+    Raises:
+        SoundfontError: none to test with, or one is in both.
+    """
+    found = [path for path in find_soundfonts() if path.name == HELD_OUT]
+    if not test and not found:
+        raise SoundfontError(
+            f"no {HELD_OUT} to test with; install pretty_midi, which brings it, or name another "
+            "soundfont with --test-soundfonts"
+        )
+    test = list(test) or found[:1]
+    if not train:
+        train = [path for path in find_soundfonts() if path.name != HELD_OUT]
+    if not train:
+        own.mkdir(parents=True, exist_ok=True)
+        train = [own / f"own-{seed}.sf2" for seed in range(SELF_MADE)]
+        from benchmarks.rendered.soundfonts import write_soundfont
+
+        for seed, path in enumerate(train):
+            write_soundfont(path, seed)
+    held_out = {soundfont_digest(str(path)) for path in test}
+    for path in train:
+        if soundfont_digest(str(path)) in held_out:
+            raise SoundfontError(f"{path}: is to be trained and tested with; name another")
+    training, testing = tuple(map(str, train)), tuple(map(str, test))
+    return {"train": training, "valid": training, "test": testing}
+
+
+def gather_scores(
+    folders: Sequence[Path], midi: Sequence[Path], composed: int, seed: int
+) -> list[Score]:
+    """Scores of all sources.
+
+    Raises:
+        ScoreError: no source, or one that cannot be read.
+    """
+    scores = [score for folder in folders for score in read_scores(folder)]
+    scores += [score for folder in midi for score in read_midi_folder(folder)]
+    if composed:
+        from benchmarks.rendered.scores import compose_scores
+
+        scores += compose_scores(composed, seed)
+    if not scores:
+        raise ScoreError("no scores: give --scores, --midi or --composed")
+    return scores
+
+
+FOLDER = click.Path(path_type=Path)
+SIZE = click.IntRange(min=1, max=99_999)  # names have five digits
+
+
+@click.command(help=__doc__)
+@click.argument("out", type=FOLDER)
+@click.option("--scores", multiple=True, type=FOLDER, help="Folder with works.jsonl and notes.npz.")
+@click.option("--midi", multiple=True, type=FOLDER, help="Folder of MIDI files.")
+@click.option("--composed", type=click.IntRange(min=0), default=0, help="Works to compose.")
+@click.option("--train", type=SIZE, default=8000, show_default=True, help="Clips.")
+@click.option("--valid", type=SIZE, default=1500, show_default=True, help="Clips.")
+@click.option("--test", type=SIZE, default=3000, show_default=True, help="Clips.")
+@click.option(
+    "--notes",
+    type=(SIZE, SIZE, SIZE),
+    default=(600, 100, 200),
+    show_default=True,
+    help="Clips of the notes task, by split: heareval keeps every frame in memory.",
+)
+@click.option("--clip-seconds", type=click.FloatRange(min=1.0), default=10.0, show_default=True)
+@click.option("--soundfonts", multiple=True, type=FOLDER, help="To train and validate with.")
+@click.option("--test-soundfonts", multiple=True, type=FOLDER, help="To test with alone.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes. Default: cores.")
+def main(
+    out: Path,
+    scores: tuple[Path, ...],
+    midi: tuple[Path, ...],
+    composed: int,
+    train: int,
+    valid: int,
+    test: int,
+    notes: tuple[int, int, int],
+    clip_seconds: float,
+    soundfonts: tuple[Path, ...],
+    test_soundfonts: tuple[Path, ...],
+    seed: int,
+    workers: int | None,
+) -> None:
+    try:
+        lines = make_tasks(
+            gather_scores(scores, midi, composed, seed),
+            out,
+            sizes=dict(zip(SPLITS, (train, valid, test), strict=True)),
+            notes_sizes=dict(zip(SPLITS, notes, strict=True)),
+            soundfonts=choose_soundfonts(
+                soundfonts, test_soundfonts, out.with_name(f"{out.name}.soundfonts")
+            ),
+            seconds=clip_seconds,
+            seed=seed,
+            workers=workers or available_cores(),
+            command=shlex.join(["python", "-m", "benchmarks.rendered.tasks", *sys.argv[1:]]),
+        )
+    except (ScoreError, SoundfontError, TaskError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from error
+    click.echo("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
