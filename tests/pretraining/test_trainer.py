@@ -228,6 +228,9 @@ def test_the_best_probe_is_named_and_its_encoder_kept(store, tmp_path):
     assert f"  {tmp_path / 'best_probe.safetensors'}" in said
     kept = load_file(tmp_path / "best_probe.safetensors")["transformer.norm.weight"]
     assert torch.equal(kept, seen[1])
+    # The last three of the probes' steps, and what stays for good.
+    folder = plan_run(PROBED, store, tmp_path, resume=True).folder
+    assert folder.saved_steps() == [20, 30, 40]
     assert load_model(tmp_path / "best_probe.safetensors").scene_embedding_size == 2 * 192
 
 
