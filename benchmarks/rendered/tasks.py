@@ -408,7 +408,7 @@ def _target(name: str, clip: Rendered, labels: Sequence[str]) -> str | tuple[str
 def write_scene_task(
     name: str, clips: Sequence[Rendered], out: Path, seconds: float, workers: int
 ) -> str:
-    """Write one of the scene tasks beside the audio in OUT/audio.
+    """Write one of the scene tasks from the audio in OUT/audio.
 
     Returns:
         What was written or why it was not, for the reader.
@@ -559,6 +559,8 @@ def make_tasks(
     )
     lines = [write_scene_task(name, clips, part, seconds, workers) for name in SCENE_TASKS]
     lines.append(write_notes_task(clips, notes_sizes, part, seconds))
+    # Every task has links of its own, and hear-eval takes each folder here for a task.
+    shutil.rmtree(part / "audio")
     facts = "".join(json.dumps(clip.facts, ensure_ascii=False) + "\n" for clip in clips)
     write_text(part / "clips.jsonl", facts)
     write_json(
