@@ -103,7 +103,7 @@ def draw_drums(score: Score, rng: np.random.Generator) -> DrumTrack:
     return DrumTrack(
         pattern=str(rng.choice([*fitting, RANDOM, RANDOM])),
         kit=int(rng.choice(KITS)),
-        gain_db=float(rng.uniform(-14.0, 3.0)),
+        gain_db=float(rng.uniform(-16.0, 2.0)),
         seed=int(rng.integers(2**31)),
     )
 

@@ -38,9 +38,11 @@ FAMILY_RANGES: dict[str, Range] = {
 """Comfortable MIDI pitches of General MIDI's families, eight programs each, in order."""
 
 PROGRAM_RANGES: dict[int, Range] = {
-    9: (72, 104),  # glockenspiel
+    9: (72, 103),  # glockenspiel
     10: (60, 96),  # music box
     14: (55, 84),  # tubular bells
+    28: (40, 79),  # muted guitar
+    31: (45, 80),  # guitar harmonics
     40: (55, 98),  # violin
     41: (48, 88),  # viola
     42: (36, 74),  # cello
@@ -51,22 +53,26 @@ PROGRAM_RANGES: dict[int, Range] = {
     58: (26, 60),  # tuba
     60: (40, 76),  # horn
     64: (56, 88),  # soprano saxophone
+    65: (49, 80),  # alto saxophone
     67: (36, 70),  # baritone saxophone
     68: (58, 90),  # oboe
+    69: (52, 80),  # English horn
     70: (34, 74),  # bassoon
     71: (50, 92),  # clarinet
-    72: (74, 104),  # piccolo
+    72: (74, 103),  # piccolo
+    78: (57, 73),  # whistle
 }
 
-# Noises and hits, and timpani, carry no pitch that a score could ask for.
-_UNPITCHED = {47, 55}
+# Timpani and hits carry no pitch that a score could ask for; the fifths lead, soundtrack and
+# goblins sound a fifth, or several notes, for one.
+_UNSUITABLE = {47, 55, 86, 97, 101}
 
 FAMILIES = tuple(FAMILY_RANGES)
 
 PROGRAMS: dict[int, Range] = {
     program: PROGRAM_RANGES.get(program, FAMILY_RANGES[FAMILIES[program // 8]])
     for program in range(8 * len(FAMILIES))
-    if program not in _UNPITCHED
+    if program not in _UNSUITABLE
 }
 """Comfortable range of every General MIDI program (from 0) that a part may be given."""
 
@@ -156,6 +162,12 @@ def octave_shift(pitches: np.ndarray, program: int) -> int:
     return min(range(-36, 37, 12), key=misfit)
 
 
+def draw_instruments(rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """General MIDI programs and levels (dB) of `N_PARTS` parts, whatever the music is."""
+    programs = rng.choice(list(PROGRAMS), N_PARTS).tolist()
+    return tuple(programs), tuple(rng.uniform(-9.0, 3.0, N_PARTS).tolist())
+
+
 def draw_performance(
     score: Score,
     seconds: float,
@@ -177,13 +189,14 @@ def draw_performance(
     start_s = draw_start(score, seconds * tempo, rng, constant_key=constant_key)
     if start_s is None:
         return None
+    programs, gains_db = draw_instruments(rng)
     with_drums = rng.random() < percussion and DRUMS not in score.parts
     return Performance(
         start_s=start_s,
         transposition=int(rng.integers(-6, 6)),
         tempo=tempo,
-        programs=tuple(rng.choice(list(PROGRAMS), N_PARTS).tolist()),
-        gains_db=tuple(rng.uniform(-9.0, 3.0, N_PARTS).tolist()),
+        programs=programs,
+        gains_db=gains_db,
         tuning_cents=float(rng.uniform(-20.0, 20.0)),
         timing_s=float(rng.uniform(0.0, 0.02)),
         velocity_spread=float(rng.uniform(2.0, 14.0)),

@@ -228,11 +228,15 @@ def _room(conditions: Conditions, rng: np.random.Generator) -> np.ndarray:
     n_early = int(rng.integers(4, 24))
     at = (rng.uniform(0.001, 0.05, n_early) * SAMPLE_RATE).astype(int)
     early = rng.uniform(-1, 1, n_early) * np.exp(-at / (0.02 * SAMPLE_RATE))
-    room = tail * np.float32(rng.uniform(0.3, 1.0) / max(np.linalg.norm(tail), 1e-9))
-    np.add.at(room, at, early / max(np.linalg.norm(early), 1e-9) * rng.uniform(0.2, 0.8))
-    room *= np.float32(10 ** (conditions.reverberant_db / 20) / max(np.linalg.norm(room), 1e-9))
+    room = _unit(tail) * np.float32(rng.uniform(0.3, 1.0))
+    np.add.at(room, at, _unit(early) * rng.uniform(0.2, 0.8))
+    room = _unit(room) * np.float32(10 ** (conditions.reverberant_db / 20))
     room[0] += 1.0
     return room
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
 
 
 @functools.lru_cache(maxsize=1)

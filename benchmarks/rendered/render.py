@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
@@ -16,8 +16,15 @@ from benchmarks.rendered.percussion import DrumTrack, drum_notes
 from benchmarks.rendered.performance import Performance, octave_shift
 from benchmarks.rendered.recording import Recording, apply_recording
 from benchmarks.rendered.scores import DRUMS, Score
-from benchmarks.rendered.soundfonts import DRUM_CHANNEL, SYNTHESIS_RATE, load_soundfont
+from benchmarks.rendered.soundfonts import (
+    DRUM_CHANNEL,
+    SYNTHESIS_RATE,
+    balance_db,
+    load_soundfont,
+    silence,
+)
 from myna_plugin.audio import SAMPLE_RATE
+from myna_plugin.pretraining.worker_pool import WorkerDiedError, WorkerPool, begin_item
 
 STEP = 64
 """Samples at `SYNTHESIS_RATE` between possible onsets: 2 ms."""
@@ -92,7 +99,7 @@ def render_notes(
         float32 (round(16000 * seconds),), as loud as the soundfont makes it.
     """
     font = load_soundfont(soundfont)
-    font.reset()
+    silence(font)
     channels = [channel for channel in range(16) if channel != DRUM_CHANNEL]
     for part, program in enumerate(programs):
         channel = channels[part]
@@ -213,7 +220,7 @@ def render_clip(
         performance.programs,
         soundfont,
         seconds,
-        gains_db=performance.gains_db,
+        gains_db=_balanced_gains(notes, performance, soundfont),
         tuning_cents=performance.tuning_cents,
         drums=drums,
         drum_kit=track.kit,
@@ -233,6 +240,20 @@ def render_clip(
         performance,
         soundfont,
     )
+
+
+def _balanced_gains(
+    notes: np.ndarray, performance: Performance, soundfont: str
+) -> tuple[float, ...]:
+    """Level of each part: what the players chose, after their instruments are made equally loud."""
+    gains = []
+    for part, program in enumerate(performance.programs):
+        pitches = notes[notes[:, 4] == part, 2]
+        # To the tritone: neighbouring notes are about as loud, and are measured once.
+        pitch = int(np.rint(np.median(pitches) / 6) * 6) if len(pitches) else 60
+        chosen = performance.gains_db[part % len(performance.gains_db)]
+        gains.append(chosen + balance_db(soundfont, program, pitch))
+    return tuple(gains)
 
 
 def _labels(notes: np.ndarray, performance: Performance, seconds: float) -> np.ndarray:
@@ -280,17 +301,35 @@ def run_in_workers(
         total: number of tasks, where `tasks` does not tell.
         description: of the bar.
         unit: of the bar.
+
+    Raises:
+        WorkerDiedError: a worker was killed, for memory perhaps.
     """
     if workers < 1:
         raise ValueError(f"at least 1 worker is needed, got {workers}")
-    bar: Callable[..., Iterable[Result]] = lambda results: tqdm(  # noqa: E731
-        results, description, total=total, unit=unit
-    )
-    if workers == 1:
-        yield from bar(map(function, tasks))
-        return
-    # Not "fork": torch's threads do not survive it. Not "spawn": each would import torch anew.
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with context.Pool(workers, torch.set_num_threads, (1,)) as pool:
-        yield from bar(pool.imap(function, tasks))
+    with tqdm(total=total, desc=description, unit=unit) as bar:
+        if workers == 1:
+            for task in tasks:
+                yield function(task)
+                bar.update()
+            return
+        waiting: dict[int, Result] = {}
+        turn = 0
+        pool = WorkerPool(workers, [__name__])
+        numbered = functools.partial(_run_numbered, function)
+        with closing(pool.map(numbered, enumerate(tasks), _name_death)) as results:
+            for (number, _), result in results:
+                waiting[number] = result
+                while turn in waiting:
+                    yield waiting.pop(turn)
+                    turn += 1
+                    bar.update()
+
+
+def _run_numbered(function: Callable[[Task], Result], task: tuple[int, Task]) -> Result:
+    begin_item(0)
+    return function(task[1])
+
+
+def _name_death(task: tuple[int, Task], item: int) -> tuple[int, Task]:
+    raise WorkerDiedError(f"a worker died at task {task[0]} ({task[1]!r:.200})")

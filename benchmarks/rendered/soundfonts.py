@@ -6,6 +6,7 @@ import functools
 import hashlib
 from pathlib import Path
 
+import numpy as np
 from tinysoundfont import _tinysoundfont
 
 SYNTHESIS_RATE = 32_000
@@ -13,6 +14,12 @@ SYNTHESIS_RATE = 32_000
 
 MAX_VOICES = 128
 DRUM_CHANNEL = 9
+FLUSH = 2048
+"""Samples in which a voice that was cut off is gone."""
+
+REFERENCE_VELOCITY = 90
+REFERENCE_DB = -24.0
+"""Root mean square of the first half second of a note, dB below full scale, after balancing."""
 
 USUAL_PLACES = (
     "/usr/share/fluidr3mono-gm-soundfont",
@@ -67,6 +74,31 @@ def load_soundfont(path: str) -> _tinysoundfont.SoundFont:
     font.set_output(_tinysoundfont.OutputMode.Mono, SYNTHESIS_RATE, 0.0)
     font.set_max_voices(MAX_VOICES)
     return font
+
+
+def silence(font: _tinysoundfont.SoundFont) -> None:
+    """Bring a soundfont into the state in which it was loaded."""
+    font.reset()
+    # Voices cut off by the reset still fade for a moment, and the places that they take would
+    # decide in which order the next notes are added up.
+    font.render(np.zeros(FLUSH, np.float32).data.cast("B"))
+
+
+@functools.lru_cache(maxsize=4096)
+def balance_db(path: str, program: int, pitch: int) -> float:
+    """Gain that brings an instrument's notes near a pitch to about the loudness of all others.
+
+    Soundfonts differ by up to 40 dB between instruments; a part that cannot be heard would make
+    labels untrue.
+    """
+    font = load_soundfont(path)
+    silence(font)
+    font.channel_set_preset_number(0, program, False)
+    sound = np.zeros(SYNTHESIS_RATE // 2, np.float32)
+    font.channel_note_on(0, pitch, REFERENCE_VELOCITY / 127)
+    font.render(sound.data.cast("B"))
+    level = float(np.sqrt(np.mean(np.square(sound))))
+    return float(np.clip(REFERENCE_DB - 20 * np.log10(max(level, 1e-9)), -20.0, 20.0))
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,0 +1,517 @@
+"""Render scores straight into a store for pre-training, in factorial blocks.
+
+A block is a few passages, each with each of a few instrumentations, each in each of a few
+transpositions, in consecutive rows of the store. Tempo, tuning, the players' manner and the
+percussion are common to a block. So within a block some clips differ in key alone, some in
+instruments alone, some in the notes alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.rendered.composer import compose_scores
+from benchmarks.rendered.performance import (
+    Performance,
+    draw_instruments,
+    draw_performance,
+    draw_start,
+)
+from benchmarks.rendered.recording import Recording, draw_recording
+from benchmarks.rendered.render import render_clip, run_in_workers
+from benchmarks.rendered.scores import (
+    Score,
+    ScoreError,
+    read_midi_folder,
+    read_scores,
+    select_scores,
+)
+from benchmarks.rendered.soundfonts import (
+    SoundfontError,
+    find_soundfonts,
+    load_soundfont,
+    soundfont_digest,
+)
+from myna_plugin.pretraining.preparation import (
+    FRAMES_PER_HOUR,
+    INDEX_BYTES_PER_FILE,
+    RejectedError,
+    cut_clips,
+    settings_of,
+)
+from myna_plugin.pretraining.store import (
+    CLIP,
+    FILE,
+    FRAME_BYTES,
+    Index,
+    StoreError,
+    StoreSettings,
+    Texts,
+)
+from myna_plugin.pretraining.store_writer import (
+    check_disk,
+    publish,
+    replacing,
+    write_settings,
+    write_shard_file,
+    writing,
+)
+from myna_plugin.pretraining.worker_pool import WorkerDiedError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+FAILED = 1
+
+RECORDINGS = ("changing", "clip", "block")
+RECORD = "rendered.json"
+LEAST_SHARDS = 400
+"""Not a function of the workers, so that a store is the same with any number of them."""
+
+TRIALS = 200
+"""Passages tried for a block before the scores are called unusable."""
+
+COMMAND = "python -m benchmarks.rendered.store"
+
+EXAMPLES = f"""\
+examples:
+  {COMMAND} store --composed 500 --hours 1
+  {COMMAND} store --scores scores --licence CC0 --split train --hours 200 --workers 16 \\
+      --soundfonts FluidR3Mono_GM.sf3
+  {COMMAND} store --midi my_midi_files --split all --hours 10 --transpositions 12
+
+exit status: 0 done, 1 failed (disk full, ...), 2 bad input or too little disk, 130 interrupted"""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where works come from.
+
+    Attributes:
+        scores: folders for `read_scores`.
+        midi: folders for `read_midi_folder`.
+        composed: number of works to compose.
+        split: the only one to take; None for all.
+        licence: the only one to take; None for all.
+        seed: of the composer.
+    """
+
+    scores: tuple[str, ...] = ()
+    midi: tuple[str, ...] = ()
+    composed: int = 0
+    split: str | None = None
+    licence: str | None = None
+    seed: int = 0
+
+    def load(self) -> list[Score]:
+        """All works; ScoreError if there are none, or a folder cannot be read."""
+        return _load_sources(self)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_sources(sources: Sources) -> list[Score]:
+    works = [score for folder in sources.scores for score in read_scores(folder)]
+    works += [score for folder in sources.midi for score in read_midi_folder(folder)]
+    works += compose_scores(sources.composed, sources.seed)
+    kept = select_scores(works, split=sources.split, licence=sources.licence)
+    if not kept:
+        raise ScoreError(
+            f"none of the {len(works)} works are left with split {sources.split or 'any'} and "
+            f"licence {sources.licence or 'any'}; give other --split, --licence, or more scores"
+        )
+    return kept
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides every block.
+
+    Attributes:
+        sources: of the works.
+        soundfonts: paths; each instrumentation uses one of them.
+        passages: of a block, each of another work where there are enough.
+        instrumentations: of a block.
+        transpositions: of a block, different ones within an octave, at most 12.
+        clip_seconds: length of a clip.
+        recording: how recordings are drawn: "changing" within each clip, one for each "clip", or
+            one for all clips of a "block".
+        percussion: share of blocks with added percussion.
+        seed: of everything.
+    """
+
+    sources: Sources
+    soundfonts: tuple[str, ...]
+    passages: int = 2
+    instrumentations: int = 2
+    transpositions: int = 4
+    clip_seconds: float = 15.0
+    recording: str = "changing"
+    percussion: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.passages, self.instrumentations, self.transpositions) < 1:
+            raise StoreError("a block needs at least one of everything")
+        if self.transpositions > 12:
+            raise StoreError(f"an octave has 12 transpositions, not {self.transpositions}")
+        if self.recording not in RECORDINGS:
+            raise StoreError(f"recording is one of {', '.join(RECORDINGS)}, not {self.recording}")
+        if not self.soundfonts:
+            raise StoreError("at least one soundfont is needed")
+
+    @property
+    def clips_per_block(self) -> int:
+        """Clips of a block."""
+        return self.passages * self.instrumentations * self.transpositions
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """One clip to render, and what its row in the store is called."""
+
+    name: str
+    score: Score
+    performance: Performance
+    soundfont: str
+    recording: Recording
+
+
+def draw_block(plan: Plan, number: int, attempt: int = 0) -> list[ClipPlan]:
+    """The clips of a block, in the order of their rows: by passage, instrumentation, transposition.
+
+    Args:
+        plan: of the store.
+        number: of the block.
+        attempt: another number gives another block.
+
+    Raises:
+        ScoreError: hardly any passage of the scores sounds for most of a clip's length.
+    """
+    rng = np.random.default_rng([plan.seed, number, attempt])
+    passages = _draw_passages(plan, rng)
+    instrumentations = [
+        (*draw_instruments(rng), str(rng.choice(plan.soundfonts)))
+        for _ in range(plan.instrumentations)
+    ]
+    transpositions = rng.choice(np.arange(-6, 6), plan.transpositions, replace=False).tolist()
+    shared = draw_recording(rng, plan.clip_seconds)
+    clips = []
+    for (score, performance), (programs, gains_db, soundfont), transposition in product(
+        passages, instrumentations, transpositions
+    ):
+        recording = shared
+        if plan.recording != "block":
+            changing = plan.recording == "changing"
+            recording = draw_recording(rng, plan.clip_seconds, changing=changing)
+        listed = "-".join(map(str, programs[: max(score.n_parts, 1)]))
+        name = (
+            f"{number:07d}/{score.corpus}/{score.work} from {performance.start_s:.2f} s/"
+            f"{Path(soundfont).stem} {listed}/{transposition:+d}"
+        )
+        played = replace(
+            performance, programs=programs, gains_db=gains_db, transposition=transposition
+        )
+        clips.append(ClipPlan(name, score, played, soundfont, recording))
+    return clips
+
+
+def _draw_passages(plan: Plan, rng: np.random.Generator) -> list[tuple[Score, Performance]]:
+    scores = plan.sources.load()
+    weights = _weights(plan.sources)
+    found: list[tuple[Score, Performance]] = []
+    taken: set[int] = set()
+    for _ in range(TRIALS):
+        row = int(rng.choice(len(scores), p=weights))
+        if row in taken and len(scores) > 2 * plan.passages:
+            continue
+        score = scores[row]
+        if not found:
+            performance = draw_performance(
+                score, plan.clip_seconds, rng, percussion=plan.percussion
+            )
+        else:
+            first = found[0][1]
+            start_s = draw_start(score, plan.clip_seconds * first.tempo, rng)
+            performance = None if start_s is None else replace(first, start_s=start_s)
+        if performance is not None:
+            taken.add(row)
+            found.append((score, performance))
+        if len(found) == plan.passages:
+            return found
+    raise ScoreError(
+        f"of {TRIALS} works drawn, fewer than {plan.passages} have {plan.clip_seconds:g} s that "
+        "mostly sound; give longer scores or a smaller --clip-seconds"
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _weights(sources: Sources) -> np.ndarray:
+    """Chance of each work: long works have more to tell, but not in proportion."""
+    roots = np.sqrt([score.duration_s for score in sources.load()])
+    return roots / roots.sum()
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """Blocks `first` to `stop` (exclusive), which become shard `number`."""
+
+    number: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """Rows of the index that a shard adds, and what it was made of."""
+
+    row: np.ndarray
+    names: list[bytes]
+    clamped: list[int]
+    works: list[str]
+    licences: list[str]
+
+
+def fill_shard(job: ShardJob, plan: Plan, store: Path) -> ShardResult:
+    """Render some blocks and write them: the work of a worker."""
+    settings = store_settings(plan)
+    mels: list[np.ndarray] = []
+    names, clamped, works, licences = [], [], [], []
+    for block in range(job.first, job.stop):
+        for clip, mel, n_clamped in render_block(plan, block, settings):
+            mels.append(mel)
+            names.append(os.fsencode(clip.name))
+            clamped.append(n_clamped)
+            works.append(f"{clip.score.corpus}/{clip.score.work}")
+            licences.append(clip.score.licence)
+    row = write_shard_file(store, job.number, mels)
+    return ShardResult(row, names, clamped, works, licences)
+
+
+def render_block(
+    plan: Plan, number: int, settings: StoreSettings
+) -> list[tuple[ClipPlan, np.ndarray, int]]:
+    """Render a block: for each clip its plan, its mel power (float16), and values clamped.
+
+    A block with a silent clip, where a soundfont lacks what was asked for, is drawn anew.
+
+    Raises:
+        SoundfontError: blocks come out silent again and again.
+    """
+    for attempt in range(10):
+        rendered = []
+        try:
+            for clip in draw_block(plan, number, attempt):
+                sound = render_clip(
+                    clip.score, clip.performance, clip.soundfont, plan.clip_seconds, clip.recording
+                )
+                cut = cut_clips(torch.from_numpy(sound.waveform), settings)
+                rendered.append((clip, cut.mels[0], cut.clamped))
+        except RejectedError:
+            continue
+        return rendered
+    raise SoundfontError(
+        f"{', '.join(plan.soundfonts)}: renders silence; give a General MIDI soundfont"
+    )
+
+
+def store_settings(plan: Plan) -> StoreSettings:
+    """How the store is cut: every clip is full."""
+    return settings_of(clip_seconds=plan.clip_seconds, min_seconds=plan.clip_seconds)
+
+
+def shard_jobs(plan: Plan, n_blocks: int) -> list[ShardJob]:
+    """Blocks dealt out to shards of the usual size, or to smaller ones that keep workers busy."""
+    settings = store_settings(plan)
+    usual = settings.shard_frames // (settings.clip_frames * plan.clips_per_block)
+    size = max(1, min(usual, math.ceil(n_blocks / LEAST_SHARDS)))
+    starts = range(0, n_blocks, size)
+    return [ShardJob(i, first, min(first + size, n_blocks)) for i, first in enumerate(starts)]
+
+
+def write_store(
+    store: Path, plan: Plan, hours: float, workers: int, command: Sequence[str] = ()
+) -> Index:
+    """Make a store of rendered clips.
+
+    Args:
+        store: its folder; what an interrupted run left there is made anew.
+        plan: what decides the clips; they do not depend on `workers`.
+        hours: least length of audio; whole blocks are made.
+        workers: processes, one thread each.
+        command: for the record.
+
+    Returns:
+        The index of the complete store.
+
+    Raises:
+        StoreError: the folder holds something, or its disk is too small.
+        ScoreError: the scores cannot be used.
+        SoundfontError: a soundfont cannot be used.
+    """
+    settings = store_settings(plan)
+    n_blocks = math.ceil(hours * 3600 / (plan.clip_seconds * plan.clips_per_block))
+    n_clips = n_blocks * plan.clips_per_block
+    for soundfont in plan.soundfonts:
+        load_soundfont(soundfont)
+    plan.sources.load()
+    with writing(store):
+        if (store / "index.npz").exists():
+            raise StoreError(f"{store}: is a complete store; give another folder for a new one")
+        check_disk(store, n_clips * (settings.clip_frames * FRAME_BYTES + INDEX_BYTES_PER_FILE))
+        write_settings(store, settings)
+        for left_over in (store / "shards").glob("*.npy"):
+            left_over.unlink()
+        began = time.perf_counter()
+        jobs = shard_jobs(plan, n_blocks)
+        function = functools.partial(fill_shard, plan=plan, store=store)
+        results = list(run_in_workers(function, jobs, workers, total=len(jobs), unit="shard"))
+        seconds = time.perf_counter() - began
+        index = _index_of(results, settings)
+        with replacing(store / RECORD) as file:
+            file.write(_record(plan, results, command, seconds).encode())
+        publish(store, index)
+    return index
+
+
+def _index_of(results: list[ShardResult], settings: StoreSettings) -> Index:
+    names = [name for result in results for name in result.names]
+    clips = np.zeros(len(names), CLIP)
+    clips["file"], clips["frames"] = np.arange(len(names)), settings.clip_frames
+    files = np.zeros(len(names), FILE)
+    files["clips"] = 1
+    files["clamped"] = [n for result in results for n in result.clamped]
+    shards = np.concatenate([result.row for result in results])
+    return Index(clips, shards, files, Texts.of(names), Texts.of(b"" for _ in names), 1)
+
+
+def _record(plan: Plan, results: list[ShardResult], command: Sequence[str], seconds: float) -> str:
+    works = Counter(work for result in results for work in result.works)
+    licences = Counter(licence for result in results for licence in result.licences)
+    told = {
+        "command": list(command),
+        "plan": asdict(plan),
+        "soundfonts": {Path(p).name: soundfont_digest(p) for p in plan.soundfonts},
+        "versions": {name: version(name) for name in ("numpy", "scipy", "tinysoundfont", "torch")},
+        "render_seconds": round(seconds, 1),
+        "clips_by_licence": dict(licences),
+        "clips_by_work": dict(sorted(works.items())),
+    }
+    return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    command = [*COMMAND.split(), *(sys.argv[1:] if arguments is None else arguments)]
+    try:
+        plan = _plan_of(options)
+        began = time.perf_counter()
+        index = write_store(options.store, plan, options.hours, options.workers, command)
+        _summarise(options.store, index, time.perf_counter() - began, options.workers)
+    except (ScoreError, SoundfontError, StoreError) as error:
+        return _fail(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command begins anew", INTERRUPTED)
+    except (OSError, WorkerDiedError) as error:
+        return _fail(f"{error}; the same command begins anew", FAILED)
+    return 0
+
+
+def _plan_of(options: argparse.Namespace) -> Plan:
+    if options.hours <= 0 or options.workers < 1:
+        raise StoreError("--hours must be above 0 and --workers at least 1")
+    any_source = options.scores or options.midi or options.composed
+    sources = Sources(
+        scores=tuple(options.scores),
+        midi=tuple(options.midi),
+        composed=options.composed if any_source else 300,
+        split=None if options.split == "all" else options.split,
+        licence=options.licence,
+        seed=options.seed,
+    )
+    soundfonts = options.soundfonts or [str(path) for path in find_soundfonts()[:1]]
+    if not soundfonts:
+        raise SoundfontError("no soundfont found on this machine; name some with --soundfonts")
+    return Plan(
+        sources=sources,
+        soundfonts=tuple(soundfonts),
+        passages=options.passages,
+        instrumentations=options.instrumentations,
+        transpositions=options.transpositions,
+        clip_seconds=options.clip_seconds,
+        recording=options.recording,
+        percussion=options.percussion,
+        seed=options.seed,
+    )
+
+
+def _summarise(store: Path, index: Index, seconds: float, workers: int) -> None:
+    hours = int(index.shards["frames"].sum()) / FRAMES_PER_HOUR
+    print(
+        f"{store}: {len(index.clips):,} clips, {hours:,.2f} hours, in {seconds:,.0f} s: "
+        f"{hours * 3600 / seconds / workers:,.0f} times real time a worker"
+    )
+    if clamped := int(index.files["clamped"].sum()):
+        print(f"values clamped to float16's range: {clamped:,}")
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"store: {message}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("store", metavar="STORE", type=Path, help="folder of the new store")
+    add("--scores", metavar="DIR", nargs="+", default=[], help="folders of works.jsonl + notes.npz")
+    add("--midi", metavar="DIR", nargs="+", default=[], help="folders of MIDI files")
+    add("--composed", metavar="N", type=int, default=0, help="works composed by the program itself")
+    add("--split", choices=["train", "valid", "test", "all"], default="train")
+    add("--licence", metavar="NAME", help="take works of this licence alone, such as CC0")
+    add("--soundfonts", metavar="FILE", nargs="+", help="General MIDI soundfonts (.sf2, .sf3)")
+    add("--hours", type=float, required=True, help="length of all clips together")
+    add("--clip-seconds", metavar="S", type=float, default=15.0, help="default %(default)s")
+    add("--passages", metavar="N", type=int, default=2, help="of a block; default %(default)s")
+    add("--instrumentations", metavar="N", type=int, default=2, help="default %(default)s")
+    add("--transpositions", metavar="N", type=int, default=4, help="default %(default)s")
+    add(
+        "--recording",
+        choices=RECORDINGS,
+        default="changing",
+        help="when rooms, microphones and noise are drawn anew; changing: within clips, too",
+    )
+    add(
+        "--fixed-recording",
+        dest="recording",
+        action="store_const",
+        const="clip",
+        help="the same as --recording clip",
+    )
+    add("--percussion", metavar="SHARE", type=float, default=0.5, help="default %(default)s")
+    add("--seed", type=int, default=0)
+    add("--workers", metavar="N", type=int, default=os.cpu_count() or 1)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
