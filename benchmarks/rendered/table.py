@@ -402,16 +402,13 @@ def table_rows(results: Mapping[str, Mapping[str, Any]]) -> Rows:
 
 
 def parts_of(tasks: Mapping[str, Any]) -> list[str]:
-    """Parts with rows of their own: all, where there is more than one."""
-    names = list(
-        dict.fromkeys(
-            part
-            for content in tasks.values()
-            if len(content.get("parts", {})) > 1 or content.get(UNPROBED)
-            for part in (*content["parts"], *([UNPROBED] if content.get(UNPROBED) else []))
-        )
-    )
-    return [part for part in names if part == UNPROBED or len(names) > 2]
+    """Parts that have rows of their own: where there are several, and what is not probed."""
+    names: list[str] = []
+    for content in tasks.values():
+        parts = content.get("parts", {})
+        names += [*parts] if len(parts) > 1 else []
+        names += [UNPROBED] if content.get(UNPROBED) else []
+    return list(dict.fromkeys(names))
 
 
 def format_reported(content: Mapping[str, Any] | None, metric: str) -> str:

@@ -10,11 +10,11 @@ import mir_eval.key
 import numpy as np
 import pytest
 import soundfile
-import torch
 from click.testing import CliRunner
-from conftest import published_state_dict
 
 from benchmarks.rendered import table
+from myna_plugin.checkpoint import save_checkpoint
+from myna_plugin.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.experiment import probes
 from myna_plugin.probing import FAST_GRID, select
 from myna_plugin.tasks import Item, Task
@@ -191,8 +191,10 @@ def test_changed_code_is_scored_anew(tasks, tmp_path, counting):
 
 
 def test_every_patching_of_a_hybrid_model_has_a_row(tasks, tmp_path):
-    torch.save(published_state_dict(2), tmp_path / "tiny.pt")
-    models = make(tasks, tmp_path / "out", "--weights", tmp_path / "tiny.pt", "--baselines", "none")
+    config = EncoderConfig(embed_dim=64, depth=1, num_heads=1, mlp_dim=64)
+    weights = tmp_path / "tiny.safetensors"
+    save_checkpoint(initialise(MynaEncoder(config), seed=0), weights)
+    models = make(tasks, tmp_path / "out", "--weights", weights, "--baselines", "none")
     parts = models["tiny"]["rendered_key"]["parts"]
     assert set(parts) == {"square", "vertical", "hybrid"}
     reported = models["tiny"]["rendered_key"]["reported"]
