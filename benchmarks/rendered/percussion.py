@@ -64,7 +64,7 @@ PATTERNS: dict[str, tuple[int, dict[int, str]]] = {
     "waltz": (3, {KICK: "X.....", SNARE: "..o.o.", RIDE: "x.x.x."}),
     "jazz waltz": (3, {RIDE: "x..x.ox..", PEDAL_HAT: "...x.....", KICK: "x........"}),
     "mazurka": (3, {KICK: "x.....", TAMBOURINE: "..X.o.", SNARE: "..x.-."}),
-    "slow three": (3, {KICK: "X.......x...", SNARE: "....x...", CLOSED_HAT: "x.o.x.o.x.o."}),
+    "slow three": (3, {KICK: "X.......x...", SNARE: "....x.......", CLOSED_HAT: "x.o.x.o.x.o."}),
     "tambourine": (1, {TAMBOURINE: "x-o-"}),
     "heartbeat": (1, {LOW_TOM: "x..."}),
 }

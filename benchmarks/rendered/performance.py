@@ -159,7 +159,7 @@ def octave_shift(pitches: np.ndarray, program: int) -> int:
         outside = np.maximum(low - moved, 0) + np.maximum(moved - high, 0)
         return float(outside.sum()), abs(shift)
 
-    return min(range(-36, 37, 12), key=misfit)
+    return min(range(-60, 61, 12), key=misfit)
 
 
 def draw_instruments(rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[float, ...]]:

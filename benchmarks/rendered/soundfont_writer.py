@@ -1,4 +1,4 @@
-"""Soundfonts of self-made instruments: additive tones laid out on General MIDI's programs, and drums.
+"""Soundfonts of self-made instruments: additive tones on General MIDI's programs, and drums.
 
 No sound is taken from anywhere: every tone is a sum of drawn partials with a burst of noise at its
 beginning, every drum is noise and a falling tone. Another seed gives other instruments, which keep
@@ -404,7 +404,9 @@ def _presets(instruments: Sequence[Instrument]) -> list[bytes]:
 
 
 def _zones(instruments: Sequence[Instrument], number_of: dict[int, int]) -> list[bytes]:
-    names, bags, generators = [], [], []
+    names: list[bytes] = []
+    bags: list[bytes] = []
+    generators: list[bytes] = []
     for instrument in instruments:
         names.append(_name(instrument.name) + struct.pack("<H", len(bags)))
         for zone, tone in instrument.zones:
