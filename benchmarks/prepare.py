@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from myna_plugin.audio import load_audio
+from myna_plugin.audio import SAMPLE_RATE, load_audio
 from myna_plugin.pretraining.preparation import prepare, settings_of
-from myna_plugin.spectrogram import MelSpectrogram
+from myna_plugin.spectrogram import HOP_LENGTH, MelSpectrogram
 
 FILE_SECONDS = 30
 RATE = 44_100
@@ -73,6 +73,18 @@ def with_workers(workers: int) -> Callable[[Path, Path], None]:
     return run
 
 
+def require_spectrograms(out: Path, hours: float) -> None:
+    """Refuse to time what was not done: values that are not finite, or frames that lack."""
+    frames = 0
+    for path in out.rglob("*.npy"):
+        power = np.load(path, mmap_mode="r")
+        if power.ndim != 2 or not np.isfinite(power).all():
+            raise SystemExit(f"{path}: holds no finite spectrogram")
+        frames += len(power)
+    if frames * HOP_LENGTH / SAMPLE_RATE < 0.95 * 3600 * hours:
+        raise SystemExit(f"{out}: {frames} frames are not {hours:.2f} hours")
+
+
 def main() -> None:
     """Generate, time, print."""
     # Workers import this script once more, but not what only the peer needs.
@@ -102,6 +114,7 @@ def main() -> None:
                 start = time.perf_counter()
                 run(audio_dir, Path(folder) / f"{repeat}-{i}")
                 seconds[name] = min(seconds[name], time.perf_counter() - start)
+                require_spectrograms(Path(folder) / f"{repeat}-{i}", hours)
     print(
         f"{n_files} files, {hours:.2f} hours; {platform.machine()}, {os.cpu_count()} cores, "
         f"torch {torch.__version__}; fastest of {options.repeats}\n"

@@ -66,6 +66,8 @@ class RandomStore:
             noise = torch.randn(part.shape, device=device, dtype=torch.float16)
             # Beyond e^11 float16 knows no numbers.
             part.copy_(noise.mul_(2).clamp_(-10, 10).exp_())
+            # Sums and products of NaN are faster than those of numbers.
+            assert part.isfinite().all(), "the random store holds a value that is not finite"
 
 
 class Bench:
@@ -231,6 +233,16 @@ def flat_gradient(loss: Tensor, encoder: nn.Module) -> Tensor:
 # --------------------------------------------------------------------------------------
 
 
+Step = Callable[[int], Tensor]
+"""Takes the step of that number and gives its loss."""
+
+
+def require_finite(loss: Tensor) -> None:
+    """FloatingPointError unless a loss is finite: other speeds are not those of training."""
+    if not loss.isfinite().all():
+        raise FloatingPointError(f"the loss is {loss.tolist()}")
+
+
 @dataclasses.dataclass
 class Timing:
     """Of one variant: milliseconds a step (median of repeats) with their spread, and memory."""
@@ -241,7 +253,7 @@ class Timing:
     setup_s: float
 
 
-def time_steps(take: Callable[[int], object], steps: int, repeats: int, warm: int) -> Timing:
+def time_steps(take: Step, steps: int, repeats: int, warm: int) -> Timing:
     """Wall-clock time of steps, all of their work included."""
     begin = time.perf_counter()
     for number in range(warm):
@@ -252,14 +264,15 @@ def time_steps(take: Callable[[int], object], steps: int, repeats: int, warm: in
     for repeat in range(repeats):
         start = time.perf_counter()
         for number in range(steps):
-            take(warm + repeat * steps + number)
+            loss = take(warm + repeat * steps + number)
         torch.cuda.synchronize()
         times.append((time.perf_counter() - start) / steps * 1e3)
+        require_finite(loss)
     memory = torch.cuda.max_memory_allocated() / 1e9
     return Timing(statistics.median(times), max(times) - min(times), memory, setup)
 
 
-def our_step(bench: Bench, settings: dict[str, Any], batch_size: int) -> Callable[[int], object]:
+def our_step(bench: Bench, settings: dict[str, Any], batch_size: int) -> Step:
     settings = dict(settings)
     graph, compiled = settings.pop("graph", True), settings.pop("compile", False)
     objective = bench.objective(bench.encoder(), dtype=torch.bfloat16, **settings)
@@ -300,13 +313,13 @@ def compiled_block(x: Tensor, module: nn.Module) -> Tensor:
     return x + feed_forward(x)
 
 
-def literal_step(bench: Bench, batch_size: int) -> Callable[[int], object]:
+def literal_step(bench: Bench, batch_size: int) -> Step:
     encoder = bench.encoder()
     optimiser = torch.optim.Adam(encoder.parameters(), lr=3e-4, weight_decay=1e-5)
     sampler = bench.sampler(batch_size)
     frames = bench.store.resident.frames
 
-    def take(number: int) -> None:
+    def take(number: int) -> Tensor:
         views: Views = sampler.draw(number)
         crops = cut_crops(frames, views.starts.flatten())
         tokens = {
@@ -314,13 +327,15 @@ def literal_step(bench: Bench, batch_size: int) -> Callable[[int], object]:
             for patching in bench.options.patchings
         }
         optimiser.zero_grad()
-        literal_loss(encoder, crops, tokens).backward()
+        loss = literal_loss(encoder, crops, tokens)
+        loss.backward()
         optimiser.step()
+        return loss.detach()
 
     return take
 
 
-def time_variant(bench: Bench, name: str, make: Callable[[], Callable[[int], object]]) -> None:
+def time_variant(bench: Bench, name: str, make: Callable[[], Step]) -> None:
     free()
     base = torch.cuda.memory_allocated() / 1e9
     literal = name == "literal"
@@ -542,9 +557,11 @@ def fits(bench: Bench, batch_size: int, settings: dict[str, Any] | None) -> tupl
         take(0)
         torch.cuda.synchronize()
         start = time.perf_counter()
-        take(1)
+        loss = take(1)
         torch.cuda.synchronize()
-        return time.perf_counter() - start, torch.cuda.max_memory_allocated() / 1e9
+        seconds = time.perf_counter() - start
+        require_finite(loss)
+        return seconds, torch.cuda.max_memory_allocated() / 1e9
     except torch.OutOfMemoryError:
         return float("inf"), float("inf")
 

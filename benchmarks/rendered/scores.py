@@ -35,6 +35,12 @@ STYLE_TEMPO = {
 TEMPO_RANGE = (40.0, 208.0)
 """What a metronome shows; marks outside it are read as the nearest of these."""
 
+NOTATED_KEYS = ("bach-370-chorales", "joplin")
+"""Corpora with one notated key a work, although the works modulate: it holds where they end."""
+
+NOTATED_KEY_S = 15.0
+"""Seconds before a work's end for which its notated key is taken."""
+
 SPLITS = (("train", 0.7), ("valid", 0.1), ("test", 0.2))
 
 
@@ -144,6 +150,10 @@ def _score_of(work: dict[str, Any], notes: np.ndarray) -> Score:
     scale = beat_s if work["unit"] == "qb" else 1.0
     notes = notes.astype(np.float32)
     notes[:, :2] *= scale
+    keys = [(onset * scale, int(tonic), int(mode)) for onset, tonic, mode in work["keys"]]
+    if work["corpus"] in NOTATED_KEYS and keys:
+        end = float((notes[:, 0] + notes[:, 1]).max(initial=0.0))
+        keys = [(max(end - NOTATED_KEY_S, 0.0), *keys[-1][1:])]
     return Score(
         notes=notes[np.argsort(notes[:, 0], kind="stable")],
         work=work["work"],
@@ -152,7 +162,7 @@ def _score_of(work: dict[str, Any], notes: np.ndarray) -> Score:
         split=work["split"],
         style=style,
         licence=work["licence"],
-        keys=tuple((onset * scale, int(tonic), int(mode)) for onset, tonic, mode in work["keys"]),
+        keys=tuple(keys),
         parts=tuple(work.get("names") or ()),
         beat_s=beat_s,
     )

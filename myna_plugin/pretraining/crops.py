@@ -83,10 +83,15 @@ class ViewSampler:
     Every epoch visits the clips in a new random order without repeats; what does not fill a batch
     at its end is left out. In a process group every process draws its own part of each batch.
 
+    With `clips_per_block` n, clips kn to kn + n - 1 always come together, in one process's part of
+    one batch: see `order_clips`. Laid out so that they differ in one respect alone, they are each
+    other's hard negatives.
+
     Args:
         offsets: every clip's first frame, counted over all clips, int64, shape (clips,).
         lengths: every clip's frames, int64, shape (clips,).
-        batch_size: clips of a batch over all processes, a multiple of `world_size`.
+        batch_size: clips of a batch over all processes, a multiple of
+            `world_size * clips_per_block`.
         patchings: names from `encoder.PATCHINGS`.
         masking: a name from `masking.MASKINGS`.
         mask_ratio: fraction of patches removed.
@@ -95,9 +100,11 @@ class ViewSampler:
         device: where masks and crops are drawn.
         rank: of this process.
         world_size: number of processes.
+        clips_per_block: neighbouring clips that stay together; 1 shuffles clip by clip.
 
     Raises:
-        ValueError: fewer clips than a batch, a clip shorter than a crop, or an unknown masking.
+        ValueError: fewer clips than a batch, a batch that blocks do not fill, a clip shorter than
+            a crop, or an unknown masking.
     """
 
     def __init__(
@@ -114,8 +121,9 @@ class ViewSampler:
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        clips_per_block: int = 1,
     ) -> None:
-        check_batch(len(offsets), batch_size, world_size)
+        check_batch(len(offsets), batch_size, world_size, clips_per_block)
         check_crop(lengths, crop_frames, patchings)
         find_masking(masking)
         self.device = torch.device(device)
@@ -130,6 +138,7 @@ class ViewSampler:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.clips_per_block = clips_per_block
         self._generator = torch.Generator(self.device)
         self._order: tuple[int, Tensor] | None = None
 
@@ -144,7 +153,7 @@ class ViewSampler:
         if self._order is None or self._order[0] != epoch:
             # Drawn on the CPU, so that the order is the same on every device.
             generator = torch.Generator().manual_seed(derive_seed(self.seed, 0, epoch))
-            order = torch.randperm(len(self.offsets), generator=generator)
+            order = order_clips(len(self.offsets), self.clips_per_block, generator)
             self._order = epoch, order.to(self.device)
         share = self.batch_size // self.world_size
         start = position * self.batch_size + self.rank * share
@@ -170,10 +179,34 @@ class ViewSampler:
         return Views(clips, starts, torch.stack(tokens))
 
 
-def check_batch(n_clips: int, batch_size: int, world_size: int) -> None:
+def order_clips(n_clips: int, clips_per_block: int, generator: torch.Generator) -> Tensor:
+    """All clips once, blocks of neighbouring ones in random order, int64, shape (n_clips,).
+
+    Block k are clips kn to kn + n - 1 for n clips a block. Where n does not divide `n_clips`, the
+    last block is short: the block drawn last fills its place up, and what remains of that one ends
+    the order. So every n clips from the front are a block, or the short one and its filling.
+
+    >>> order_clips(8, 3, torch.Generator().manual_seed(1)).tolist()
+    [3, 4, 5, 6, 7, 2, 0, 1]
+    """
+    n_blocks = -(-n_clips // clips_per_block)
+    blocks = torch.randperm(n_blocks, generator=generator)
+    order = (blocks[:, None] * clips_per_block + torch.arange(clips_per_block)).flatten()
+    # As many places are beyond the last clip as there are numbers too many at the end.
+    order[order >= n_clips] = order[n_clips:].clone()
+    return order[:n_clips]
+
+
+def check_batch(n_clips: int, batch_size: int, world_size: int, clips_per_block: int = 1) -> None:
     """ValueError unless the batch divides among the processes and the store fills one."""
     if batch_size % world_size:
         raise ValueError(f"batch_size {batch_size} does not divide among {world_size} processes")
+    if batch_size // world_size % clips_per_block:
+        each = f" in each of {world_size} processes" if world_size > 1 else ""
+        raise ValueError(
+            f"batch_size must be a multiple of {world_size * clips_per_block} to hold whole blocks "
+            f"of clips_per_block={clips_per_block}{each}, got {batch_size}"
+        )
     if batch_size < 2:
         raise ValueError(
             f"batch_size must be at least 2 (others are the negatives), got {batch_size}"

@@ -119,15 +119,33 @@ def _local_log_sums(unit: Tensor, temperature: float) -> Tensor:
     return similarity.logsumexp(-1)
 
 
-def choose_clips(n_clips: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def choose_clips(
+    n_clips: int, held_out: int, seed: int, clips_per_block: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Split clip numbers into those to train on and those held out, each in ascending order.
+
+    Whole blocks of `clips_per_block` neighbours are held out, so that blocks of the clips to train
+    on are blocks of all clips; a short last block is trained on. `held_out` must be a multiple.
+
+    Raises:
+        ValueError: it is none, or there are not so many whole blocks.
 
     >>> [part.tolist() for part in choose_clips(5, 2, seed=0)]
     [[0, 2, 3], [1, 4]]
+    >>> [part.tolist() for part in choose_clips(5, 2, seed=0, clips_per_block=2)]
+    [[0, 1, 4], [2, 3]]
     """
+    n_blocks = n_clips // clips_per_block
+    if held_out % clips_per_block or held_out > n_blocks * clips_per_block:
+        raise ValueError(
+            f"held_out_clips must be a multiple of clips_per_block={clips_per_block} and at most "
+            f"{n_blocks * clips_per_block} of {n_clips} clips, got {held_out}"
+        )
     generator = torch.Generator().manual_seed(derive_seed(seed, 2))
-    order = torch.randperm(n_clips, generator=generator).numpy()
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
+    blocks = torch.randperm(n_blocks, generator=generator).numpy()[: held_out // clips_per_block]
+    chosen = np.zeros(n_clips, bool)
+    chosen[: n_blocks * clips_per_block].reshape(n_blocks, -1)[blocks] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def cut_pairs(store: ClipStore, clips: np.ndarray, crop_frames: int, seed: int) -> Tensor:
@@ -273,21 +291,22 @@ def draw_reconstructions(path: Path, pictures: Sequence[Tensor]) -> None:
 def draw_sweep(
     path: Path,
     setting: str,
-    rows: Mapping[str, Mapping[str, str]],
-    measures: Mapping[str, str],
+    measured: Mapping[str, Mapping[str, float]],
+    measures: Sequence[str],
 ) -> None:
     """Draw every measure over the values of a setting.
 
     Args:
         path: the PNG file.
         setting: its name.
-        rows: last row of train.csv by the setting's value.
-        measures: title of each column to draw.
+        measured: measures by title, by the setting's value; a measure may be lacking.
+        measures: titles of what to draw.
     """
     figure = new_figure(3.2 * len(measures), 3.2)
     grid = figure.subplots(1, len(measures), squeeze=False)[0]
-    for axes, (name, title) in zip(grid, measures.items(), strict=True):
-        axes.plot(list(rows), [float(row[name]) for row in rows.values()], marker="o")
+    for axes, title in zip(grid, measures, strict=True):
+        points = [(value, row[title]) for value, row in measured.items() if title in row]
+        axes.plot([value for value, _ in points], [score for _, score in points], marker="o")
         axes.set(xlabel=setting, title=title)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

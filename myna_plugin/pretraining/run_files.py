@@ -5,6 +5,7 @@
     checkpoints/*.pt       all that a run needs to go on
     events/                for TensorBoard
     final.safetensors      the encoder, for `load_model`
+    best_probe.safetensors the encoder of the best probe, where there are tasks to probe on
     loss.png               the loss curve
 
 Every file appears whole: it is written beside its place and moved there.
@@ -17,7 +18,7 @@ import io
 import math
 import pickle
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ COLUMNS = (
     "loss",
     "loss_square",
     "loss_vertical",
+    "learning_rate",
     "examples_per_s",
     "ceiling_fraction",
     "monitor_loss",
@@ -46,6 +48,10 @@ COLUMNS = (
     "rank",
 )
 """Columns of train.csv; what was not measured at a step is empty."""
+
+
+PROBE = "probe_"
+"""Before a task's name: the column of its validation scores."""
 
 
 class RunError(ValueError):
@@ -79,6 +85,11 @@ class RunFolder:
     def final(self) -> Path:
         """The trained encoder."""
         return self.path / "final.safetensors"
+
+    @property
+    def best_probe(self) -> Path:
+        """The encoder of the best probe."""
+        return self.path / "best_probe.safetensors"
 
     @property
     def table(self) -> Path:
@@ -199,23 +210,30 @@ class ProgressTable:
 
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
-        kept = [row for row in read_table(path) if int(row["step"]) <= last_step]
-        with replacing(path) as file:
+        self._write([row for row in read_table(path) if int(row["step"]) <= last_step])
+
+    def _write(self, rows: Sequence[Mapping[str, str]], more: Iterable[str] = ()) -> None:
+        """Write the file anew, with a column for everything in its rows and for some more."""
+        probes = {name for row in rows for name in row}.union(more).difference(COLUMNS)
+        self.columns = (*COLUMNS, *sorted(probes))
+        with replacing(self.path) as file:
             text = io.TextIOWrapper(file, "utf-8", newline="")
-            writer = csv.DictWriter(text, COLUMNS)
+            writer = csv.DictWriter(text, self.columns)
             writer.writeheader()
-            writer.writerows(kept)
+            writer.writerows(rows)
             text.flush()
             text.detach()
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Append a row; columns without a value are left empty."""
+        """Append a row; columns without a value are left empty, a new probe's is added."""
+        if not row.keys() <= set(self.columns):
+            self._write(read_table(self.path), row)
         told = {
             name: f"{value:.8g}" if isinstance(value, float) else value
             for name, value in row.items()
         }
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow(told)
+            csv.DictWriter(file, self.columns).writerow(told)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -225,7 +243,32 @@ def read_table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, restval=None))
     return [
-        {name: row[name] for name in COLUMNS if name in row}
+        {name: row[name] for name in row if name in COLUMNS or name.startswith(PROBE)}
         for row in rows
-        if None not in row.values() and row.get("step", "").isdecimal()
+        if None not in row and None not in row.values() and row.get("step", "").isdecimal()
     ]
+
+
+def find_best_probe(rows: Sequence[Mapping[str, str]]) -> tuple[int, dict[str, float]] | None:
+    """Step and scores by task of the best probe in train.csv: by their mean, the first of equals.
+
+    Probes of other tasks than the last one's are left out; None if there is none at all.
+
+    >>> rows = [{"step": "5", "probe_a": "0.5"}, {"step": "9", "probe_a": "0.4"}]
+    >>> find_best_probe(rows)
+    (5, {'a': 0.5})
+    """
+    probed = [
+        (
+            int(row["step"]),
+            {
+                name.removeprefix(PROBE): float(score)
+                for name, score in row.items()
+                if name.startswith(PROBE) and score
+            },
+        )
+        for row in rows
+    ]
+    probed = [(step, scores) for step, scores in probed if scores]
+    alike = [entry for entry in probed if entry[1].keys() == probed[-1][1].keys()]
+    return max(alike, key=lambda entry: sum(entry[1].values()), default=None)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from myna_plugin.encoder import SIZES, EncoderConfig
 from myna_plugin.pretraining.losses import LOSSES
 from myna_plugin.pretraining.masking import MASKINGS, count_kept
+from myna_plugin.pretraining.optimiser import SCHEDULES
 from myna_plugin.spectrogram import N_MELS
 
 FREE_TO_CHANGE = (
@@ -19,6 +20,9 @@ FREE_TO_CHANGE = (
     "graph",
     "log_every",
     "monitor_every",
+    "probe_every",
+    "probe_tasks",
+    "probe_grid",
     "checkpoint_every",
     "keep_last",
     "keep_every",
@@ -51,9 +55,15 @@ class Settings:
         gamma: of sogclr: weight of the newest sum in its moving averages.
         decoder_depth: blocks of the masked auto-encoder's decoder.
         batch_size: clips of a step, over all processes.
+        clips_per_block: neighbouring clips of the store that always come into a batch together;
+            in a store whose neighbours differ in one respect alone (one passage in several keys,
+            say) they are hard negatives. 1, the paper's, shuffles clip by clip.
         epochs: passes over the store.
         max_steps: stop after this many steps, whatever the epochs say.
-        learning_rate: constant, of Adam.
+        learning_rate: of Adam; the highest where it changes.
+        schedule: of the learning rate: constant (the paper's), or cosine, which falls to 0 at the
+            run's last step.
+        warmup_steps: first steps, over which the learning rate rises evenly.
         weight_decay: of Adam, added to the gradient.
         seed: decides weights, order, crops and masks.
         held_out_clips: clips never trained on, for monitoring (the paper trains on all).
@@ -67,6 +77,12 @@ class Settings:
         log_every: steps between rows of train.csv; also between looks at the loss on a GPU.
         monitor_every: steps between measurements of alignment, uniformity and rank.
         monitor_clips: clips they are measured on, held-out ones if there are.
+        probe_tasks: tasks to probe the encoder on while it is trained: folders in HEAR's format,
+            or NAME=FOLDER for gtzan, giantsteps, emomusic and magnatagatune. Heads are selected
+            and scored on validation; test is not looked at.
+        probe_every: steps between probes; 0 for one at the end alone.
+        probe_grid: heads that a probe selects from: 16 linear ones (linear), or those and 16 with
+            a hidden layer (fast).
         checkpoint_every: steps between checkpoints.
         keep_last: newest checkpoints kept.
         keep_every: checkpoints at multiples of this many steps stay for good; 0 for none.
@@ -90,9 +106,12 @@ class Settings:
     gamma: float = 0.9
     decoder_depth: int = 4
     batch_size: int = 4096
+    clips_per_block: int = 1
     epochs: int = 500
     max_steps: int | None = None
     learning_rate: float = 3e-4
+    schedule: str = "constant"
+    warmup_steps: int = 0
     weight_decay: float = 1e-5
     seed: int = 0
     held_out_clips: int = 0
@@ -105,6 +124,9 @@ class Settings:
     log_every: int = 50
     monitor_every: int = 1000
     monitor_clips: int = 1024
+    probe_tasks: tuple[str, ...] = ()
+    probe_every: int = 0
+    probe_grid: Literal["linear", "fast"] = "linear"
     checkpoint_every: int = 1000
     keep_last: int = 3
     keep_every: int = 10_000
@@ -120,7 +142,13 @@ class Settings:
             raise SettingsError(str(error)) from error
 
     def _check_names(self) -> None:
-        for name, known in (("size", SIZES), ("masking", MASKINGS), ("loss", LOSSES)):
+        tables: dict[str, Mapping[str, object]] = {
+            "size": SIZES,
+            "masking": MASKINGS,
+            "loss": LOSSES,
+            "schedule": SCHEDULES,
+        }
+        for name, known in tables.items():
             if getattr(self, name) not in known:
                 raise SettingsError(
                     f"{name}: unknown {getattr(self, name)!r}; known: {', '.join(known)}"
@@ -128,10 +156,18 @@ class Settings:
 
     def _check_ranges(self) -> None:
         at_least = {
-            0: ("seed", "held_out_clips", "keep_every", "weight_decay"),
+            0: (
+                "seed",
+                "held_out_clips",
+                "keep_every",
+                "weight_decay",
+                "warmup_steps",
+                "probe_every",
+            ),
             1: (
                 "depth",
                 "decoder_depth",
+                "clips_per_block",
                 "epochs",
                 "max_steps",
                 "tile_rows",
@@ -152,6 +188,14 @@ class Settings:
                 raise SettingsError(f"{name}: must be above 0, got {getattr(self, name)}")
         if self.held_out_clips == 1:
             raise SettingsError("held_out_clips: must be 0 or at least 2, got 1")
+        for name in ("batch_size", "held_out_clips"):
+            if getattr(self, name) % self.clips_per_block:
+                raise SettingsError(
+                    f"{name}: must be a multiple of clips_per_block={self.clips_per_block}, "
+                    f"got {getattr(self, name)}"
+                )
+        if self.probe_every and not self.probe_tasks:
+            raise SettingsError("probe_every: needs probe_tasks, the tasks to probe on")
         if self.gamma > 1:
             raise SettingsError(f"gamma: must not exceed 1, got {self.gamma}")
 
@@ -193,13 +237,21 @@ class Settings:
         read: dict[str, Any] = {name: read_value(name, value) for name, value in changes.items()}
         return replace(self, **read)
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether the learning rate changes."""
+        return self.schedule != "constant" or self.warmup_steps > 0
+
     def differences(self, other: Settings) -> list[str]:
         """Names of the settings that differ and may not, should one run go on as the other."""
+        free = set(FREE_TO_CHANGE)
+        if self.schedule != "constant":
+            # Every step's learning rate follows from the length of the run.
+            free -= {"epochs", "max_steps"}
         return [
             field.name
             for field in fields(self)
-            if field.name not in FREE_TO_CHANGE
-            and getattr(self, field.name) != getattr(other, field.name)
+            if field.name not in free and getattr(self, field.name) != getattr(other, field.name)
         ]
 
     def total_steps(self, steps_per_epoch: int) -> int:

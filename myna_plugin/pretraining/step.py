@@ -78,7 +78,9 @@ class TrainingStep:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Only this thread is watched for what a graph cannot hold: another one may be pinning the
+        # memory of the coming views.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             losses = self._run(static)
         return graph, static, losses
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -42,11 +43,13 @@ from myna_plugin.pretraining.monitoring import (
     measure,
 )
 from myna_plugin.pretraining.objective import ContrastiveObjective, PatchSource
-from myna_plugin.pretraining.optimiser import build_adam
+from myna_plugin.pretraining.optimiser import build_adam, rate_at, set_learning_rate
 from myna_plugin.pretraining.run_files import (
+    PROBE,
     ProgressTable,
     RunError,
     RunFolder,
+    find_best_probe,
     read_table,
 )
 from myna_plugin.pretraining.settings import Settings, SettingsError
@@ -55,6 +58,9 @@ from myna_plugin.pretraining.store import FRAME_BYTES, Store
 
 HEADROOM_BYTES = 4 << 30
 """Kept free on a GPU beside the store and the estimated activations."""
+
+Probe = Callable[[MynaEncoder], Mapping[str, float]]
+"""Gives a copy of the encoder validation scores, higher is better, by the name of the task."""
 
 SHOWN_CLIPS = 4
 """Clips in the picture of reconstructions, as in the paper's Appendix B."""
@@ -120,7 +126,9 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
             a full disk, or a folder that holds another run.
     """
     check_store(settings, store)
-    trained, monitored = choose_clips(len(store), settings.held_out_clips, settings.seed)
+    trained, monitored = choose_clips(
+        len(store), settings.held_out_clips, settings.seed, settings.clips_per_block
+    )
     if not settings.held_out_clips:
         n_monitored = min(settings.monitor_clips, len(store))
         _, monitored = choose_clips(len(store), n_monitored, settings.seed)
@@ -143,7 +151,12 @@ def check_store(settings: Settings, store: Store) -> None:
     """RunError unless the store fills a batch and its clips are as long as a crop."""
     n_trained = len(store) - settings.held_out_clips
     try:
-        check_batch(n_trained, settings.batch_size, distributed.launched_world_size())
+        check_batch(
+            n_trained,
+            settings.batch_size,
+            distributed.launched_world_size(),
+            settings.clips_per_block,
+        )
         check_crop(store.frames, settings.crop_frames, settings.patchings)
     except ValueError as error:
         less = f" less {settings.held_out_clips} held out" if settings.held_out_clips else ""
@@ -242,12 +255,14 @@ def fits_on_device(settings: Settings, store: Store, device: torch.device) -> bo
     return frames + 3 * activation_bytes(settings, clips) // 2 + HEADROOM_BYTES <= free
 
 
-def train(plan: Plan, say: Callable[[str], None] = print) -> Outcome:
+def train(plan: Plan, say: Callable[[str], None] = print, probe: Probe | None = None) -> Outcome:
     """Train as planned, in this process and those that `torchrun` started beside it.
 
     Args:
         plan: from `plan_run`.
         say: receives lines for the user, in the first process only.
+        probe: scores the encoder where the settings name tasks; called in the first process only,
+            while the others wait (NCCL's patience is ten minutes).
 
     Raises:
         RunError: several processes do not see the same checkpoints.
@@ -265,7 +280,7 @@ def train(plan: Plan, say: Callable[[str], None] = print) -> Outcome:
                 f"{plan.folder.path}: the processes found different checkpoints; all machines "
                 "must see the same folder"
             )
-        return Trainer(plan, device, say).run()
+        return Trainer(plan, device, say, probe).run()
 
 
 class Trainer:
@@ -275,10 +290,18 @@ class Trainer:
         plan: what to do.
         device: of this process.
         say: receives lines for the user, in the first process only.
+        probe: see `train`.
     """
 
-    def __init__(self, plan: Plan, device: torch.device, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        device: torch.device,
+        say: Callable[[str], None],
+        probe: Probe | None = None,
+    ) -> None:
         self.plan = plan
+        self.probe = probe
         self.settings = settings = plan.settings
         self.device = device
         self.first = distributed.is_first()
@@ -291,6 +314,7 @@ class Trainer:
             [p for p in self.objective.parameters() if p.requires_grad],
             settings.learning_rate,
             settings.weight_decay,
+            settings.scheduled,
         )
         if world_size() > 1:
             distributed.average_before_update(self.optimiser)
@@ -363,6 +387,7 @@ class Trainer:
             device=device if self.resident is not None and not alone else "cpu",
             rank=0 if alone else rank(),
             world_size=1 if alone else world_size(),
+            clips_per_block=1 if alone else settings.clips_per_block,
         )
 
     def _views(self) -> Generator[Views, None, None]:
@@ -409,6 +434,8 @@ class Trainer:
             total, since = torch.zeros(len(settings.patchings), device=self.device), step
             watch.start()
             for views in all_views:
+                if settings.scheduled:
+                    set_learning_rate(self.optimiser, self._rate(step))
                 # Summed on the device: reading the loss would make the CPU wait for every step.
                 total += self.step(views)
                 step += 1
@@ -417,7 +444,8 @@ class Trainer:
                 stopped_by = self._agree_to_stop(signals, to_log)
                 to_save = last or bool(stopped_by) or step % settings.checkpoint_every == 0
                 to_measure = last or step % settings.monitor_every == 0
-                if to_log or to_save or to_measure:
+                to_probe = self._probe_is_due(step)
+                if to_log or to_save or to_measure or to_probe:
                     row = self._read_losses(total, since, step) | watch.look(step - since)
                     bar.update(step - since)
                     bar.set_postfix(_postfix(row))
@@ -425,9 +453,12 @@ class Trainer:
                     since = step
                     if crops is not None and to_measure:
                         row |= self._measure(crops)
+                    if to_probe and self.first:
+                        row |= self._run_probe(step)
                     if table is not None:
                         table.add(row)
                         events.add(step, {k: v for k, v in row.items() if k != "step"})
+                        self._keep_best_probe(step)
                     if to_save:
                         self._save(step)
                     watch.start()
@@ -460,10 +491,22 @@ class Trainer:
             )
         row: dict[str, float] = {"step": step, "epoch": step / self.sampler.steps_per_epoch}
         row["loss"] = loss
-        return row | {
+        row |= {
             f"loss_{name}": value
             for name, value in zip(self.settings.patchings, losses, strict=True)
         }
+        return row | {"learning_rate": self._rate(step - 1)}
+
+    def _rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        settings = self.settings
+        return rate_at(
+            step,
+            self.plan.total_steps,
+            settings.learning_rate,
+            settings.schedule,
+            settings.warmup_steps,
+        )
 
     def _events(self) -> Events:
         wanted = self.first and self.settings.tensorboard
@@ -477,6 +520,38 @@ class Trainer:
 
     def _measure(self, crops: Tensor) -> dict[str, float]:
         return asdict(measure(self.encoder, crops, self.settings.temperature, self.bfloat16))
+
+    def _probe_is_due(self, step: int) -> bool:
+        """Whether to probe after a step: the same in all processes, and never without tasks."""
+        every = self.settings.probe_every
+        on_the_way = every > 0 and step % every == 0
+        return bool(self.settings.probe_tasks) and (on_the_way or step == self.plan.total_steps)
+
+    def _run_probe(self, step: int) -> dict[str, float]:
+        """Validation scores of a copy of the encoder, by column of the table."""
+        if self.probe is None:
+            return {}
+        copied = copy.deepcopy(self.encoder).requires_grad_(False)
+        devices = [self.device] if self.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices):
+                scores = self.probe(copied)
+        except (ValueError, OSError, torch.OutOfMemoryError) as error:
+            # What has become of a task's files, say, must not cost a run of days.
+            self.say(f"step {step:,}: the probe failed ({error})")
+            return {}
+        told = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+        self.say(f"step {step:,}: probes on validation: {told}")
+        return {PROBE + name: float(score) for name, score in scores.items()}
+
+    def _keep_best_probe(self, step: int) -> None:
+        """Write the encoder if this step's probe is the best so far."""
+        if self.probe is None or not self._probe_is_due(step):
+            return
+        folder = self.plan.folder
+        best = find_best_probe(read_table(folder.table))
+        if best is not None and best[0] == step:
+            save_checkpoint(self.encoder, folder.best_probe, self._facts(step))
 
     # ---------------------------------------------------------------------------------
     # Files
@@ -517,17 +592,25 @@ class Trainer:
     def _finish(self, step: int) -> None:
         """Write the encoder and the pictures, and say how to load it."""
         folder = self.plan.folder
-        facts = {
+        save_checkpoint(self.encoder, folder.final, self._facts(step))
+        draw_curve(folder.path / "loss.png", read_table(folder.table))
+        if self.settings.objective == "mae":
+            self._draw_reconstructions()
+        best = find_best_probe(read_table(folder.table))
+        if best is not None:
+            told = ", ".join(f"{name} {score:.3f}" for name, score in best[1].items())
+            self.say(f"best probe on validation: {told}, after step {best[0]:,}")
+            self.say(f"  {folder.best_probe}")
+        self.say(f"{folder.path}: {step:,} steps done; load the model with")
+        self.say(f"  myna_plugin.load_model({str(folder.final)!r})")
+
+    def _facts(self, step: int) -> dict[str, str]:
+        """What a saved encoder says about itself."""
+        return {
             "steps": str(step),
             "settings": json.dumps(self.settings.to_mapping()),
             "store": self.plan.store.fingerprint,
         }
-        save_checkpoint(self.encoder, folder.final, facts)
-        draw_curve(folder.path / "loss.png", read_table(folder.table))
-        if self.settings.objective == "mae":
-            self._draw_reconstructions()
-        self.say(f"{folder.path}: {step:,} steps done; load the model with")
-        self.say(f"  myna_plugin.load_model({str(folder.final)!r})")
 
     def _draw_reconstructions(self) -> None:
         clips = self.plan.monitored[:SHOWN_CLIPS]

@@ -7,12 +7,19 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from myna_plugin.pretraining.distributed import launched_rank
 from myna_plugin.pretraining.run_files import RunError, WriteError
 from myna_plugin.pretraining.settings import Settings, SettingsError
 from myna_plugin.pretraining.store import Store, StoreError
-from myna_plugin.pretraining.trainer import DivergedError, plan_run, train
+from myna_plugin.pretraining.trainer import (
+    DivergedError,
+    check_store,
+    chosen_device,
+    plan_run,
+    train,
+)
 from myna_plugin.recipes.configuration import (
     apply_file,
     read_changes,
@@ -20,6 +27,9 @@ from myna_plugin.recipes.configuration import (
     to_yaml,
     write_text,
 )
+
+if TYPE_CHECKING:
+    from myna_plugin.experiment.encoders import EncoderProbe
 
 COMMAND = "python -m myna_plugin.recipes.pretrain"
 
@@ -41,6 +51,9 @@ examples:
   {COMMAND} --store store --out run --resume
   {COMMAND} --store store --out run --config recipes/pretrain/vertical.yaml seed=1
   {COMMAND} --config recipes/pretrain/base.yaml mask_ratio=0.8 --print-config
+
+  with probes of the encoder on a task in HEAR's format and on GTZAN, every 2,000 steps:
+  {COMMAND} --store store --out run 'probe_tasks=[tasks/esc50, gtzan=data/gtzan]' probe_every=2000
 
   on the 4 GPUs of a machine, with batch_size divided among them:
   torchrun --nproc-per-node 4 -m myna_plugin.recipes.pretrain --store store --out run
@@ -71,17 +84,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(settings: Settings, options: argparse.Namespace) -> int:
-    plan = plan_run(settings, Store.open(options.store), options.out, options.resume)
+    store = Store.open(options.store)
+    check_store(settings, store)
+    probe = None if launched_rank() else open_probe(settings)
+    plan = plan_run(settings, store, options.out, options.resume)
     if launched_rank() == 0:
         config = options.out / "config.yaml"
         head = f"# {COMMAND} --store {options.store} --out {options.out} --config {config}\n"
         write_text(config, head + to_yaml(settings))
-    outcome = train(plan)
+    outcome = train(plan, probe=probe)
     if outcome.stopped_by is None:
         return 0
     if launched_rank() == 0:
         print(f"{options.out}: stopped after step {outcome.step:,}; --resume goes on from there")
     return INTERRUPTED if outcome.stopped_by == signal.SIGINT else 0
+
+
+def open_probe(settings: Settings) -> EncoderProbe | None:
+    """The probe of the tasks that the settings name, their files found; None if they name none.
+
+    Raises:
+        SettingsError: a task's data cannot be used; the message names the file.
+    """
+    if not settings.probe_tasks:
+        return None
+    # Imported on use: all that scores tasks, which most runs do without.
+    from myna_plugin.experiment.encoders import EncoderProbe, read_tasks
+    from myna_plugin.hear_eval.parallel import available_cores
+    from myna_plugin.tasks import TaskError
+
+    workers = available_cores()
+    try:
+        tasks = read_tasks(settings.probe_tasks, workers)
+    except TaskError as error:
+        raise SettingsError(f"probe_tasks: {error}") from error
+    return EncoderProbe(tasks, settings.probe_grid, chosen_device(settings), workers)
 
 
 def _config_file(options: argparse.Namespace) -> Path | None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,6 +28,10 @@ from myna_plugin.recipes.configuration import (
     to_yaml,
     write_text,
 )
+from myna_plugin.recipes.pretrain import open_probe
+
+if TYPE_CHECKING:
+    from myna_plugin.experiment.encoders import EncoderProbe
 
 COMMAND = "python -m myna_plugin.recipes.sweep"
 
@@ -42,20 +47,32 @@ SCORES = {
 }
 """Columns of train.csv that runs are compared by, and their names in the table."""
 
+Scores = dict[str, dict[str, float]]
+"""Test scores of a run by task and metric, the primary metric first."""
+
 NOTE = """\
 Measured at the end of each run on the same pairs of whole crops: contrastive loss (decoupled),
 alignment (lower: views of a clip closer) and uniformity (lower: clips more evenly spread; Wang and
-Isola 2020), effective rank of the embeddings (RankMe). These are no scores on any task."""
+Isola 2020), effective rank of the embeddings (RankMe)."""
+
+NO_TASKS = "These are no scores on any task; probe_tasks adds some."
+
+TASKS_NOTE = """\
+Of each task: the primary metric on test, of the head that is best on validation among those
+of the {grid} grid. For a comparison of these runs; published scores come of a larger grid."""
 
 DESCRIPTION = """\
 Train once for every value that SWEEP.yaml lists, each run in a folder of its own under OUT, and
 write OUT/table.md, OUT/table.csv and OUT/figure.png after each. The same command goes on where it
-was interrupted: finished runs are kept, the unfinished one is resumed."""
+was interrupted: finished runs are kept, the unfinished one is resumed. With probe_tasks every
+finished run is scored on those tasks too (kept in its probe.json)."""
 
 EXAMPLES = f"""\
 examples:
   {COMMAND} recipes/sweeps/mask_ratio.yaml --store store --out masks
   {COMMAND} recipes/sweeps/batch_size.yaml --store store --out batches epochs=5
+  {COMMAND} recipes/sweeps/mask_ratio.yaml --store store --out masks \\
+      'probe_tasks=[tasks/esc50, gtzan=data/gtzan]'
 
 exit status: 0 done or stopped by SIGTERM, 1 a run failed, 2 bad input, 130 interrupted"""
 
@@ -81,10 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = Store.open(options.store)
         for settings in sweep.runs.values():
             check_store(settings, store)
-        return run_sweep(sweep, store, options.out)
+        # One for all runs, which read_sweep makes name the same tasks.
+        probe = None if launched_rank() else open_probe(next(iter(sweep.runs.values())))
+        return run_sweep(sweep, store, options.out, probe)
     except (SettingsError, StoreError, RunError) as error:
         return _fail(str(error), BAD_INPUT)
-    except (WriteError, OSError) as error:
+    except (WriteError, ProbeError, OSError) as error:
         return _fail(str(error), FAILED)
 
 
@@ -107,13 +126,20 @@ def read_sweep(path: Path, changes: dict[str, object]) -> Sweep:
         raise SettingsError(f"{path}: values must be a list of at least one value of {vary}")
     if vary in changes:
         raise SettingsError(f"{vary}: this sweep varies it; change the values in {path}")
+    if vary.startswith("probe_"):
+        raise SettingsError(f"{path}: {vary}: all runs of a sweep are probed alike")
     base = apply_file(Settings(), path, common).with_changes(changes)
     return Sweep(vary, {str(value): apply_file(base, path, {vary: value}) for value in values})
 
 
-def run_sweep(sweep: Sweep, store: Store, out: Path) -> int:
-    """Train every run that is not finished; the exit status."""
+def run_sweep(sweep: Sweep, store: Store, out: Path, probe: EncoderProbe | None = None) -> int:
+    """Train every run that is not finished, and score those that are not scored; the exit status.
+
+    Raises:
+        ProbeError: a run cannot be scored; it is trained, and its row lacks only that.
+    """
     outcomes: dict[str, Outcome | None] = {}
+    scores: dict[str, Scores] = {}
     for value, settings in sweep.runs.items():
         folder = out / f"{sweep.vary}={value}"
         if launched_rank() == 0:
@@ -122,7 +148,7 @@ def run_sweep(sweep: Sweep, store: Store, out: Path) -> int:
         if launched_rank() == 0:
             write_text(folder / "config.yaml", to_yaml(settings))
         try:
-            outcome = train(plan)
+            outcome = train(plan, probe=probe if settings.probe_every else None)
         except DivergedError as error:
             _fail(str(error), FAILED)
             outcomes[value] = None
@@ -131,7 +157,10 @@ def run_sweep(sweep: Sweep, store: Store, out: Path) -> int:
                 return INTERRUPTED if outcome.stopped_by == signal.SIGINT else 0
             outcomes[value] = outcome
         if launched_rank() == 0:
-            write_results(sweep, outcomes, out)
+            write_results(sweep, outcomes, scores, out)
+            if probe is not None and outcomes[value]:
+                scores[value] = score_run(probe, folder)
+                write_results(sweep, outcomes, scores, out)
         # The run's graph and tensors hold each other: free the GPU for the next.
         gc.collect()
         if torch.cuda.is_available():
@@ -141,23 +170,63 @@ def run_sweep(sweep: Sweep, store: Store, out: Path) -> int:
     return FAILED if None in outcomes.values() else 0
 
 
-def write_results(sweep: Sweep, outcomes: dict[str, Outcome | None], out: Path) -> None:
+class ProbeError(RuntimeError):
+    """A trained run that cannot be scored on a task; the message names the file."""
+
+
+def score_run(probe: EncoderProbe, folder: Path) -> Scores:
+    """Test scores of a finished run, kept in its folder."""
+    try:
+        return probe.test_file(folder / "final.safetensors", folder / "probe.json")
+    except ValueError as error:  # what audio, tasks, features and checkpoints raise
+        raise ProbeError(f"{folder}: trained, but not scored: {error}") from error
+
+
+def write_results(
+    sweep: Sweep, outcomes: dict[str, Outcome | None], scores: dict[str, Scores], out: Path
+) -> None:
     """Write the table, as Markdown and CSV, and the figure of the runs so far."""
-    header = [sweep.vary, "steps", *SCORES.values()]
-    rows = [[value, *_scores(outcome)] for value, outcome in outcomes.items()]
+    measured = {
+        value: _measures(outcome) | _primary_scores(scores.get(value, {}))
+        for value, outcome in outcomes.items()
+    }
+    names = [name for measures in measured.values() for name in measures]
+    columns = list(dict.fromkeys([*SCORES.values(), *names]))
+    header = [sweep.vary, "steps", *columns]
+    rows = [
+        [value, str(outcome.step) if outcome else "diverged"]
+        + [f"{measured[value][name]:.3f}" if name in measured[value] else "" for name in columns]
+        for value, outcome in outcomes.items()
+    ]
     lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
-    write_text(out / "table.md", "\n".join([*lines, "", NOTE, ""]))
+    write_text(out / "table.md", "\n".join([*lines, "", *_notes(sweep, scores), ""]))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_text(out / "table.csv", text.getvalue())
-    done = {value: outcome.last_row for value, outcome in outcomes.items() if outcome}
-    draw_sweep(out / "figure.png", sweep.vary, done, SCORES)
+    draw_sweep(out / "figure.png", sweep.vary, measured, columns)
 
 
-def _scores(outcome: Outcome | None) -> list[str]:
+def _measures(outcome: Outcome | None) -> dict[str, float]:
+    """By name in the table; nothing of a run that diverged."""
     if outcome is None:
-        return ["diverged", *[""] * len(SCORES)]
-    return [str(outcome.step), *(f"{float(outcome.last_row[name]):.3f}" for name in SCORES)]
+        return {}
+    return {title: float(outcome.last_row[name]) for name, title in SCORES.items()}
+
+
+def _primary_scores(scores: Scores) -> dict[str, float]:
+    """Every task's primary score by name in the table, and their mean if there are several."""
+    told = {
+        f"{task}, {next(iter(found))}": next(iter(found.values())) for task, found in scores.items()
+    }
+    mean = {"mean of tasks": sum(told.values()) / len(told)} if len(told) > 1 else {}
+    return told | mean
+
+
+def _notes(sweep: Sweep, scores: dict[str, Scores]) -> list[str]:
+    if not scores:
+        return [NOTE, NO_TASKS]
+    grid = next(iter(sweep.runs.values())).probe_grid
+    return [NOTE, "", TASKS_NOTE.format(grid=grid)]
 
 
 def _fail(message: str, status: int) -> int:

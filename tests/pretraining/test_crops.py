@@ -13,6 +13,7 @@ from myna_plugin.pretraining.crops import (
     all_tokens,
     gather_patches,
     norm_patches,
+    order_clips,
 )
 from myna_plugin.vit import patchify
 
@@ -59,6 +60,68 @@ def test_an_epoch_visits_every_clip_once_and_epochs_differ():
     epochs = [torch.cat([draws.clips(2 * epoch), draws.clips(2 * epoch + 1)]) for epoch in range(5)]
     assert all(sorted(epoch.tolist()) == list(range(8)) for epoch in epochs)
     assert len({tuple(epoch.tolist()) for epoch in epochs}) > 1
+
+
+def blocks_in_pieces(clips, clips_per_block):
+    """The pieces of an order, block length by block length, each as a set."""
+    pieces = torch.as_tensor(clips).split(clips_per_block)
+    return [set(piece.tolist()) for piece in pieces]
+
+
+@pytest.mark.parametrize(("n_clips", "n"), [(12, 1), (12, 3), (12, 12), (13, 3), (14, 3), (5, 8)])
+def test_an_order_has_every_clip_once_and_whole_blocks_at_their_places(n_clips, n):
+    whole = {frozenset(range(k, k + n)) for k in range(0, n_clips - n + 1, n)}
+    short = set(range(n_clips // n * n, n_clips))
+    seen = set()
+    for seed in range(60):
+        order = order_clips(n_clips, n, torch.Generator().manual_seed(seed))
+        assert sorted(order.tolist()) == list(range(n_clips))
+        *pieces, last = map(frozenset, blocks_in_pieces(order, n))
+        seen.add(pieces[0] if pieces else last)
+        cut = [piece for piece in pieces if piece not in whole]
+        if not short:
+            assert last in whole
+            assert not cut
+        elif last != short:
+            # The short block stands elsewhere, filled up by what lacks at the end.
+            (filled,) = cut
+            assert filled - last > short
+            assert (filled - short) | last in whole
+    assert len(seen) > (n_clips > n)
+
+
+def test_single_clips_are_shuffled_as_without_blocks():
+    plain = torch.randperm(50, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(order_clips(50, 1, torch.Generator().manual_seed(7)), plain)
+
+
+def test_blocks_stay_together_in_every_batch_and_process():
+    store = MemoryStore(lengths=[100] * 26)
+    settings = {"batch_size": 8, "clips_per_block": 2}
+    draws = sampler(store, **settings)
+    assert draws.steps_per_epoch == 3
+    partners = []
+    for step in range(12):
+        parts = [
+            sampler(store, rank=rank, world_size=2, **settings).clips(step) for rank in range(2)
+        ]
+        assert torch.equal(torch.cat(parts), draws.clips(step))
+        for part in parts:
+            clips = set(part.tolist())
+            assert {clip ^ 1 for clip in clips} == clips
+        partners.append(frozenset(draws.clips(step).tolist()))
+    assert all(len(frozenset.union(*partners[k : k + 3])) == 24 for k in range(0, 12, 3))
+    assert len(set(partners)) == 12  # blocks meet others from epoch to epoch
+
+
+def test_a_short_last_block_comes_into_batches_too():
+    store = MemoryStore(lengths=[100] * 9)
+    draws = sampler(store, batch_size=4, clips_per_block=4)
+    short = [8 in draws.clips(step) for step in range(60)]
+    assert 5 < sum(short) < 55
+    for epoch in range(30):
+        clips = torch.cat([draws.clips(2 * epoch), draws.clips(2 * epoch + 1)])
+        assert len(clips.unique()) == 8
 
 
 def test_crops_lie_within_their_clips_and_reach_both_ends():
@@ -149,6 +212,10 @@ def test_stores_that_cannot_serve_are_refused_before_anything_else():
         sampler(store, crop_frames=90)
     with pytest.raises(ValueError, match="does not divide among 3 processes"):
         sampler(store, world_size=3)
+    with pytest.raises(ValueError, match=r"multiple of 3 to hold whole blocks of .*=3, got 4"):
+        sampler(store, clips_per_block=3)
+    with pytest.raises(ValueError, match=r"multiple of 8 .*=4 in each of 2 processes, got 4"):
+        sampler(store, clips_per_block=4, world_size=2)
     with pytest.raises(ValueError, match="at least 2"):
         sampler(store, batch_size=1)
     with pytest.raises(ValueError, match="unknown masking"):

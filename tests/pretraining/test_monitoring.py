@@ -92,6 +92,18 @@ def test_choose_clips_splits():
     assert not np.array_equal(held_out, choose_clips(20, 6, seed=4)[1])
 
 
+def test_clips_are_held_out_in_whole_blocks():
+    for seed in range(20):
+        trained, held_out = choose_clips(23, 8, seed, clips_per_block=4)
+        assert sorted([*trained, *held_out]) == list(range(23))
+        for clips in (held_out, trained[:-3]):
+            assert np.array_equal(clips.reshape(-1, 4) // 4, clips[::4, None].repeat(4, 1) // 4)
+        assert trained[-3:].tolist() == [20, 21, 22]
+    for held_out in (6, 24):
+        with pytest.raises(ValueError, match="multiple of clips_per_block=4 and at most 20 of 23"):
+            choose_clips(23, held_out, 0, clips_per_block=4)
+
+
 def test_stopwatch_knows_examples_and_fraction(monkeypatch):
     now = iter([0.0, 2.0, 4.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))

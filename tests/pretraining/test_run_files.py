@@ -11,6 +11,7 @@ from myna_plugin.pretraining.run_files import (
     RunError,
     RunFolder,
     WriteError,
+    find_best_probe,
     read_table,
 )
 
@@ -92,3 +93,40 @@ def test_table_drops_rows_after_the_resumed_step_and_cut_off_rows(tmp_path):
     assert rows[1] == rows[0] | {"step": "20", "loss": "0.05"}
     assert rows[2]["loss"] == "0.5"
     assert rows[2]["rank"] == ""
+
+
+def test_a_probe_adds_its_column_and_keeps_the_rows_before(tmp_path):
+    path = tmp_path / "train.csv"
+    table = ProgressTable(path, 0)
+    table.add({"step": 5, "loss": 1.5})
+    table.add({"step": 10, "loss": 1.25, "probe_b": 0.5})
+    table.add({"step": 15, "loss": 1.0, "probe_a": 0.25})
+    table = ProgressTable(path, 15)
+    table.add({"step": 20, "loss": 0.5})
+    rows = read_table(path)
+    assert [row["loss"] for row in rows] == ["1.5", "1.25", "1", "0.5"]
+    assert [row["probe_a"] for row in rows] == ["", "", "0.25", ""]
+    assert [row["probe_b"] for row in rows] == ["", "0.5", "", ""]
+
+
+def test_a_table_of_an_earlier_version_is_gone_on_with(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("step,epoch,loss\n5,1.0,2.5\n10,2.0,1.5\n")
+    ProgressTable(path, 5).add({"step": 10, "loss": 1.0, "learning_rate": 0.5})
+    first, second = read_table(path)
+    assert (first["loss"], first["learning_rate"]) == ("2.5", "")
+    assert (second["loss"], second["learning_rate"]) == ("1", "0.5")
+
+
+def test_the_best_probe_is_the_first_of_the_highest_means_over_the_last_tasks():
+    rows = [
+        {"step": "1", "probe_a": "0.9", "probe_b": ""},
+        {"step": "2", "probe_a": "0.5", "probe_b": "0.6"},
+        {"step": "3", "probe_a": "0.8", "probe_b": "0.3"},
+        {"step": "4", "probe_a": "0.3", "probe_b": "0.8"},
+        {"step": "5", "probe_a": "", "probe_b": ""},
+    ]
+    assert find_best_probe(rows) == (2, {"a": 0.5, "b": 0.6})
+    assert find_best_probe(rows[1:2] + rows[:1]) == (1, {"a": 0.9})
+    assert find_best_probe(rows[-1:]) is None
+    assert find_best_probe([]) is None

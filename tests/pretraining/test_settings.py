@@ -17,6 +17,7 @@ def test_defaults_are_the_papers():
     )
     assert (settings.mask_ratio, settings.batch_size, settings.epochs) == (0.9, 4096, 500)
     assert (settings.learning_rate, settings.weight_decay) == (3e-4, 1e-5)
+    assert not settings.scheduled
     assert (settings.temperature, settings.crop_frames, settings.loss) == (0.1, 96, "decoupled")
     assert settings.held_out_clips == 0
     # 822,000 clips are 200 batches an epoch, and with them nearly the paper's 411 million examples.
@@ -48,6 +49,15 @@ def test_mapping_round_trip():
         ({"patchings": ["round"]}, "patchings must be different ones of"),
         ({"crop_frames": 100}, "100 frames"),
         ({"held_out_clips": 1}, "held_out_clips: must be 0 or at least 2"),
+        ({"probe_every": 5}, "probe_every: needs probe_tasks"),
+        ({"schedule": "linear"}, "schedule: unknown 'linear'; known: constant, cosine"),
+        ({"warmup_steps": -1}, "warmup_steps: must be at least 0"),
+        ({"clips_per_block": 0}, "clips_per_block: must be at least 1"),
+        ({"clips_per_block": 6}, "batch_size: must be a multiple of clips_per_block=6, got 4096"),
+        (
+            {"clips_per_block": 8, "held_out_clips": 12},
+            "held_out_clips: must be a multiple of clips_per_block=8, got 12",
+        ),
     ],
 )
 def test_wrong_settings_are_named(changes, message):
@@ -68,6 +78,9 @@ def test_only_what_changes_the_result_counts_as_a_difference():
     settings = Settings()
     assert settings.differences(Settings(epochs=3, log_every=1, keep_last=9)) == []
     assert settings.differences(Settings(seed=1, mask_ratio=0.5)) == ["mask_ratio", "seed"]
+    # A cosine's every step depends on how many there will be.
+    falling = Settings(schedule="cosine")
+    assert falling.differences(Settings(schedule="cosine", max_steps=9)) == ["max_steps"]
 
 
 def test_tokens_per_clip():

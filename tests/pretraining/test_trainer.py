@@ -1,5 +1,6 @@
 """Whole runs on a tiny model: resumption to the bit, stopping, divergence, and early refusals."""
 
+import math
 import os
 import signal
 import subprocess
@@ -84,9 +85,15 @@ def without_speed(path):
     return [row | {"examples_per_s": ""} for row in read_table(path)]
 
 
-@pytest.mark.parametrize("loss", ["decoupled", "sogclr"])
-def test_killed_and_resumed_equals_never_killed(store, tmp_path, loss):
-    settings = replace(TINY, loss=loss, masking="two_stage")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"masking": "two_stage"},
+        {"loss": "sogclr", "clips_per_block": 2, "schedule": "cosine", "warmup_steps": 5},
+    ],
+)
+def test_killed_and_resumed_equals_never_killed(store, tmp_path, changes):
+    settings = replace(TINY, **changes)
     run(settings, store, tmp_path / "whole")
 
     (tmp_path / "child.py").write_text(DIES)
@@ -112,7 +119,7 @@ def test_killed_and_resumed_equals_never_killed(store, tmp_path, loss):
     assert whole.state["step"] == 40
     assert_same_state(whole.state, resumed.state)
     assert without_speed(whole.folder.table) == without_speed(resumed.folder.table)
-    assert any("log_average" in name for name in whole.state["objective"]) == (loss == "sogclr")
+    assert any("log_average" in name for name in whole.state["objective"]) == ("loss" in changes)
 
 
 def test_a_run_leaves_what_it_promises(store, tmp_path):
@@ -141,6 +148,109 @@ def test_a_run_leaves_what_it_promises(store, tmp_path):
     trained = state["objective"]["encoder.transformer.norm.weight"]
     assert torch.equal(weights[name], trained)
     assert not torch.equal(trained, torch.ones_like(trained))
+
+
+def test_the_learning_rate_follows_its_schedule(store, tmp_path, monkeypatch):
+    used = []
+    take = TrainingStep.__call__
+
+    def note(self, views):
+        used.extend(group["lr"] for group in self.optimiser.param_groups)
+        return take(self, views)
+
+    monkeypatch.setattr(TrainingStep, "__call__", note)
+    changes = {"schedule": "cosine", "warmup_steps": 4, "learning_rate": 1e-3}
+    settings = replace(TINY, max_steps=20, **changes)
+    run(settings, store, tmp_path)
+    assert used[:4] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3])
+    assert used[4:] == pytest.approx(
+        [0.5e-3 * (1 + math.cos(math.pi * step / 16)) for step in range(16)]
+    )
+    told = {row["step"]: float(row["learning_rate"]) for row in read_table(tmp_path / "train.csv")}
+    assert told == pytest.approx({str(step): used[step - 1] for step in (5, 10, 15, 20)})
+    with pytest.raises(RunError, match=r"begun with max_steps=20 \(now 30\)"):
+        plan_run(replace(settings, max_steps=30), store, tmp_path, resume=True)
+
+
+PROBED = replace(TINY, probe_tasks=("any",), probe_every=10)
+
+
+def intrusive_probe(encoder):
+    """A score that follows the weights, and as much disturbance as a probe can make."""
+    torch.rand(7)
+    weights = encoder.transformer.norm.weight
+    score = weights.square().mean().item()
+    assert not weights.requires_grad
+    encoder.half().train()
+    weights.data.zero_()
+    return {"any": score, "less": 1 - score}
+
+
+def test_probes_leave_training_as_it_is_and_resumption_exact(store, tmp_path):
+    said = []
+    plain = plan_run(TINY, store, tmp_path / "plain", resume=False)
+    train(plain, lambda _: None)
+    probed = plan_run(PROBED, store, tmp_path / "probed", resume=False)
+    train(probed, said.append, intrusive_probe)
+    states = [plan.folder.load_newest() for plan in (plain, probed)]
+    for state in states:
+        del state["settings"]
+    assert_same_state(*states)
+
+    rows = {int(row["step"]): row for row in read_table(probed.folder.table)}
+    told = {step: row["probe_any"] for step, row in rows.items() if row["probe_any"]}
+    assert list(told) == [10, 20, 30, 40]
+    assert len(set(told.values())) == 4
+    final = load_file(probed.folder.final)["transformer.norm.weight"]
+    assert float(told[40]) == pytest.approx(final.square().mean().item(), rel=1e-6)
+
+    part = replace(PROBED, max_steps=20)
+    train(plan_run(part, store, tmp_path / "parts", resume=False), lambda _: None, intrusive_probe)
+    parts = plan_run(PROBED, store, tmp_path / "parts", resume=True)
+    train(parts, lambda _: None, intrusive_probe)
+    assert without_speed(parts.folder.table) == without_speed(probed.folder.table)
+    best = [load_file(plan.folder.best_probe) for plan in (probed, parts)]
+    assert_same_state(*best)
+
+
+def test_the_best_probe_is_named_and_its_encoder_kept(store, tmp_path):
+    scores = iter([0.2, 0.7, 0.7, 0.1])
+    seen, said = [], []
+
+    def probe(encoder):
+        seen.append(encoder.transformer.norm.weight.clone())
+        return {"any": next(scores)}
+
+    train(plan_run(PROBED, store, tmp_path, resume=False), said.append, probe)
+    assert [line for line in said if "on validation" in line][-1] == (
+        "best probe on validation: any 0.700, after step 20"
+    )
+    assert f"  {tmp_path / 'best_probe.safetensors'}" in said
+    kept = load_file(tmp_path / "best_probe.safetensors")["transformer.norm.weight"]
+    assert torch.equal(kept, seen[1])
+    assert load_model(tmp_path / "best_probe.safetensors").scene_embedding_size == 2 * 192
+
+
+def test_without_probe_every_the_end_alone_is_probed(store, tmp_path):
+    settings = replace(PROBED, probe_every=0, max_steps=12)
+    run_with = plan_run(settings, store, tmp_path, resume=False)
+    train(run_with, lambda _: None, lambda _: {"any": 0.5})
+    rows = read_table(tmp_path / "train.csv")
+    assert [row["step"] for row in rows if row["probe_any"]] == ["12"]
+
+
+def test_a_probe_that_fails_does_not_end_the_run(store, tmp_path):
+    def probe(encoder):
+        if len(said) < 1:
+            raise OSError("the disk with the task has gone")
+        return {"any": 0.5}
+
+    said = []
+    outcome = train(plan_run(PROBED, store, tmp_path, resume=False), said.append, probe)
+    assert outcome.step == 40
+    assert said[0] == "step 10: the probe failed (the disk with the task has gone)"
+    rows = read_table(tmp_path / "train.csv")
+    assert [row["step"] for row in rows if row["probe_any"]] == ["20", "30", "40"]
 
 
 def test_a_finished_run_is_not_trained_again(store, tmp_path, monkeypatch):
@@ -272,10 +382,12 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint(store, tmp_p
         run(TINY, store, tmp_path)
 
 
-def test_held_out_clips_are_never_drawn(store, tmp_path):
-    plan = plan_run(TINY, store, tmp_path, resume=False)
+@pytest.mark.parametrize("clips_per_block", [1, 4])
+def test_held_out_clips_are_never_drawn(store, tmp_path, clips_per_block):
+    settings = replace(TINY, clips_per_block=clips_per_block)
+    plan = plan_run(settings, store, tmp_path, resume=False)
     made = Trainer(plan, torch.device("cpu"), lambda _: None)
-    _, held_out = choose_clips(24, 4, TINY.seed)
+    _, held_out = choose_clips(24, 4, TINY.seed, clips_per_block)
     forbidden = {
         int(frame)
         for clip in held_out
@@ -283,7 +395,13 @@ def test_held_out_clips_are_never_drawn(store, tmp_path):
     }
     assert set(plan.monitored) == set(held_out)
     for step in range(25):
-        assert not forbidden & set(made.sampler.draw(step).starts.flatten().tolist())
+        views = made.sampler.draw(step)
+        assert not forbidden & set(views.starts.flatten().tolist())
+        if clips_per_block == 4:
+            # One block of the store fills a batch of 4.
+            rows = plan.trained[views.clips.numpy()]
+            assert sorted(rows) == list(range(min(rows), min(rows) + 4))
+            assert min(rows) % 4 == 0
 
 
 def test_autoencoder_runs_and_draws(store, tmp_path):

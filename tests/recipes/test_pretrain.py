@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from tiny_store import write_store
+from tiny_task import write_task
 
 from myna_plugin import load_model
 from myna_plugin.pretraining.run_files import read_table
@@ -141,6 +142,29 @@ def test_smoke_recipe_trains_a_model_that_loads_and_learns(store, tmp_path, caps
     assert read_table(out / "train.csv")[-1]["step"] == "62"
     assert main([*arguments, "--resume", "seed=1"]) == 2
     assert "begun with seed=0 (now 1)" in capsys.readouterr().err
+
+
+def test_a_run_is_probed_on_the_way(store, tmp_path, capsys):
+    task, out = write_task(tmp_path / "task"), tmp_path / "run"
+    arguments = ["--store", store, "--out", str(out), *TINY, "max_steps=4", "log_every=3"]
+    assert main([*arguments, f"probe_tasks=[{task}]", "probe_every=2"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    rows = read_table(out / "train.csv")
+    assert [row["step"] for row in rows] == ["2", "3", "4"]
+    scores = [row["probe_pitches"] for row in rows]
+    assert scores[1] == ""
+    assert all(0.5 <= float(score) <= 1 for score in (scores[0], scores[2]))
+    assert f"step 2: probes on validation: pitches {float(scores[0]):.3f}" in told
+    best = load_model(out / "best_probe.safetensors")
+    assert best.scene_embedding_size == 384
+
+
+def test_a_task_that_is_not_there_is_refused_before_training(store, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["--store", store, "--out", str(out), *TINY, "probe_tasks=[gtzan=nowhere]"]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == "pretrain: probe_tasks: nowhere: no such folder\n"
+    assert not out.exists()
 
 
 def test_divergence_is_status_1(store, tmp_path, capsys, monkeypatch):

@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_store import write_store
+from tiny_task import write_task
 
+from myna_plugin.experiment.encoders import GRIDS, EncoderProbe
 from myna_plugin.pretraining import trainer
 from myna_plugin.pretraining.step import TrainingStep
+from myna_plugin.recipes import sweep as sweeping
 from myna_plugin.recipes.sweep import main, read_sweep
 
 SWEEPS = Path(__file__).parents[2] / "recipes" / "sweeps"
@@ -87,6 +90,61 @@ def test_a_sweep_is_resumed_run_by_run(store, sweep, tmp_path, monkeypatch, caps
     assert (out / "mask_ratio=0.9" / "final.safetensors").exists()
 
 
+def test_runs_are_scored_on_tasks_once_each(store, sweep, tmp_path, monkeypatch):
+    out, tasks = tmp_path / "out", [write_task(tmp_path / name, name) for name in ("a", "b")]
+    arguments = [str(sweep), "--store", store, "--out", str(out)]
+    plain = "| mask_ratio | steps | contrastive loss | alignment | uniformity | effective rank |"
+    assert main(arguments) == 0
+    assert plain in (out / "table.md").read_text()
+
+    monkeypatch.setitem(GRIDS, "linear", GRIDS["linear"][-2:])
+    drawn = []
+    monkeypatch.setattr(sweeping, "draw_sweep", lambda *arguments: drawn.append(arguments))
+    scored, score = [], EncoderProbe.test
+
+    def stop_at_the_second(self, encoder):
+        scored.append(encoder)
+        if len(scored) == 2:
+            raise OSError("pulled the plug")
+        return score(self, encoder)
+
+    monkeypatch.setattr(EncoderProbe, "test", stop_at_the_second)
+    arguments.append(f"probe_tasks=[{tasks[0]}, {tasks[1]}]")
+    assert main(arguments) == 1  # the trained runs are scored, not trained again
+    assert f"{plain} a, accuracy | b, accuracy | mean of tasks |" in (out / "table.md").read_text()
+    assert main(arguments) == 0
+    assert len(scored) == 3  # the first run was scored once
+    assert main(arguments) == 0
+    assert len(scored) == 3
+    table = (out / "table.md").read_text()
+    assert "of the linear grid" in table
+    assert "no scores on any task" not in table
+    for line in (out / "table.csv").read_text().splitlines()[1:]:
+        first, second, mean = map(float, line.split(",")[-3:])
+        assert mean == pytest.approx((first + second) / 2, abs=1e-3)
+        assert 0 <= first <= 1
+    assert (out / "mask_ratio=0.5" / "probe.json").exists()
+    _, _, measured, titles = drawn[-1]
+    assert titles[-3:] == ["a, accuracy", "b, accuracy", "mean of tasks"]
+    assert all(set(titles) == set(row) for row in measured.values())
+
+
+def test_a_run_that_cannot_be_scored_is_named(store, sweep, tmp_path, monkeypatch, capsys):
+    task, out = write_task(tmp_path / "task"), tmp_path / "out"
+
+    def fail(self, encoder):
+        raise ValueError("task/a.wav: no such file")
+
+    monkeypatch.setattr(EncoderProbe, "test", fail)
+    arguments = [str(sweep), "--store", store, "--out", str(out), f"probe_tasks=[{task}]"]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        error == f"sweep: {out}/mask_ratio=0.5: trained, but not scored: task/a.wav: no such file"
+    )
+    assert "| 0.5 | 4 |" in (out / "table.md").read_text()
+
+
 def test_a_run_that_diverges_does_not_end_the_others(store, sweep, tmp_path, monkeypatch, capsys):
     take, taken = TrainingStep.__call__, []
 
@@ -111,6 +169,12 @@ def test_a_run_that_diverges_does_not_end_the_others(store, sweep, tmp_path, mon
         (("settings:", "setting:"), [], "it holds setting too"),
         (("batch_size: 4", "batch_size: 40"), [], "fewer than one batch of 40"),
         (("", ""), ["mask_ratio=0.3"], "this sweep varies it"),
+        (("", ""), ["probe_tasks=[nowhere]"], "probe_tasks: nowhere"),
+        (
+            ("vary: mask_ratio\nvalues: [0.5, 0.9]", "vary: probe_grid\nvalues: [linear]"),
+            [],
+            "all runs of a sweep are probed alike",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_the_first_run(
