@@ -12,6 +12,8 @@ SOURCES := setup.py constraints.txt Makefile
 
 # heareval's own pins cannot be met, so it goes in without them, beside what setup.py lists.
 HEAREVAL := heareval==2021.1.3
+# Asks for PyAudio, which must be compiled, to play sound; rendering needs none.
+SYNTHESISER := tinysoundfont==0.3.7
 # Both validators are tested. They share one import name, so each has a folder of its own.
 VALIDATORS := 2021.0.2 2021.0.6
 
@@ -71,7 +73,7 @@ $(VENV)/.hear-eval: $(SOURCES) | $(BIN)/python
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	@echo "Installing into $(VENV): a few minutes, mostly torch"
 	$(INSTALL) -c constraints.txt -e '.[dev]'
-	$(INSTALL) --no-deps $(HEAREVAL)
+	$(INSTALL) --no-deps $(HEAREVAL) $(SYNTHESISER)
 	for version in $(VALIDATORS); do \
 		$(INSTALL) --no-deps --ignore-requires-python --upgrade \
 			--target $(VENV)/hearvalidator-$$version hearvalidator==$$version || exit 1; \

@@ -29,6 +29,11 @@ HEAR_EVAL = [
     "dcase_util>=0.2.20",
 ]
 
+# What `benchmarks/rendered` reads MIDI files with. Its synthesiser, tinysoundfont, is installed beside
+# it with `pip install --no-deps tinysoundfont`: it asks for PyAudio, which must be compiled, to play
+# sound, and rendering to a file needs none.
+RENDERED = ["pretty_midi>=0.2.10"]
+
 DEV = [
     "build>=1.2",
     "import-linter>=2.3",
@@ -83,7 +88,8 @@ setup(
     extras_require={
         "hear-eval": HEAR_EVAL,
         "pretrain": ["tensorboard>=2.15"],
-        "dev": DEV + HEAR_EVAL,
+        "rendered": RENDERED,
+        "dev": DEV + HEAR_EVAL + RENDERED,
     },
     entry_points={
         "console_scripts": ["hear-eval = myna_plugin.hear_eval.cli:main"],
