@@ -10,6 +10,8 @@ tasks share the embeddings. 216 heads are trained for each task and seed on the 
 one that is best on validation is scored on test. Of a hybrid model the square, the vertical and
 both features are probed, and the one that is best on validation is the model's score.
 
+--grid fast trains 32 heads and --grid linear 4: quicker by far, and a little lower.
+
 OUT receives table.md, results.json with all seeds, and OUT/MODEL/TASK/results.json for each score;
 scores that are there already are kept if nothing that they depend on has changed. --notes also runs
 heareval on the notes task, which takes many minutes a model.
@@ -51,7 +53,8 @@ from myna_plugin.hear_eval.files import digest_path, read_json, write_json
 from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.parallel import available_cores
 from myna_plugin.hear_eval.provenance import now, versions
-from myna_plugin.probing import GRIDS, HeadConfig
+from myna_plugin.probing import GRIDS as PROBE_GRIDS
+from myna_plugin.probing import HeadConfig, build_grid
 from myna_plugin.recipes.probe import cache_folder, choose_device, parse_options
 from myna_plugin.tasks import HEAR, Item, Task, TaskError, encode_targets, load_task
 from myna_plugin.tasks.folders import write_text
@@ -78,6 +81,18 @@ NOTES_TASK = "rendered_notes"
 
 KEY_METRICS = ("weighted_key_score", "weighted_key_score_both_fifths", "accuracy")
 """HEAR has no score for keys beyond accuracy; here selection goes by the weighted one."""
+
+LINEAR_GRID = build_grid(
+    standardize=(True,),
+    hidden_units=(0,),
+    batch_size=(256,),
+    learning_rate=(1e-3,),
+    dropout=(0.25, 0.75),
+    l2=(0.0, 1e-3),
+)
+"""Four linear heads: seconds on a CPU, for a quick look."""
+
+GRIDS: dict[str, tuple[HeadConfig, ...]] = {**PROBE_GRIDS, "linear": LINEAR_GRID}
 
 COLUMNS: dict[tuple[str, str], str] = {
     (KEY_TASK, "weighted_key_score"): "key, weighted",
