@@ -6,8 +6,9 @@ and its `score` is the only way to test scores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from myna_plugin.probing.grid import GRID, HeadConfig
 from myna_plugin.probing.heads import build_head
 from myna_plugin.probing.losses import LOSSES
 from myna_plugin.probing.splits import ProbeTask, Split, Splits, check_split
-from myna_plugin.probing.stack import TrainingData
+from myna_plugin.probing.stack import TrainedHead, TrainingData
 from myna_plugin.probing.training import train_heads
 from myna_plugin.probing.validation import ValidationMetric
 
@@ -131,6 +132,8 @@ def select(
     dtype: torch.dtype = torch.float32,
     patience: int = PATIENCE,
     progress: bool = True,
+    known: Sequence[TrainedHead] = (),
+    on_stack: Callable[[Sequence[TrainedHead]], None] = lambda heads: None,
 ) -> Selection:
     """Train every configuration of a grid and keep the one that is best on validation.
 
@@ -147,6 +150,9 @@ def select(
         dtype: of training.
         patience: evaluations without a new best after which a head stops.
         progress: whether to show a progress bar.
+        known: heads of an earlier call with the same arguments, from its `on_stack`; weights are
+            needed of the best of them alone.
+        on_stack: is given the heads of a stack once all of them have stopped.
 
     Raises:
         ValueError: a split cannot be used, the message names the field; an empty grid; no
@@ -164,10 +170,14 @@ def select(
     scores: dict[int, HeadScore] = {}
     # Of equal scores the configuration that comes first wins; only its weights are kept.
     best, weights = (-np.inf, 0), {}
-    for position, score, parameters in train_heads(grid, data, seed, patience, progress):
-        scores[position] = score
-        if (score.valid_score, -position) > best:
-            best, weights = (score.valid_score, -position), parameters
+    done = {position for position, *_ in known}
+    for stack in chain([known], train_heads(grid, data, seed, patience, progress, done)):
+        for position, score, parameters in stack:
+            scores[position] = score
+            if (score.valid_score, -position) > best:
+                best, weights = (score.valid_score, -position), parameters
+        if stack is not known:
+            on_stack(stack)
     if not weights:
         raise ValueError(
             "train.features: the logits of every configuration overflowed; standardise or rescale"

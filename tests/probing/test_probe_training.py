@@ -75,7 +75,8 @@ def train_together(
     )[0]
     return {
         position: (score, parameters)
-        for position, score, parameters in train_heads(grid, data, seed, patience, False)
+        for stack in train_heads(grid, data, seed, patience, False)
+        for position, score, parameters in stack
     }
 
 
