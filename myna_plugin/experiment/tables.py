@@ -114,7 +114,9 @@ def other_rows(results: Sequence[Result]) -> Rows:
 
 def run_rows(results: Sequence[Result]) -> Rows:
     """How each score was reached: part, grid, seeds, cost, and what was left out."""
-    rows = [["model", "task", "part", "pool", "grid", "seeds", "s / h of audio", "left out"]]
+    rows = [
+        ["model", "task", "part", "pool", "grid", "folds", "seeds", "s / h of audio", "left out"]
+    ]
     for result in results:
         probe, module = result.content["probe"], result.content["module"]
         cost = result.cost
@@ -125,6 +127,7 @@ def run_rows(results: Sequence[Result]) -> Rows:
                 result.reported,
                 str(module["pool"]),
                 str(probe["grid"]),
+                str(probe["folds"]),
                 str(probe["seeds"]),
                 f"{cost.seconds_per_hour:.3g} ({cost.device})" if cost else ABSENT,
                 str(result.n_missing),

@@ -6,7 +6,7 @@ and its `score` is the only way to test scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -273,18 +273,21 @@ def probe(
     return selection.score(splits.test)
 
 
-def summarize_seeds(results: Sequence[ProbeResult]) -> dict[str, tuple[float, float]]:
-    """Mean and deviation of test scores over seeds.
+def summarize_scores(scores: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """Mean and deviation of test scores over seeds, or over folds.
 
     Args:
-        results: of the same task, one a seed.
+        scores: by name, of the same task, one mapping a seed or fold.
 
     Returns:
-        By name of the score, mean and sample standard deviation; NaN deviation for a single seed.
+        By name of the score, mean and sample standard deviation; NaN deviation for a single one.
+
+    >>> summarize_scores([{"accuracy": 0.5}, {"accuracy": 0.7}])["accuracy"][0]
+    0.6
     """
     summary = {}
-    for name in results[0].scores:
-        values = np.array([result.scores[name] for result in results])
+    for name in scores[0]:
+        values = np.array([one[name] for one in scores])
         deviation = values.std(ddof=1) if len(values) > 1 else np.nan
         summary[name] = (float(values.mean()), float(deviation))
     return summary

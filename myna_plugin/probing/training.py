@@ -171,7 +171,7 @@ def _train_stacks(
                 answers.put((period * PERIOD, stack.retire()))
                 if stop.is_set() or not stack.configs:
                     break
-    except BaseException as error:  # whatever it is, it is raised where the heads are awaited
+    except BaseException as error:  # noqa: BLE001 (it is raised where the heads are awaited)
         answers.put(error)
 
 

@@ -250,13 +250,13 @@ def test_shuffled_test_labels_leave_what_is_chosen_unchanged():
     shuffled += [replace(item, target=t) for item, t in zip(test, targets, strict=True)]
 
     def choose(clips):
-        return probes.probe_parts(task, clips, vectors, parts, FAST_GRID)
+        return probes.probe_parts(task, [clips], vectors, parts, FAST_GRID)
 
     (name, before), (shuffled_name, after) = choose(items), choose(shuffled)
     assert shuffled_name == name
     for part in parts:
-        assert after[part].runs[0].selection.heads == before[part].runs[0].selection.heads
-        assert after[part].runs[0].selection.winner == before[part].runs[0].selection.winner
+        assert after[part].folds[0][0].selection.heads == before[part].folds[0][0].selection.heads
+        assert after[part].folds[0][0].selection.winner == before[part].folds[0][0].selection.winner
     assert before[name].scores["accuracy"][0] > after[name].scores["accuracy"][0] + 0.2
 
 
@@ -273,7 +273,7 @@ def test_part_is_chosen_on_validation_not_on_test():
         second = clean + noise[1] * (6 if item.split == "valid" else 1)
         vectors[item.clip_id] = np.concatenate([first, second])[None]
     parts = {"second": slice(6, 12), "first": slice(0, 6)}
-    reported, results = probes.probe_parts(task, items, vectors, parts, FAST_GRID)
+    reported, results = probes.probe_parts(task, [items], vectors, parts, FAST_GRID)
     assert reported == "first"
     assert results["first"].valid_score > results["second"].valid_score
     assert results["first"].scores["accuracy"] < results["second"].scores["accuracy"]
@@ -288,8 +288,8 @@ def test_tracks_are_scored_from_their_clips():
         replace(item, track_id=f"{item.split}-{int(item.clip_id.split('-')[1]) % 48}")
         for item in items
     ]
-    _, results = probes.probe_parts(task, items, vectors, {"scene": slice(0, 12)}, FAST_GRID)
-    run = results["scene"].runs[0]
+    _, results = probes.probe_parts(task, [items], vectors, {"scene": slice(0, 12)}, FAST_GRID)
+    run = results["scene"].folds[0][0]
     assert len(run.targets) == 48
     assert run.selection.rule in RULES
     assert run.scores["weighted_key_score"] <= run.scores["weighted_key_score_both_fifths"]
@@ -473,4 +473,4 @@ def test_features_that_select_makes_nothing_of_are_named(monkeypatch):
 
     monkeypatch.setattr(probes, "select", select)
     with pytest.raises(ExperimentError, match=r"gtzan: valid.features: 1 of 40 rows hold NaN"):
-        probes.probe_parts(task, items, vectors, {"scene": slice(0, 12)}, FAST_GRID)
+        probes.probe_parts(task, [items], vectors, {"scene": slice(0, 12)}, FAST_GRID)
