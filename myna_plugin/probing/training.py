@@ -128,7 +128,7 @@ def _run_on_cpu(groups: list[list[int]], plan: _Plan) -> Iterator[tuple[int, lis
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # which threads started from here on inherit
     workers = [
-        Thread(target=_train_stacks, args=(waiting, plan, answers, stop), daemon=True)
+        Thread(None, _train_stacks, "probing", (waiting, plan, answers, stop), daemon=True)
         for _ in range(min(n_threads, len(groups)))
     ]
     try:

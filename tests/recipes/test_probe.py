@@ -17,6 +17,7 @@ from conftest import published_state_dict
 sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
 
 from task_layouts import BUILDERS, SIZES, write_tone
+from test_hear_format import write_kfold_task
 
 from myna_plugin.experiment import probes
 from myna_plugin.probing import FAST_GRID, RULES, select
@@ -154,6 +155,69 @@ def test_hear_task(quick, built, bands, tmp_path):
     content = score("hear", tmp_path / "gtzan", tmp_path / "out", "--module", "bands")
     assert content["task"]["clips"] == SIZES["gtzan"]
     assert content["scores"]["accuracy"]["mean"] == 1.0
+
+
+@pytest.fixture
+def kfold(tmp_path) -> Path:
+    """A HEAR task of four folds; in each but the first some sounds are not what they are called."""
+    folder = tmp_path / "kfold"
+    write_kfold_task(folder, splits=[f"fold{i:02}" for i in range(4)])
+    labels = ("near", "far", "3")
+    for fold in range(4):
+        named = {f"fold{fold:02}-{k}.wav": [labels[k % 3]] for k in range(12)}
+        (folder / f"fold{fold:02}.json").write_text(json.dumps(named))
+        for k, name in enumerate(named):
+            pitch = 12 * ((k + (k < fold * 3)) % 3) + fold
+            write_tone(folder / "8000" / f"fold{fold:02}" / name, pitch, 0.5)
+    return folder
+
+
+def test_every_fold_of_a_task_tests_once(quick, bands, tmp_path, kfold):
+    content = score("hear", kfold, tmp_path / "out", "--module", "bands", "--seeds", 2)
+    runs = content["parts"]["scene"]["runs"]
+    assert [(one["fold"], one["seed"]) for one in runs] == [
+        (f, s) for f in range(4) for s in (0, 1)
+    ]
+    assert content["task"]["test_folds"] == [0, 1, 2, 3]
+    assert content["task"]["clips"] == {"train": 24, "valid": 12, "test": 12}
+    of_folds = np.array([one["scores"]["accuracy"] for one in runs]).reshape(4, 2).mean(1)
+    assert len(set(of_folds)) > 1
+    pandas = pytest.importorskip("pandas")
+    found = content["scores"]["accuracy"]
+    # As heareval aggregates them: means and sample deviations of a table of one row a fold.
+    assert found["mean"] == pytest.approx(pandas.Series(of_folds).mean())
+    assert found["deviation"] == pytest.approx(pandas.Series(of_folds).std())
+    assert len(bands.CALLS) == len({path.read_bytes() for path in kfold.rglob("*.wav")})
+    # One fold by itself comes to the same.
+    arguments = ("--module", "bands", "--seeds", 2, "--test-fold", 2)
+    alone = score("hear", kfold, tmp_path / "alone", *arguments)
+    assert alone["parts"]["scene"]["runs"] == runs[4:6]
+    assert alone["task"]["test_folds"] == [2]
+    refused = run("hear", kfold, "--out", tmp_path / "out", "--test-fold", 4)
+    assert refused.exit_code == 2
+    assert "the task has 4 ways to split, not 5" in refused.output
+
+
+def test_unfinished_grids_are_kept_beside_the_results_until_they_are_written(
+    quick, built, bands, tmp_path, monkeypatch
+):
+    """Something fails after two of three seeds; started again, the third alone is trained."""
+    out, trained = tmp_path / "out", []
+
+    def count(*arguments, known, **options):
+        trained.append(len(FAST_GRID[-4:]) - len(known))
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return select(*arguments, known=known, **options, patience=3)
+
+    monkeypatch.setattr(probes, "select", count)
+    arguments = ("gtzan", built("gtzan", "folder"), "--out", out, "--module", "bands", "--seeds", 3)
+    assert run(*arguments).exit_code == 1
+    assert len(list((out / probe.UNFINISHED).iterdir())) == 2
+    assert run(*arguments).exit_code == 0
+    assert trained == [4, 4, 4, 0, 0, 4]
+    assert not (out / probe.UNFINISHED).exists()
+    assert (out / "results.json").is_file()
 
 
 def test_seeds_give_mean_and_deviation(quick, built, bands, tmp_path):
