@@ -145,6 +145,15 @@ def format_score(mean: float, deviation: float | None) -> str:
     return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
 
 
+def describe_deviations(result: Result) -> str | None:
+    """What stands after ± in a result's tables, if anything does."""
+    if all(deviation is None for _, deviation in result.best.values()):
+        return None
+    probe = result.content["probe"]
+    over, count = ("folds", probe["folds"]) if probe["folds"] > 1 else ("seeds", probe["seeds"])
+    return f"Means and, after ±, sample standard deviations over {count} {over}."
+
+
 def _by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
     grouped: dict[str, list[Result]] = {}
     for result in results:

@@ -56,7 +56,7 @@ from myna_plugin.experiment.results import (
     describe_task,
     read_result,
 )
-from myna_plugin.experiment.tables import markdown, run_rows, task_rows
+from myna_plugin.experiment.tables import describe_deviations, markdown, run_rows, task_rows
 from myna_plugin.hear_eval.files import write_json
 from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.parallel import available_cores
@@ -466,6 +466,8 @@ def describe_result(out: Path) -> str:
     """The Markdown that stands beside a results file."""
     result = read_result(out)
     notes = [f"Test scores in percent; selected on validation by {result.primary}."]
+    if (deviations := describe_deviations(result)) is not None:
+        notes.append(deviations)
     if result.n_missing:
         notes.append(f"{result.n_missing} clips were left out, so the score is of the rest.")
     if GRIDS[result.grid] != GRID:

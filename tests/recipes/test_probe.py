@@ -188,6 +188,8 @@ def test_every_fold_of_a_task_tests_once(quick, bands, tmp_path, kfold):
     assert found["mean"] == pytest.approx(pandas.Series(of_folds).mean())
     assert found["deviation"] == pytest.approx(pandas.Series(of_folds).std())
     assert len(bands.CALLS) == len({path.read_bytes() for path in kfold.rglob("*.wav")})
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "sample standard deviations over 4 folds" in text
     # One fold by itself comes to the same.
     arguments = ("--module", "bands", "--seeds", 2, "--test-fold", 2)
     alone = score("hear", kfold, tmp_path / "alone", *arguments)
