@@ -73,6 +73,20 @@ class _Sum:
         self.awaited = 0
         self.n_samples: int | None = None
 
+    def add(self, vector: np.ndarray, frames: int) -> None:
+        """Count a chunk in."""
+        self.total += frames * vector.astype(np.float64)
+        self.frames += frames
+
+
+class _Pass(NamedTuple):
+    """A pass that the device may still be busy with: whose chunks, and their frames."""
+
+    owners: list[_Sum]
+    frames: list[int]
+    is_partial: bool
+    vectors: Tensor
+
 
 class SceneEncoder:
     """Tracks -> scene embeddings, equal to `Embedder.embed_scenes` up to rounding.
@@ -91,6 +105,9 @@ class SceneEncoder:
         self.batch = max(round(seconds * SAMPLE_RATE / (self._size * HOP_LENGTH)), 1)
         self._partial_batch = min(PARTIAL_BATCH[kind], self.batch)
         self._step = min(PATCHINGS[p][1] for p in embedder.patchings)
+        is_cuda = self._device.type == "cuda"
+        self._copies = torch.cuda.Stream(self._device) if is_cuda else None
+        self._running: _Pass | None = None
         self._open: dict[int, _Sum] = {}
         self._full: deque[tuple[_Sum, Tensor]] = deque()
         self._n_full = 0
@@ -101,7 +118,7 @@ class SceneEncoder:
         if first:
             self._open[track] = _Sum(track, self._embedder.scene_embedding_size)
         sums = self._open[track]
-        samples = torch.from_numpy(segment.samples).to(self._device, copy=True)
+        samples = self._upload(segment.samples)
         stride, window = self._size * HOP_LENGTH, window_length(self._size)
         if segment.full:
             self._full.append((sums, samples.unfold(0, window, stride)[: segment.full]))
@@ -137,10 +154,20 @@ class SceneEncoder:
         for width in list(self._partial):
             while self._partial[width]:
                 ready += self._encode_partial(width)
-        return ready
+        return ready + self._collect()
+
+    def _upload(self, samples: np.ndarray) -> Tensor:
+        """A copy of samples on the device, made while the device computes."""
+        if self._copies is None:
+            return torch.from_numpy(samples).to(self._device, copy=True)
+        with torch.cuda.stream(self._copies):
+            copy = torch.from_numpy(samples).to(self._device)
+        copy.record_stream(torch.cuda.current_stream(self._device))
+        return copy
 
     def _encode_full(self) -> list[Embedded]:
-        """One pass over the full chunks that wait longest."""
+        """Begin a pass over the full chunks that wait longest; what the pass before it finished."""
+        ready = self._collect()
         owners: list[_Sum] = []
         windows: list[Tensor] = []
         while self._full and len(owners) < self.batch:
@@ -153,26 +180,21 @@ class SceneEncoder:
             windows.append(some)
         self._n_full -= len(owners)
         vectors = self._embed(_fill(torch.cat(windows), self.batch), self._size)
-        for sums, vector in zip(owners, vectors, strict=False):
-            sums.total += self._size * vector.astype(np.float64)
-            sums.frames += self._size
-            sums.awaited -= 1
-        return [done for sums in dict.fromkeys(owners) for done in self._ready(sums)]
+        self._running = _Pass(owners, [self._size] * len(owners), False, vectors)
+        return ready
 
     def _encode_partial(self, width: int) -> list[Embedded]:
-        """One pass over partial chunks of one width in frames, in whole patches of the finest."""
+        """The same for partial chunks of one width, in frames of the finest patches."""
+        ready = self._collect()
         waiting = self._partial[width]
         taken, self._partial[width] = waiting[: self._partial_batch], waiting[self._partial_batch :]
-        windows = _fill(torch.stack([rest for _, rest, _ in taken]), self._partial_batch)
-        frames = torch.tensor([frames for _, _, frames in taken], device=self._device)
-        frames = _fill(frames, self._partial_batch)
-        vectors = self._embed(windows, width, frames)
-        for (sums, _, count), vector in zip(taken, vectors, strict=False):
-            sums.partial = vector, count
-            sums.awaited -= 1
-        return [done for sums, _, _ in taken for done in self._ready(sums)]
+        owners, rests, counts = map(list, zip(*taken, strict=True))
+        windows = _fill(torch.stack(rests), self._partial_batch)
+        frames = _fill(torch.tensor(counts, device=self._device), self._partial_batch)
+        self._running = _Pass(owners, counts, True, self._embed(windows, width, frames))
+        return ready
 
-    def _embed(self, windows: Tensor, n_frames: int, frames: Tensor | None = None) -> np.ndarray:
+    def _embed(self, windows: Tensor, n_frames: int, frames: Tensor | None = None) -> Tensor:
         """Embeddings of windows (N, S) as long as `n_frames` need: float32, shape (N, D).
 
         Args:
@@ -187,7 +209,22 @@ class SceneEncoder:
                 beyond = torch.arange(n_frames, device=self._device) >= frames[:, None]
                 mel = mel.masked_fill(beyond[:, None], 0.0)
             tokens = encode(self._embedder.encoder, mel, self._embedder.patchings)
-            return torch.cat([t.mean(1) for t in tokens], dim=-1).float().cpu().numpy()
+            return torch.cat([t.mean(1) for t in tokens], dim=-1).float()
+
+    def _collect(self) -> list[Embedded]:
+        """Wait for the pass that runs; the tracks that are finished by it."""
+        if self._running is None:
+            return []
+        owners, frames, is_partial, vectors = self._running
+        self._running = None
+        rows = zip(owners, frames, vectors.cpu().numpy(), strict=False)
+        for sums, count, vector in rows:
+            sums.awaited -= 1
+            if is_partial:
+                sums.partial = vector, count
+            else:
+                sums.add(vector, count)
+        return [done for sums in dict.fromkeys(owners) for done in self._ready(sums)]
 
     def _ready(self, sums: _Sum) -> list[Embedded]:
         """The track, if it is complete and still wanted."""
@@ -195,9 +232,7 @@ class SceneEncoder:
             return []
         del self._open[sums.track]
         if sums.partial is not None:
-            vector, frames = sums.partial
-            sums.total += frames * vector.astype(np.float64)
-            sums.frames += frames
+            sums.add(*sums.partial)
         embedding = (sums.total / sums.frames).astype(np.float32)
         return [Embedded(sums.track, sums.n_samples / SAMPLE_RATE, embedding)]
 
