@@ -16,7 +16,6 @@ import io
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,8 +80,7 @@ def plan_units(paths: Sequence[str], facts: Facts) -> list[Unit]:
     for number, path in enumerate(paths):
         states.append(_state(path))
         size += max(states[-1][1], 0)
-        is_end = zlib.crc32(os.fsencode(path)) % (UNIT_TRACKS // 2) == 0
-        is_end &= number + 1 - start >= UNIT_TRACKS // 2
+        is_end = _draw(path) % (UNIT_TRACKS // 2) == 0 and number + 1 - start >= UNIT_TRACKS // 2
         if is_end or size >= UNIT_BYTES or number + 1 == len(paths):
             text = json.dumps([facts, states], sort_keys=True)
             key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
@@ -98,6 +96,11 @@ def printable(path: str) -> str:
     'caf�.mp3'
     """
     return os.fsencode(path).decode(errors="replace")
+
+
+def _draw(path: str) -> int:
+    """A number that looks random and depends on the path alone."""
+    return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "big")
 
 
 def _state(path: str) -> tuple[str, int, int]:

@@ -284,9 +284,7 @@ def read_library(path: Path) -> Library:
         LibraryError: there is none, or it is damaged or of another kind.
     """
     if not path.is_file():
-        raise LibraryError(
-            f"{path}: no such library; make one with: myna embed FOLDER --out {path}"
-        )
+        raise LibraryError(f"{path}: no such file; make it: myna embed FOLDER --out {path}")
     check_format(path)
     try:
         return READERS[path.suffix](path)
