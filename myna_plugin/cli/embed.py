@@ -133,7 +133,7 @@ def embed(
 
         run_units = RayEngine(
             {"name": model, "device": device, **options},
-            timestamps=timestamps,
+            facts,
             workers=workers,
             batch_seconds=batch_seconds,
         ).run

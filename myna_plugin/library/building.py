@@ -23,7 +23,7 @@ from myna_plugin.decoding import AUDIO_SUFFIXES, find_files
 from myna_plugin.embedding import Embedder
 from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Failed, LibraryError
 from myna_plugin.library.encoding import Embedded, SceneEncoder, SequenceEncoder, TrackEncoder
-from myna_plugin.library.parts import Parts, Row, Unit, plan_units
+from myna_plugin.library.parts import Parts, Row, Unit, encode_part, plan_units
 from myna_plugin.library.table import Facts, check_format
 from myna_plugin.spectrogram import HOP_LENGTH
 
@@ -235,7 +235,7 @@ def build_library(
     workers: int = 1,
     batch_seconds: float | None = None,
     shard: tuple[int, int] | None = None,
-    run_units: Callable[[Sequence[Unit], Progress], Iterator[tuple[Unit, list[Row]]]] | None = None,
+    run_units: Callable[[Sequence[Unit], Progress], Iterator[tuple[Unit, bytes]]] | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
     """Make a library, or go on with one that was interrupted.
@@ -249,7 +249,7 @@ def build_library(
         batch_seconds: audio a pass; None chooses by device.
         shard: (i, n) to do the i-th of n shares only, counted from 1, and leave merging to
             `Parts.merge`.
-        run_units: does the work elsewhere instead.
+        run_units: makes the parts elsewhere, instead of in this process.
         say: takes lines for the user.
 
     Returns:
@@ -265,7 +265,7 @@ def build_library(
     n_mine = sum(len(unit.paths) for unit in mine)
     name = "all" if shard is None else f"shard-{shard[0]}-of-{shard[1]}"
 
-    def run_here(todo: Sequence[Unit], progress: Progress) -> Iterator[tuple[Unit, list[Row]]]:
+    def run_here(todo: Sequence[Unit], progress: Progress) -> Iterator[tuple[Unit, bytes]]:
         def embed(numbered: Iterable[tuple[int, str]]) -> Generator[tuple[int, Row], None, None]:
             for result in embed_tracks(
                 numbered,
@@ -278,7 +278,8 @@ def build_library(
                 progress.done()
                 yield result
 
-        return embed_units(todo, embed)
+        for unit, rows in embed_units(todo, embed):
+            yield unit, encode_part(rows, facts)
 
     with parts.locked(name):
         parts.begin(facts, units, shared=shard is not None)
@@ -288,8 +289,8 @@ def build_library(
             say(f"{out}: going on, {n_mine - n_todo:,} of {n_mine:,} tracks are done")
         if todo:
             with Progress(n_mine, n_mine - n_todo) as progress:
-                for unit, rows in (run_units or run_here)(todo, progress):
-                    parts.write(unit, rows, facts)
+                for unit, content in (run_units or run_here)(todo, progress):
+                    parts.write(unit, content)
         if shard is not None:
             return Outcome(None, parts.failed(mine), n_mine)
         n_rows, failed = parts.merge()

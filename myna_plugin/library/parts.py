@@ -111,6 +111,24 @@ def _state(path: str) -> tuple[str, int, int]:
     return path, status.st_size, status.st_mtime_ns
 
 
+def encode_part(rows: Sequence[Row], facts: Facts) -> bytes:
+    """A unit's rows, in the order of its tracks, as the content of a Parquet file."""
+    table = pa.Table.from_pydict(
+        {
+            "path": [printable(row.path) for row in rows],
+            "duration_s": pa.array([row.duration_s for row in rows], pa.float64()),
+            "embedding": embedding_array(
+                [row.embedding for row in rows], facts["width"], facts["timestamps"]
+            ),
+            "fault": pa.array([row.fault for row in rows], pa.string()),
+        },
+        schema_of(facts).append(pa.field("fault", pa.string())),
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
 class Parts:
     """The folder of results beside a library that is being made.
 
@@ -152,24 +170,11 @@ class Parts:
         """Whether a unit is done."""
         return self.path(unit.key).exists()
 
-    def write(self, unit: Unit, rows: Sequence[Row], facts: Facts) -> None:
-        """Write a unit's rows, which are in the order of its tracks."""
-        table = pa.Table.from_pydict(
-            {
-                "path": [printable(row.path) for row in rows],
-                "duration_s": pa.array([row.duration_s for row in rows], pa.float64()),
-                "embedding": embedding_array(
-                    [row.embedding for row in rows], facts["width"], facts["timestamps"]
-                ),
-                "fault": pa.array([row.fault for row in rows], pa.string()),
-            },
-            schema_of(facts).append(pa.field("fault", pa.string())),
-        )
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        self._write(self.path(unit.key), buffer.getbuffer())
+    def write(self, unit: Unit, content: bytes) -> None:
+        """Keep what `encode_part` has made of a unit's rows."""
+        self._write(self.path(unit.key), content)
 
-    def _write(self, path: Path, content: bytes | memoryview) -> None:
+    def _write(self, path: Path, content: bytes) -> None:
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         with partial.open("wb") as file:
             file.write(content)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from myna_plugin.library.decoding_pool import LibraryError
-from myna_plugin.library.parts import UNIT_TRACKS, Parts, Row, plan_units
+from myna_plugin.library.parts import UNIT_TRACKS, Parts, Row, encode_part, plan_units
 from myna_plugin.library.table import read_library
 
 FACTS = {"width": 2, "timestamps": False}
@@ -66,7 +66,7 @@ def test_parts_in_any_order_become_the_library_and_its_report(tmp_path):
     parts, units = Parts(out), plan_units(names(300), FACTS)
     parts.begin(FACTS, units, shared=False)
     for unit in reversed(units):
-        parts.write(unit, rows_of(unit), FACTS)
+        parts.write(unit, encode_part(rows_of(unit), FACTS))
 
     n_rows, failed = parts.merge()
 
@@ -85,7 +85,7 @@ def test_what_is_missing_is_counted_and_nothing_is_lost(tmp_path):
         parts.merge()
     parts.begin(FACTS, units, shared=False)
     for unit in units[1:]:
-        parts.write(unit, rows_of(unit), FACTS)
+        parts.write(unit, encode_part(rows_of(unit), FACTS))
 
     with pytest.raises(LibraryError, match=rf"1 of {len(units)} parts are missing"):
         parts.merge()
@@ -116,6 +116,6 @@ def test_names_that_are_no_utf8_are_reported_readably(tmp_path):
     parts = Parts(tmp_path / "library.npz")
     (unit,) = units = plan_units(["caf\udce9.mp3"], FACTS)
     parts.begin(FACTS, units, shared=False)
-    parts.write(unit, [Row("caf\udce9.mp3", fault="broken")], FACTS)
+    parts.write(unit, encode_part([Row("caf\udce9.mp3", fault="broken")], FACTS))
 
     assert parts.merge() == (0, [("caf\ufffd.mp3", "broken")])
