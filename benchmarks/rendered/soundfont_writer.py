@@ -341,7 +341,9 @@ def _strike(drum: Drum, rng: np.random.Generator) -> np.ndarray:
     fall = -np.log(1000) / vary
     sound = np.zeros(len(time))
     if drum.noise_hz is not None:
-        band = butter(2, np.array(drum.noise_hz) * vary**0.5, "bandpass", fs=RATE, output="sos")
+        # Some draws would put the upper edge above half the sample rate, where no filter is.
+        edges = np.minimum(np.array(drum.noise_hz) * vary**0.5, 0.499 * RATE)
+        band = butter(2, edges, "bandpass", fs=RATE, output="sos")
         noise = sosfilt(band, rng.standard_normal(len(time)))
         sound += noise / max(noise.std(), 1e-9) * np.exp(fall * time / drum.noise_s) * 0.5
     if drum.tone_hz:

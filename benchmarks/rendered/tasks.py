@@ -36,6 +36,7 @@ from typing import Any, Literal
 import click
 import numpy as np
 
+from benchmarks.rendered.composer import compose_scores
 from benchmarks.rendered.instruments import TAGS, draw_programs, sounding_tags
 from benchmarks.rendered.performance import draw_performance
 from benchmarks.rendered.recording import draw_recording
@@ -46,6 +47,7 @@ from benchmarks.rendered.scores import (
     read_midi_folder,
     read_scores,
 )
+from benchmarks.rendered.soundfont_writer import write_soundfont
 from benchmarks.rendered.soundfonts import (
     SoundfontError,
     find_soundfonts,
@@ -357,9 +359,12 @@ def scene_task(name: str, clips: Sequence[Rendered], seconds: float) -> tuple[Ta
     Raises:
         TaskError: the clips do not make such a task; the message says why.
     """
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    loss: Literal["cross_entropy", "bce"]
     if name == "rendered_key":
+        loss = "cross_entropy"
         labels, metrics = KEYS, ("weighted_key_score", "weighted_key_score_both_fifths", "accuracy")
-        loss: Literal["cross_entropy", "bce"] = "cross_entropy"
         used = [clip for clip in clips if clip.key is not None]
     elif name == "rendered_style":
         labels, metrics, loss = _classes_everywhere(clips), ("accuracy",), "cross_entropy"
@@ -408,7 +413,7 @@ def _target(name: str, clip: Rendered, labels: Sequence[str]) -> str | tuple[str
 def write_scene_task(
     name: str, clips: Sequence[Rendered], out: Path, seconds: float, workers: int
 ) -> str:
-    """Write one of the scene tasks beside the audio in OUT/audio.
+    """Write one of the scene tasks from the audio in OUT/audio.
 
     Returns:
         What was written or why it was not, for the reader.
@@ -559,6 +564,8 @@ def make_tasks(
     )
     lines = [write_scene_task(name, clips, part, seconds, workers) for name in SCENE_TASKS]
     lines.append(write_notes_task(clips, notes_sizes, part, seconds))
+    # Every task has links of its own, and hear-eval takes each folder here for a task.
+    shutil.rmtree(part / "audio")
     facts = "".join(json.dumps(clip.facts, ensure_ascii=False) + "\n" for clip in clips)
     write_text(part / "clips.jsonl", facts)
     write_json(
@@ -613,8 +620,6 @@ def choose_soundfonts(
     if not train:
         own.mkdir(parents=True, exist_ok=True)
         train = [own / f"own-{seed}.sf2" for seed in range(SELF_MADE)]
-        from benchmarks.rendered.soundfonts import write_soundfont
-
         for seed, path in enumerate(train):
             write_soundfont(path, seed)
     held_out = {soundfont_digest(str(path)) for path in test}
@@ -636,8 +641,6 @@ def gather_scores(
     scores = [score for folder in folders for score in read_scores(folder)]
     scores += [score for folder in midi for score in read_midi_folder(folder)]
     if composed:
-        from benchmarks.rendered.scores import compose_scores
-
         scores += compose_scores(composed, seed)
     if not scores:
         raise ScoreError("no scores: give --scores, --midi or --composed")

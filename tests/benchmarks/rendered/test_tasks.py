@@ -1,0 +1,261 @@
+"""The rendered tasks: splits, soundfonts, labels, HEAR's format, and what is refused."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from benchmarks.rendered import tasks
+from benchmarks.rendered.instruments import GROUPS, TAGS, draw_programs, sounding_tags
+from benchmarks.rendered.performance import PROGRAMS
+from benchmarks.rendered.scores import Score, ScoreError
+from benchmarks.rendered.soundfont_writer import write_soundfont
+from benchmarks.rendered.soundfonts import SoundfontError
+from myna_plugin.hear_eval.hear_task import find_tasks
+from myna_plugin.hear_eval.hear_task import read_task as read_for_heareval
+from myna_plugin.tasks import HEAR, load_task
+from myna_plugin.tasks.giantsteps import KEYS
+
+SECONDS = 2.0
+SIZES = {"train": 24, "valid": 12, "test": 18}
+NOTES_SIZES = {"train": 4, "valid": 2, "test": 2}
+STYLES = {"lied": "Lieder", "chorale": "chorales", "romantic_piano": "dcml_chopin_mazurkas"}
+SCALE = (0, 2, 4, 5, 7, 9, 11, 12)
+
+
+def scale(
+    name: str, split: str, style: str, corpus: str, keys: tuple[tuple[float, int, int], ...]
+) -> Score:
+    """Twenty seconds of a scale on C in three parts."""
+    onsets = np.arange(0.0, 20.0, 0.25)
+    rows = [
+        (onset, 0.3, 60 + 12 * (part - 1) + SCALE[(i + 2 * part) % 8], 80, part)
+        for i, onset in enumerate(onsets)
+        for part in range(3)
+    ]
+    return Score(
+        np.array(rows, np.float32), name, corpus, f"{corpus}|{name}", split, style, "CC0", keys
+    )
+
+
+def make_scores() -> list[Score]:
+    return [
+        scale(f"{split}-{n}", split, style, corpus, () if style == "lied" else ((0.0, 0, 0),))
+        for style, corpus in STYLES.items()
+        for split in SIZES
+        for n in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def soundfonts(tmp_path_factory) -> dict[str, tuple[str, ...]]:
+    """A soundfont of our own for train and valid, the one that is held out for test."""
+    pytest.importorskip("pretty_midi", reason="brings the soundfont to test with")
+    train = write_soundfont(tmp_path_factory.mktemp("fonts") / "own.sf2", seed=0)
+    return tasks.choose_soundfonts([train], [], train.parent)
+
+
+def make(out: Path, soundfonts: dict, workers: int = 1, scores: list[Score] | None = None):
+    return tasks.make_tasks(
+        scores or make_scores(),
+        out,
+        sizes=SIZES,
+        notes_sizes=NOTES_SIZES,
+        soundfonts=soundfonts,
+        seconds=SECONDS,
+        seed=3,
+        workers=workers,
+    )
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory, soundfonts) -> Path:
+    out = tmp_path_factory.mktemp("rendered") / "tasks"
+    make(out, soundfonts)
+    return out
+
+
+def read_facts(out: Path) -> dict[str, dict]:
+    lines = (out / "clips.jsonl").read_text().splitlines()
+    return {facts["name"]: facts for facts in map(json.loads, lines)}
+
+
+def test_sizes_and_balance(rendered):
+    facts = read_facts(rendered).values()
+    assert Counter(clip["split"] for clip in facts) == SIZES
+    _, items = load_task(HEAR, rendered / "rendered_style")
+    per_class = Counter((item.split, item.target) for item in items)
+    assert {target for _, target in per_class} == {"lied", "chorale", "mazurka"}
+    for (split, _), n in per_class.items():
+        assert n == SIZES[split] / 3
+
+
+def test_works_and_soundfonts_are_held_out(rendered, soundfonts):
+    facts = read_facts(rendered).values()
+    groups = {split: {c["group"] for c in facts if c["split"] == split} for split in SIZES}
+    assert not groups["test"] & (groups["train"] | groups["valid"])
+    for clip in facts:
+        assert clip["soundfont"] == Path(soundfonts[clip["split"]][0]).name
+    used = json.loads((rendered / "provenance.json").read_text())["soundfonts"]
+    assert not set(used["test"].values()) & set(used["train"].values())
+
+
+def test_keys_follow_the_transposition(rendered):
+    facts = read_facts(rendered)
+    task, items = load_task(HEAR, rendered / "rendered_key")
+    assert task.labels == KEYS
+    assert len(items) == sum(SIZES.values()) * 2 / 3  # the lieder have no keys
+    for item in items:
+        assert item.target == KEYS[facts[item.clip_id]["transposition"] % 12]
+    assert len({item.target for item in items}) > 6
+
+
+def test_instruments_are_those_that_play(rendered):
+    facts = read_facts(rendered)
+    task, items = load_task(HEAR, rendered / "rendered_instruments")
+    assert len(items) == sum(SIZES.values())
+    for item in items:
+        programs = facts[item.clip_id]["programs"]
+        playing = {tag for tag in TAGS if set(GROUPS[tag]) & set(programs)}
+        # Each part sounds all through these clips, so none is too short to count.
+        assert set(item.target) == playing & set(task.labels)
+
+
+def test_tasks_share_their_audio(rendered):
+    _, items = load_task(HEAR, rendered / "rendered_style")
+    for item in items[:5]:
+        name = item.path.relative_to(rendered / "rendered_style")
+        assert item.path.samefile(rendered / "rendered_instruments" / name)
+        sound, rate = soundfile.read(item.path)
+        assert (sound.shape, rate) == ((SECONDS * 16_000,), 16_000)
+        assert np.abs(sound).max() > 0.01
+
+
+def test_notes_lie_within_the_clip_and_its_scale(rendered):
+    facts = read_facts(rendered)
+    for split, size in NOTES_SIZES.items():
+        labels = json.loads((rendered / "rendered_notes" / f"{split}.json").read_text())
+        assert len(labels) == size
+        for name, events in labels.items():
+            shift = facts[name.removesuffix(".wav")]["transposition"]
+            assert len(events) > 10
+            for event in events:
+                assert 0 <= event["start"] < event["end"] <= 1000 * SECONDS
+                assert (int(event["label"]) - shift) % 12 in SCALE
+
+
+def test_heareval_finds_four_tasks(rendered):
+    folders = find_tasks(rendered, ["all"])
+    read = [read_for_heareval(folder) for folder in folders]
+    assert [task.name for task in read] == [
+        "rendered_instruments",
+        "rendered_key",
+        "rendered_notes",
+        "rendered_style",
+    ]
+    assert [task.embedding_type for task in read] == ["scene", "scene", "event", "scene"]
+    assert all(task.sample_duration == SECONDS for task in read)
+
+
+def test_number_of_workers_changes_nothing(tmp_path, soundfonts, rendered, monkeypatch):
+    monkeypatch.setattr(tasks, "WORKS_FOR_WORKERS", 0)
+    make(tmp_path / "again", soundfonts, workers=2)
+    assert read_facts(tmp_path / "again") == read_facts(rendered)
+    for path in (rendered / "rendered_style").rglob("*.*"):
+        name = path.relative_to(rendered)
+        assert path.read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_work_without_a_passage_gives_its_clips_to_others(tmp_path, soundfonts):
+    restless = tuple((0.5 * i, i % 12, 0) for i in range(40))
+    scores = [*make_scores(), scale("restless", "train", "chorale", "chorales", restless)]
+    make(tmp_path / "out", soundfonts, scores=scores)
+    facts = read_facts(tmp_path / "out").values()
+    assert "restless" not in {clip["work"] for clip in facts}
+    assert Counter(clip["split"] for clip in facts) == SIZES
+
+
+def test_style_without_a_passage_is_refused(tmp_path, soundfonts):
+    restless = tuple((0.5 * i, i % 12, 0) for i in range(40))
+    scores = [*make_scores(), scale("restless", "train", "rag", "rags", restless)]
+    with pytest.raises(ScoreError, match=r"train: no work of style 'rag'"):
+        make(tmp_path / "out", soundfonts, scores=scores)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_style_leaves_the_style_task_out(tmp_path, soundfonts):
+    scores = [score for score in make_scores() if score.style == "chorale"]
+    lines = make(tmp_path / "out", soundfonts, scores=scores)
+    assert any(line.startswith("rendered_style: left out") for line in lines)
+    assert not (tmp_path / "out" / "rendered_style").exists()
+    assert (tmp_path / "out" / "rendered_key").is_dir()
+
+
+def test_group_in_two_splits_is_refused(tmp_path, soundfonts):
+    scores = [
+        scale("one", split, "chorale", "chorales", ((0.0, 0, 0),)) for split in SIZES
+    ]  # one name, so one group
+    with pytest.raises(ScoreError, match=r"'chorales\|one' is in train and valid"):
+        make(tmp_path / "out", soundfonts, scores=scores)
+
+
+def test_split_without_works_is_refused(tmp_path, soundfonts):
+    scores = [score for score in make_scores() if score.split != "valid"]
+    with pytest.raises(ScoreError, match="no work is in split 'valid'"):
+        make(tmp_path / "out", soundfonts, scores=scores)
+
+
+def test_soundfont_in_both_is_refused(tmp_path, soundfonts):
+    train, test = Path(soundfonts["train"][0]), Path(soundfonts["test"][0])
+    copy = tmp_path / "renamed.sf2"
+    copy.write_bytes(test.read_bytes())
+    with pytest.raises(SoundfontError, match=r"renamed\.sf2: is to be trained and tested with"):
+        tasks.choose_soundfonts([train, copy], [test], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no scores: give --scores, --midi or --composed"),
+        (("--scores", "absent"), "absent/works.jsonl: no such file"),
+        (("--midi", "."), "no MIDI files"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(tasks.main, ["out", *arguments])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_existing_folder_is_kept(tmp_path, soundfonts):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(FileExistsError, match="remove it or write elsewhere"):
+        make(tmp_path, soundfonts)
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_every_program_has_one_tag():
+    assert len(TAGS) == 20
+    programs = [program for group in GROUPS.values() for program in group]
+    assert len(programs) == len(set(programs))
+    assert set(programs) >= set(PROGRAMS)
+
+
+def test_tags_are_drawn_alike():
+    rng = np.random.default_rng(0)
+    drawn = [program for _ in range(2000) for program in draw_programs(rng)]
+    counts = Counter(tag for p in drawn for tag, group in GROUPS.items() if p in group)
+    assert set(drawn) == set(PROGRAMS)
+    assert min(counts.values()) > 0.85 * len(drawn) / 20
+    assert max(counts.values()) < 1.15 * len(drawn) / 20
+
+
+def test_short_sounds_do_not_count():
+    notes = np.array([[0.0, 0.49, 60, 0], [1.0, 1.3, 60, 73], [9.0, 9.3, 62, 75]], np.float32)
+    assert sounding_tags(notes, 10.0) == ("flutes",)
