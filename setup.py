@@ -36,6 +36,7 @@ RENDERED = ["pretty_midi>=0.2.10"]
 
 DEV = [
     "build>=1.2",
+    "h5py>=3.10",
     "import-linter>=2.3",
     "mypy>=1.15",
     "pytest>=8.3",
@@ -71,6 +72,7 @@ setup(
         "torchaudio>=2.4",
         "nnAudio>=0.3.3",
         "numpy>=1.26",
+        "pyarrow>=16",
         "scikit-learn>=1.4",
         "scipy>=1.12",
         "click>=8.1",
@@ -89,10 +91,17 @@ setup(
         "hear-eval": HEAR_EVAL,
         "pretrain": ["tensorboard>=2.15"],
         "rendered": RENDERED,
+        "hdf5": ["h5py>=3.10"],
+        "search": ["faiss-cpu>=1.8"],
+        "umap": ["umap-learn>=0.5.6"],
+        "ray": ["ray[data]>=2.40"],
         "dev": DEV + HEAR_EVAL + RENDERED,
     },
     entry_points={
-        "console_scripts": ["hear-eval = myna_plugin.hear_eval.cli:main"],
+        "console_scripts": [
+            "hear-eval = myna_plugin.hear_eval.cli:main",
+            "myna = myna_plugin.cli.main:main",
+        ],
         "hear.models": [
             "myna = myna_plugin",
             "myna-square = myna_plugin.hear_square",

@@ -1,7 +1,7 @@
 """The whole grid of heads against a plain loop over its configurations.
 
     python benchmarks/probe_grid.py --device cuda \\
-        --tasks gtzan magnatagatune giantsteps emomusic --plain-seconds 3
+        --tasks gtzan emomusic giantsteps magnatagatune --plain-seconds 3 --no-equality
     python benchmarks/probe_grid.py --threads 2 --tasks gtzan --patience 16
 
 Ours is timed whole: all configurations to the end of their early stopping, standardisation and
@@ -163,6 +163,8 @@ def time_ours(
     case: Case, splits: list[Split], arguments: argparse.Namespace
 ) -> tuple[Selection, float, float]:
     """The selection, its seconds, and how many cores were busy for it."""
+    if arguments.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     start, start_cpu = time.perf_counter(), time.process_time()
     selection = select(
         splits[0],
@@ -256,9 +258,11 @@ def benchmark(name: str, arguments: argparse.Namespace) -> dict[str, object]:
     print(f"{name}: rows {case.rows}, {case.n_outputs} outputs", flush=True)
     selection, seconds, cores = time_ours(case, splits, arguments)
     winner = selection.heads[selection.winner]
+    memory = torch.cuda.max_memory_allocated() / 2**30 if arguments.device == "cuda" else None
     print(
         f"  ours: {len(selection.heads)} heads in {seconds:.1f} s ({cores:.2f} cores busy); "
-        f"winner {winner.valid_score:.4f} ({kind(winner.config)})",
+        f"winner {winner.valid_score:.4f} ({kind(winner.config)})"
+        + ("" if memory is None else f"; at most {memory:.1f} GiB on the GPU"),
         flush=True,
     )
     of_kind: dict[str, list[int]] = {}
@@ -298,6 +302,7 @@ def benchmark(name: str, arguments: argparse.Namespace) -> dict[str, object]:
         "ratio": ratio,
         "kinds": kinds,
         "equality": rows,
+        "gpu_gib": memory,
         "mean_steps": float(np.mean([head.steps for head in selection.heads])),
     }
 
@@ -308,17 +313,20 @@ def to_markdown(results: list[dict[str, object]], about: dict[str, object]) -> s
         f"{about['torch']}, {about['threads']} threads). The plain loop's time is extrapolated "
         "from a sample of its steps; ours is measured.",
         "",
-        "| embeddings | heads | mean steps | ours | cores busy | plain, extrapolated | ratio |",
-        "|---|---|---|---|---|---|---|",
+        "| embeddings | heads | mean steps | ours | cores busy | GPU memory | plain, extrapolated "
+        "| ratio |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in results:
+        memory = "" if row["gpu_gib"] is None else f"{row['gpu_gib']:.1f} GiB"
         lines.append(
             f"| {row['task']} | {row['heads']} | {row['mean_steps']:.0f} | "
             f"{row['ours_seconds']:.1f} s | {row['ours_busy_cores']:.2f} | "
+            f"{memory} | "
             f"{row['plain_seconds_extrapolated']:.0f} s | {row['ratio']:.1f} |"
         )
     total = sum(float(row["ours_seconds"]) for row in results)  # type: ignore[arg-type]
-    lines += ["", f"Ours, all of the above: {total:.1f} s.", ""]
+    lines += ["", f"Ours, all {len(results)} grids of the above: {total:.1f} s.", ""]
     if any(row["equality"] for row in results):
         lines += [
             "| the same head alone in the plain loop | score, best step, steps: together | alone |",

@@ -2,5 +2,6 @@
 
 from myna_plugin._version import __version__
 from myna_plugin.hear import get_scene_embeddings, get_timestamp_embeddings, load_model
+from myna_plugin.model import Myna
 
-__all__ = ["__version__", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+__all__ = ["Myna", "__version__", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]

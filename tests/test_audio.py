@@ -3,7 +3,7 @@ import pytest
 import soundfile
 import torch
 
-from myna_plugin.audio import AudioError, load_audio
+from myna_plugin.audio import AudioError, load_audio, resample, stream_audio
 
 
 def tone(rate, seconds=0.5, frequency=440.0):
@@ -55,3 +55,30 @@ def test_no_samples_and_nan_are_named(tmp_path):
     soundfile.write(tmp_path / "nan.wav", np.array([0, np.nan], dtype=np.float32), 16_000, "FLOAT")
     with pytest.raises(AudioError, match=r"nan\.wav: holds NaN"):
         load_audio(tmp_path / "nan.wav")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "channels", "rate"),
+    [
+        ("wav", 1, 16_000),
+        ("flac", 2, 44_100),
+        ("mp3", 2, 48_000),
+        ("ogg", 2, 22_050),
+        ("wav", 5, 44_100),
+    ],
+)
+def test_a_stream_is_the_file_decoded_averaged_and_resampled_at_once(
+    tmp_path, suffix, channels, rate
+):
+    path = tmp_path / f"a.{suffix}"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (25 * rate + 7, channels))
+    with soundfile.SoundFile(path, "w", rate, channels) as file:
+        for start in range(0, len(noise), rate):  # libsndfile overflows its stack on long Vorbis
+            file.write(noise[start : start + rate])
+    blocks = list(stream_audio(path))
+
+    samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    expected = resample(samples.mean(axis=1), rate, 16_000)
+    assert len(blocks) > 2
+    assert np.array_equal(np.concatenate(blocks), expected)
+    assert np.array_equal(load_audio(path).numpy(), expected)

@@ -86,7 +86,7 @@ def draw_conditions(rng: np.random.Generator) -> Conditions:
     kinds = rng.choice(list(NOISES), rng.integers(1, 4), replace=False)
     shares = rng.dirichlet(np.ones(len(kinds)))
     return Conditions(
-        rt60_s=float(rng.uniform(0.1, 1.8) ** 1.3) if rng.random() < 0.75 else 0.0,
+        rt60_s=float(0.1 + 1.7 * rng.random() ** 1.3) if rng.random() < 0.75 else 0.0,
         reverberant_db=float(rng.uniform(-18.0, 4.0)),
         damping=float(rng.uniform(0.25, 1.0)),
         eq_db=tuple(curve.tolist()),
@@ -143,7 +143,7 @@ def apply_recording(waveform: np.ndarray, recording: Recording) -> np.ndarray:
     for start, stop, conditions in zip(starts, stops, recording.conditions, strict=True):
         low, high = max(start - FADE // 2, 0), min(stop + FADE // 2, n_samples)
         # What was played earlier still rings in this room.
-        context = max(low - round(conditions.rt60_s * SAMPLE_RATE), 0)
+        context = max(low - _tail_samples(conditions.rt60_s), 0)
         piece = apply_conditions(waveform[context:high], conditions, low - context, level, peak)
         rise, fall = start > 0, stop < n_samples
         recorded[low:high] += piece * _fade(high - low, rise, fall)
@@ -214,8 +214,13 @@ def _impulse_response(conditions: Conditions, rng: np.random.Generator) -> np.nd
     return scipy.fft.irfft(scipy.fft.rfft(room, n) * scipy.fft.rfft(microphone, n), n)
 
 
+def _tail_samples(rt60_s: float) -> int:
+    """Length of a room's kernel: what is left after it is below -54 dB, or -46 in a church."""
+    return min(max(round(0.9 * rt60_s * SAMPLE_RATE), 800), LONGEST_TAIL) if rt60_s else 0
+
+
 def _room(conditions: Conditions, rng: np.random.Generator) -> np.ndarray:
-    length = min(max(round(0.9 * conditions.rt60_s * SAMPLE_RATE), 800), LONGEST_TAIL)
+    length = _tail_samples(conditions.rt60_s)
     bass, treble = _tail_bank()
     offset = int(rng.integers(len(bass) - length))
     seconds = np.arange(length, dtype=np.float32) / np.float32(SAMPLE_RATE)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TypeVar
 
 import numpy as np
@@ -52,11 +54,9 @@ def digest_audio(
             return "", f"{path}: cannot be read ({error})"
 
     paths = list(group_by_file(items))
-    with ThreadPoolExecutor(workers) as pool:
-        found = tqdm(
-            pool.map(digest, paths), "audio", len(paths), unit="file", disable=not progress
-        )
-        results = dict(zip(paths, found, strict=True))
+    digests = map_ahead(digest, paths, workers)
+    found = tqdm(digests, "audio", len(paths), unit="file", disable=not progress)
+    results = dict(zip(paths, found, strict=True))
     return (
         {path: value for path, (value, _) in results.items() if value},
         {path: fault for path, (value, fault) in results.items() if not value},
@@ -182,17 +182,49 @@ def map_ahead(
     >>> list(map_ahead(abs, [-1, 2, -3], workers=2))
     [1, 2, 3]
     """
-    waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(workers)
+    # Not futures: Ctrl-C could strike while one's lock is held, and leave it shut for ever.
+    jobs: SimpleQueue[tuple[Value, SimpleQueue[Callable[[], Result]]] | None] = SimpleQueue()
+    waiting: deque[SimpleQueue[Callable[[], Result]]] = deque()
+
+    def work() -> None:
+        while (job := jobs.get()) is not None:
+            value, answer = job
+            answer.put(_try(function, value))
+
+    threads = [Thread(target=work, daemon=True) for _ in range(workers)]
     try:
+        for thread in threads:
+            thread.start()
         for value in values:
-            waiting.append(pool.submit(function, value))
+            waiting.append(SimpleQueue())
+            jobs.put((value, waiting[-1]))
             if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
+                yield waiting.popleft().get()()
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft().get()()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        with suppress(Empty):
+            while True:
+                jobs.get_nowait()
+        for _ in threads:
+            jobs.put(None)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+
+
+def _try(function: Callable[[Value], Result], value: Value) -> Callable[[], Result]:
+    """Call a function, and return one that gives its result or raises its error."""
+    try:
+        result = function(value)
+    except BaseException as error:  # noqa: BLE001 (raised where the result is awaited)
+        failure = error
+
+        def answer() -> Result:
+            raise failure
+
+        return answer
+    return lambda: result
 
 
 def group_by_length(

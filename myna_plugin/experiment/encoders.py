@@ -67,7 +67,13 @@ def read_task(text: str, workers: int, say: Callable[[str], None] = print) -> Re
     known = bool(equals) and name in TASKS
     task, items = load_task(name if known else HEAR, Path(root if known else text))
     found = check(task, items, workers)
-    usable = usable_items(task, items, found, allow_missing=True)
+    try:
+        usable = usable_items(task, items, found, allow_missing=True)
+    except TaskError as error:
+        told = [fault.reason for fault in found.faults]
+        raise TaskError(
+            f"{error}; left out: {len(told)} clips ({told[0]})" if told else error
+        ) from error
     digests, faults = digest_audio(usable, workers)
     if faults:
         raise TaskError(next(iter(faults.values())))

@@ -336,13 +336,21 @@ def draw_cost(results: Sequence[Result]) -> Figure | None:
     figure = Figure(figsize=(4.8 * len(tasks), 4.4), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
     for panel, task in zip(panels, tasks, strict=True):
+        costs = [r.cost.seconds_per_hour for r in known if r.title == task and r.cost]
+        middle = (min(costs) * max(costs)) ** 0.5
         for result in known:
             if result.title != task or result.cost is None:
                 continue
             x, y = result.cost.seconds_per_hour, 100 * result.best[result.primary][0]
             panel.scatter(x, y, color=f"C{devices.index(result.cost.device)}")
+            to_left = x > middle  # names run inwards, not into the next panel
             name = panel.annotate(
-                result.name, (x, y), xytext=(5, 5), textcoords="offset points", size=9
+                result.name,
+                (x, y),
+                xytext=(-5 if to_left else 5, 5),
+                textcoords="offset points",
+                size=9,
+                ha="right" if to_left else "left",
             )
             name.set_in_layout(False)  # however long it is, the panel keeps its size
             metric = result.primary

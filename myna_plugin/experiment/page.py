@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem
 h1, h2, h3 { line-height: 1.25; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #ccc; padding: .25rem .75rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+th, td { border-bottom: 1px solid #ccc; padding: .25rem .75rem; text-align: left; }
+thead th { vertical-align: bottom; }
+.number { text-align: right; }
+td.number { white-space: nowrap; }
 tbody tr:hover { background: #f2f5fa; }
 figure { margin: 1.5rem 0; }
 img { max-width: 100%; height: auto; }
@@ -76,15 +79,35 @@ def _render_section(section: Section) -> str:
 
 
 def _render_table(rows: Rows) -> str:
-    head, *body = [
-        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-        for tag, row in zip(["th", *["td"] * (len(rows) - 1)], rows, strict=True)
+    """Columns of numbers are set to the right, others to the left."""
+    head, *body = rows
+    classes = [
+        ' class="number"' if _are_numbers([row[i] for row in body]) else ""
+        for i in range(len(head))
     ]
+
+    def render_row(tag: str, row: Sequence[str]) -> str:
+        cells = zip(classes, row, strict=True)
+        return (
+            "<tr>"
+            + "".join(f"<{tag}{c}>{html.escape(cell)}</{tag}>" for c, cell in cells)
+            + "</tr>"
+        )
+
     return (
-        f'<div class="wide"><table>\n<thead>{head}</thead>\n<tbody>\n'
-        + "\n".join(body)
+        f'<div class="wide"><table>\n<thead>{render_row("th", head)}</thead>\n<tbody>\n'
+        + "\n".join(render_row("td", row) for row in body)
         + "\n</tbody>\n</table></div>"
     )
+
+
+def _are_numbers(cells: Sequence[str]) -> bool:
+    """Whether all cells that are not empty start with a number.
+
+    >>> _are_numbers(["", "+1.5", "87.5 ± 0.2"]), _are_numbers(["1", "a 1"])
+    (True, False)
+    """
+    return all(re.match(r"[-+]?\d", cell) for cell in cells if cell)
 
 
 def _render_image(image: Image) -> str:

@@ -59,18 +59,22 @@ def describe_module(module: LoadedModule, cost: Cost | None) -> dict[str, Any]:
     }
 
 
-def describe_part(part: PartResult) -> dict[str, Any]:
-    """Scores of one part of an embedding: means over seeds, then every seed."""
+def describe_part(part: PartResult, folds: Sequence[int]) -> dict[str, Any]:
+    """Scores of one part of an embedding: means, then every run by its fold and seed."""
     return {
         "width": part.width,
         "valid_score": part.valid_score,
         "scores": describe_scores(part.scores),
-        "runs": [_describe_run(run) for run in part.runs],
+        "runs": [
+            {"fold": fold, **_describe_run(run)}
+            for fold, runs in zip(folds, part.folds, strict=True)
+            for run in runs
+        ],
     }
 
 
 def describe_scores(scores: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """Mean and deviation by metric; None for the deviation of a single seed."""
+    """Mean and deviation by metric; None for the deviation of a single run."""
     return {
         name: {"mean": mean, "deviation": deviation if np.isfinite(deviation) else None}
         for name, (mean, deviation) in scores.items()
@@ -113,7 +117,7 @@ class Result:
         primary: which of them selects.
         reported_as: column of the paper's table by metric.
         reported: the part that was best on validation.
-        scores: by part, then metric: mean and deviation over seeds, None for one seed.
+        scores: by part, then metric: mean and deviation over folds or seeds, None for a single run.
         valid_scores: by part.
         cost: seconds of computing for an hour of audio, and the device; None if not known.
         grid: name of the grid.

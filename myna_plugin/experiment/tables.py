@@ -114,7 +114,9 @@ def other_rows(results: Sequence[Result]) -> Rows:
 
 def run_rows(results: Sequence[Result]) -> Rows:
     """How each score was reached: part, grid, seeds, cost, and what was left out."""
-    rows = [["model", "task", "part", "pool", "grid", "seeds", "s / h of audio", "left out"]]
+    rows = [
+        ["model", "task", "part", "pool", "grid", "folds", "seeds", "s / h of audio", "left out"]
+    ]
     for result in results:
         probe, module = result.content["probe"], result.content["module"]
         cost = result.cost
@@ -125,6 +127,7 @@ def run_rows(results: Sequence[Result]) -> Rows:
                 result.reported,
                 str(module["pool"]),
                 str(probe["grid"]),
+                str(probe["folds"]),
                 str(probe["seeds"]),
                 f"{cost.seconds_per_hour:.3g} ({cost.device})" if cost else ABSENT,
                 str(result.n_missing),
@@ -140,6 +143,15 @@ def format_score(mean: float, deviation: float | None) -> str:
     ('78.3', '78.3 ± 0.4')
     """
     return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
+
+
+def describe_deviations(result: Result) -> str | None:
+    """What stands after ± in a result's tables, if anything does."""
+    if all(deviation is None for _, deviation in result.best.values()):
+        return None
+    probe = result.content["probe"]
+    over, count = ("folds", probe["folds"]) if probe["folds"] > 1 else ("seeds", probe["seeds"])
+    return f"Means and, after ±, sample standard deviations over {count} {over}."
 
 
 def _by_name(results: Sequence[Result]) -> dict[str, list[Result]]:

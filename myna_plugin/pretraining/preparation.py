@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from myna_plugin.audio import SAMPLE_RATE, AudioError
-from myna_plugin.pretraining.decoding import AUDIO_SUFFIXES, decode_audio, estimate_seconds
+from myna_plugin.decoding import AUDIO_SUFFIXES, decode_audio, estimate_seconds, find_files
 from myna_plugin.pretraining.store import (
     CLIP,
     FILE,
@@ -397,35 +397,6 @@ def _load_base(store: Path) -> Index | None:
         return Index.load(store / "index.npz")
     except FileNotFoundError:
         return None
-
-
-def find_files(root: Path, say: Callable[[str], None] = print) -> Iterator[bytes]:
-    """Paths of all files under a folder, in an order that names alone decide.
-
-    Links to folders are followed, each folder being visited once however often it is linked.
-    """
-    visited: set[tuple[int, int]] = set()
-    waiting = [(os.fsencode(root), True)]
-    while waiting:
-        path, is_folder = waiting.pop()
-        if not is_folder:
-            yield path
-            continue
-        try:
-            status = os.stat(path)
-            with os.scandir(path) as found:
-                entries = sorted((entry.path, _is_folder(entry)) for entry in found)
-        except OSError as error:
-            say(f"{os.fsdecode(path)}: left out, cannot be read ({error.strerror})")
-            continue
-        if (status.st_dev, status.st_ino) not in visited:
-            visited.add((status.st_dev, status.st_ino))
-            waiting += reversed(entries)
-
-
-def _is_folder(entry: os.DirEntry[bytes]) -> bool:
-    # A link that leads round in a circle makes `DirEntry.is_dir` raise.
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _size_and_mtime(path: bytes) -> tuple[int, int]:

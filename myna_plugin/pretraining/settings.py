@@ -80,7 +80,7 @@ class Settings:
         probe_tasks: tasks to probe the encoder on while it is trained: folders in HEAR's format,
             or NAME=FOLDER for gtzan, giantsteps, emomusic and magnatagatune. Heads are selected
             and scored on validation; test is not looked at.
-        probe_every: steps between probes; 0 for one at the end alone.
+        probe_every: steps between probes, each with a checkpoint; 0 for one at the end alone.
         probe_grid: heads that a probe selects from: 16 linear ones (linear), or those and 16 with
             a hidden layer (fast).
         checkpoint_every: steps between checkpoints.

@@ -142,7 +142,8 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
     total_steps = settings.total_steps(len(trained) // settings.batch_size)
     if distributed.launched_rank() == 0:
         size = _checkpoint_bytes(settings, len(trained))
-        folder.check_room(size, total_steps, settings.checkpoint_every)
+        saves_every = math.gcd(settings.checkpoint_every, settings.probe_every)
+        folder.check_room(size, total_steps, saves_every)
     monitored = monitored[: settings.monitor_clips]
     return Plan(settings, store, folder, trained, monitored, total_steps, state)
 
@@ -442,9 +443,12 @@ class Trainer:
                 last = step == plan.total_steps
                 to_log = last or step % settings.log_every == 0
                 stopped_by = self._agree_to_stop(signals, to_log)
-                to_save = last or bool(stopped_by) or step % settings.checkpoint_every == 0
                 to_measure = last or step % settings.monitor_every == 0
                 to_probe = self._probe_is_due(step)
+                # A probe's step too: else a run that goes on from before it might not find the
+                # scores again that best_probe.safetensors has.
+                to_save = last or bool(stopped_by) or to_probe
+                to_save = to_save or step % settings.checkpoint_every == 0
                 if to_log or to_save or to_measure or to_probe:
                     row = self._read_losses(total, since, step) | watch.look(step - since)
                     bar.update(step - since)
@@ -531,11 +535,10 @@ class Trainer:
         """Validation scores of a copy of the encoder, by column of the table."""
         if self.probe is None:
             return {}
-        copied = copy.deepcopy(self.encoder).requires_grad_(False)
         devices = [self.device] if self.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices):
-                scores = self.probe(copied)
+                scores = self.probe(copy.deepcopy(self.encoder).requires_grad_(False))
         except (ValueError, OSError, torch.OutOfMemoryError) as error:
             # What has become of a task's files, say, must not cost a run of days.
             self.say(f"step {step:,}: the probe failed ({error})")

@@ -28,7 +28,7 @@ from myna_plugin.probing.selection import (
     Selection,
     probe,
     select,
-    summarize_seeds,
+    summarize_scores,
 )
 from myna_plugin.probing.splits import ProbeTask, Split, Splits
 
@@ -50,6 +50,6 @@ __all__ = [
     "build_grid",
     "probe",
     "select",
-    "summarize_seeds",
+    "summarize_scores",
     "tabulate_pair_scores",
 ]

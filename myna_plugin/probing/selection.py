@@ -6,8 +6,9 @@ and its `score` is the only way to test scores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from myna_plugin.probing.grid import GRID, HeadConfig
 from myna_plugin.probing.heads import build_head
 from myna_plugin.probing.losses import LOSSES
 from myna_plugin.probing.splits import ProbeTask, Split, Splits, check_split
-from myna_plugin.probing.stack import TrainingData
+from myna_plugin.probing.stack import TrainedHead, TrainingData
 from myna_plugin.probing.training import train_heads
 from myna_plugin.probing.validation import ValidationMetric
 
@@ -131,6 +132,8 @@ def select(
     dtype: torch.dtype = torch.float32,
     patience: int = PATIENCE,
     progress: bool = True,
+    known: Sequence[TrainedHead] = (),
+    on_stack: Callable[[Sequence[TrainedHead]], None] = lambda heads: None,
 ) -> Selection:
     """Train every configuration of a grid and keep the one that is best on validation.
 
@@ -147,6 +150,9 @@ def select(
         dtype: of training.
         patience: evaluations without a new best after which a head stops.
         progress: whether to show a progress bar.
+        known: heads of an earlier call with the same arguments, from its `on_stack`; weights are
+            needed of the best of them alone.
+        on_stack: is given the heads of a stack once all of them have stopped.
 
     Raises:
         ValueError: a split cannot be used, the message names the field; an empty grid; no
@@ -164,10 +170,14 @@ def select(
     scores: dict[int, HeadScore] = {}
     # Of equal scores the configuration that comes first wins; only its weights are kept.
     best, weights = (-np.inf, 0), {}
-    for position, score, parameters in train_heads(grid, data, seed, patience, progress):
-        scores[position] = score
-        if (score.valid_score, -position) > best:
-            best, weights = (score.valid_score, -position), parameters
+    done = {position for position, *_ in known}
+    for stack in chain([known], train_heads(grid, data, seed, patience, progress, done)):
+        for position, score, parameters in stack:
+            scores[position] = score
+            if (score.valid_score, -position) > best:
+                best, weights = (score.valid_score, -position), parameters
+        if stack is not known:
+            on_stack(stack)
     if not weights:
         raise ValueError(
             "train.features: the logits of every configuration overflowed; standardise or rescale"
@@ -263,18 +273,21 @@ def probe(
     return selection.score(splits.test)
 
 
-def summarize_seeds(results: Sequence[ProbeResult]) -> dict[str, tuple[float, float]]:
-    """Mean and deviation of test scores over seeds.
+def summarize_scores(scores: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """Mean and deviation of test scores over seeds, or over folds.
 
     Args:
-        results: of the same task, one a seed.
+        scores: by name, of the same task, one mapping a seed or fold.
 
     Returns:
-        By name of the score, mean and sample standard deviation; NaN deviation for a single seed.
+        By name of the score, mean and sample standard deviation; NaN deviation for a single one.
+
+    >>> summarize_scores([{"accuracy": 0.5}, {"accuracy": 0.7}])["accuracy"][0]
+    0.6
     """
     summary = {}
-    for name in results[0].scores:
-        values = np.array([result.scores[name] for result in results])
+    for name in scores[0]:
+        values = np.array([one[name] for one in scores])
         deviation = values.std(ddof=1) if len(values) > 1 else np.nan
         summary[name] = (float(values.mean()), float(deviation))
     return summary

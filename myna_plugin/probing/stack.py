@@ -219,12 +219,6 @@ class HeadStack:
             self._update()
         self._evaluate()
 
-    def estimate_cost(self) -> int:
-        """What a period costs, in a unit of its own: the first layer's outputs."""
-        return (
-            len(self.configs) * self.batch_size * (self.hidden_units or self._data.targets.shape[1])
-        )
-
     def _of_heads(self, of_variants: Tensor) -> Tensor:
         """From one per variant to one per head, or to one for all of them."""
         if len(self._variants) == 1:

@@ -8,14 +8,18 @@
         --module my_package.hear --model-options '{"size": "small"}' --out out/mine
     python -m myna_plugin.recipes.probe --task hear --root tasks/esc50-v2.0.0-full --out out/esc50
 
-The data set is checked, its clips are embedded once (and kept in --cache: an interrupted run goes
-on where it stopped), 216 heads are trained on the training split, the one that is best on
-validation is scored on test. Of a hybrid Myna model the square, the vertical and both features are
-probed, and the one that is best on validation is reported. OUT receives results.json, results.md
-and figures/*.png; `python -m myna_plugin.recipes.report OUT …` makes a page of several.
+The data set is checked, its clips are embedded once (and kept in --cache), 216 heads are trained
+on the training split, the one that is best on validation is scored on test. Of a hybrid Myna model
+the square, the vertical and both features are probed, and the one that is best on validation is
+reported. OUT receives results.json, results.md and figures/*.png;
+`python -m myna_plugin.recipes.report OUT …` makes a page of several.
+
+A run that was interrupted goes on where it stopped when it is started again: clips that were
+embedded and stacks of heads that were trained (in OUT/unfinished-grids) are kept.
 
 --root holds the public data set, or JukeMIR's metadata or MARBLE's jsonl with the audio. For
---task hear it is a task folder in HEAR's format.
+--task hear it is a task folder in HEAR's format; of a k-fold task each fold tests in turn, and the
+mean and deviation over folds are reported, as heareval does.
 """
 
 from __future__ import annotations
@@ -23,9 +27,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +41,7 @@ import torch
 
 from myna_plugin.audio import AudioError
 from myna_plugin.experiment import figures
-from myna_plugin.experiment.cache import EmbeddingCache, folder_name
+from myna_plugin.experiment.cache import Cost, EmbeddingCache, folder_name
 from myna_plugin.experiment.embeddings import digest_audio, digest_experiment, embed_items
 from myna_plugin.experiment.modules import POOLS, ExperimentError, LoadedModule, load_module
 from myna_plugin.experiment.probes import PartResult, probe_parts
@@ -50,7 +56,7 @@ from myna_plugin.experiment.results import (
     describe_task,
     read_result,
 )
-from myna_plugin.experiment.tables import markdown, run_rows, task_rows
+from myna_plugin.experiment.tables import describe_deviations, markdown, run_rows, task_rows
 from myna_plugin.hear_eval.files import write_json
 from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.parallel import available_cores
@@ -60,6 +66,7 @@ from myna_plugin.tasks import (
     HEAR,
     LAYOUTS,
     TASKS,
+    CheckReport,
     Item,
     Layout,
     Task,
@@ -75,6 +82,9 @@ from myna_plugin.tasks.task import validate_items
 BAD_INPUT = (AudioError, TaskError, ExperimentError, BadInputError, OSError)
 """What is answered with one line and status 2."""
 
+
+UNFINISHED = "unfinished-grids"
+"""Folder beside the results that holds what an interrupted run had trained."""
 
 BATCH_SIZES = {"cpu": 8, "cuda": 32}
 
@@ -129,7 +139,7 @@ def draw_figures(
     part: slice,
     result: PartResult,
 ) -> None:
-    """Write the figures of a task: its embeddings, and the first seed's test predictions."""
+    """Write the figures of a task: its embeddings, and the first run's test predictions."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.png"):  # of an earlier run, which may have been of another task
         path.unlink()
@@ -137,7 +147,7 @@ def draw_figures(
     if tsne is not None:
         figures.save(tsne, folder / "tsne.png")
     for name, draw in figures.figures_of_test(task).items():
-        figures.save(draw(task, result.runs[0]), folder / f"{name}.png")
+        figures.save(draw(task, result.folds[0][0]), folder / f"{name}.png")
 
 
 def leave_out(task: Task, items: Sequence[Item], faults: dict[str, str]) -> list[Item]:
@@ -164,9 +174,7 @@ def leave_out(task: Task, items: Sequence[Item], faults: dict[str, str]) -> list
 @click.option(
     "--test-fold",
     type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Which fold of a k-fold HEAR task tests.",
+    help="Test on this fold of a k-fold HEAR task alone. Default: on each in turn, for the mean.",
 )
 @click.option(
     "--module", "module_name", default="myna_plugin", show_default=True, help="HEAR module."
@@ -198,116 +206,252 @@ def leave_out(task: Task, items: Sequence[Item], faults: dict[str, str]) -> list
     type=click.Path(path_type=Path),
     help="Folder of embeddings. Default: $MYNA_PLUGIN_CACHE, or ~/.cache/myna_plugin/embeddings.",
 )
-def main(
-    task_name: str,
-    root: Path,
-    out: Path | None,
-    only_check: bool,
-    allow_missing: bool,
-    layout: Layout,
-    metadata: Path | None,
-    split_file: Path | None,
-    test_fold: int,
-    module_name: str,
-    model_file: str,
-    model_options: str,
-    name: str | None,
-    pool: str,
-    chunk_seconds: float,
-    grid: str,
-    seeds: int,
-    device: str,
-    workers: int | None,
-    batch_size: int | None,
-    cache: Path | None,
-) -> None:
-    start = time.monotonic()
-    workers = workers or available_cores()
-    progress = sys.stderr.isatty()  # a log would fill with bars
+def main(**options: Any) -> None:
     try:
-        if out is None and not only_check:
+        options["model_options"] = parse_options(options["model_options"])
+        settings = resolve(Settings(**options))
+        if settings.out is None and not settings.only_check:
             raise ExperimentError("--out: say where the results go (or --check to look only)")
-        options, device = parse_options(model_options), choose_device(device)
-        task, items = load_task(task_name, root, layout, metadata, split_file, test_fold)
-        report = check(task, items, workers, progress=progress)
+        task, folds = load_folds(settings)
+        report = check(task, first(folds), settings.workers, progress=settings.progress)
         click.echo(report.text())
-        if out is None or only_check:
+        if settings.out is None or settings.only_check:
             raise SystemExit(0 if report.complete else 2)
-        if not report.complete and not allow_missing:
-            first = next(f for f in report.faults if f not in report.known)
-            raise TaskError(f"{first.reason}; the data set is incomplete: --allow-missing goes on")
-        items = usable_items(task, items, report, allow_missing)
-        out.mkdir(parents=True, exist_ok=True)
-        module = load_module(
-            module_name, model_file, options, pool=pool, chunk_s=chunk_seconds, device=device
-        )
-        for warning in module.warnings:
-            click.echo(f"{module.name}: {warning}", err=True)
-        left_out = {fault.clip_id: fault.reason for fault in report.faults}
-        embeddings = open_cache((cache or cache_folder()) / task.name, module)
-        digests, unreadable = digest_audio(items, workers, progress=progress)
-        if unreadable and not allow_missing:
-            raise AudioError(next(iter(unreadable.values())))
-        faults = {i.clip_id: unreadable[i.path] for i in items if i.path in unreadable}
-        vectors, undecodable = embed_items(
-            leave_out(task, items, faults),
-            module,
-            embeddings,
-            digests,
-            workers=workers,
-            batch_size=batch_size or BATCH_SIZES[torch.device(device).type],
-            allow_missing=allow_missing,
-            progress=progress,
-        )
-        left_out |= faults | undecodable
-        items = leave_out(task, items, faults | undecodable)
-        click.echo(f"{task.name}: {describe_sizes(items)}; {module.width} features")
-        reported, results = probe_parts(
-            task,
-            items,
-            vectors,
-            module.parts,
-            GRIDS[grid],
-            seeds=seeds,
-            device=device,
-            progress=progress,
-        )
-        content = {
-            "format": FORMAT,
-            "name": name or _default_name(module_name, model_file),
-            "task": {**describe_task(task, items), "test_fold": test_fold},
-            "module": describe_module(module, embeddings.cost()),
-            "probe": {
-                "grid": grid,
-                "configurations": len(GRIDS[grid]),
-                "seeds": seeds,
-                "device": device,
-            },
-            "reported": reported,
-            "scores": describe_scores(results[reported].scores),
-            "parts": {part: describe_part(result) for part, result in results.items()},
-            "data": {
-                "root": str(root),
-                "digest": digest_experiment(items, digests),
-                "check": report.as_dict(),
-                "left_out": left_out,
-            },
-            "versions": versions(DISTRIBUTIONS),
-            "date": now(),
-            "duration_s": round(time.monotonic() - start, 1),
-            "command": shlex.join(["python", "-m", "myna_plugin.recipes.probe", *sys.argv[1:]]),
-        }
-        draw_figures(out / FIGURES, task, items, vectors, module.parts[reported], results[reported])
-        # Last, so that a folder with results in it is whole.
-        write_json(out / FILE, content)
-        text = describe_result(out)
-        write_text(out / "results.md", text)
+        refuse_incomplete(report, settings.allow_missing)
+        text = score(settings, settings.out, task, folds, report)
     except BAD_INPUT as error:
         message = error.format_message() if isinstance(error, BadInputError) else str(error)
         click.echo(f"Error: {message}", err=True)
         raise SystemExit(2) from error
     click.echo(text)
-    click.echo(f"{out / FILE}: written, with {FIGURES}")
+    click.echo(f"{settings.out / FILE}: written, with {FIGURES}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The command's options; `resolve` fills in what depends on the machine."""
+
+    task_name: str
+    root: Path
+    out: Path | None
+    only_check: bool
+    allow_missing: bool
+    layout: Layout
+    metadata: Path | None
+    split_file: Path | None
+    test_fold: int | None
+    module_name: str
+    model_file: str
+    model_options: dict[str, Any]
+    name: str | None
+    pool: str
+    chunk_seconds: float
+    grid: str
+    seeds: int
+    device: str
+    workers: int
+    batch_size: int
+    cache: Path
+    progress: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+
+Folds = dict[int, list[Item]]
+"""A task's clips by the fold that tests: one entry, unless the task is k-fold."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A task's clips with their vectors.
+
+    Attributes:
+        folds: the clips that have vectors.
+        vectors: by clip_id, shape (K, D).
+        digests: of the audio, by file.
+        left_out: what is wrong with each clip that has none, by clip_id.
+        cost: what embedding took.
+    """
+
+    folds: Folds
+    vectors: dict[str, np.ndarray]
+    digests: dict[Path, str]
+    left_out: dict[str, str]
+    cost: Cost | None
+
+
+def resolve(settings: Settings) -> Settings:
+    """The settings with defaults that depend on the machine.
+
+    Raises:
+        ExperimentError: there is no such device.
+    """
+    device = choose_device(settings.device)
+    return replace(
+        settings,
+        device=device,
+        workers=settings.workers or available_cores(),
+        batch_size=settings.batch_size or BATCH_SIZES[torch.device(device).type],
+        cache=settings.cache or cache_folder(),
+        progress=sys.stderr.isatty(),  # a log would fill with bars
+    )
+
+
+def load_folds(settings: Settings) -> tuple[Task, Folds]:
+    """The task, and its clips for each fold that is to test.
+
+    Raises:
+        TaskError: it cannot be loaded.
+    """
+
+    def load(fold: int) -> tuple[Task, list[Item]]:
+        return load_task(
+            settings.task_name,
+            settings.root,
+            settings.layout,
+            settings.metadata,
+            settings.split_file,
+            fold,
+        )
+
+    start = settings.test_fold or 0
+    task, items = load(start)
+    if settings.test_fold is not None:
+        return task, {start: items}
+    return task, {0: items} | {fold: load(fold)[1] for fold in range(1, task.folds)}
+
+
+def first(folds: Folds) -> list[Item]:
+    """The clips as the first fold splits them: in every fold they are the same clips."""
+    return next(iter(folds.values()))
+
+
+def refuse_incomplete(report: CheckReport, allow_missing: bool) -> None:
+    """Stop before anything is computed if clips are faulty.
+
+    Raises:
+        TaskError: they are, and that is not allowed.
+    """
+    if not report.complete and not allow_missing:
+        fault = next(f for f in report.faults if f not in report.known)
+        raise TaskError(f"{fault.reason}; the data set is incomplete: --allow-missing goes on")
+
+
+def score(settings: Settings, out: Path, task: Task, folds: Folds, report: CheckReport) -> str:
+    """Embed the clips, probe, and write all results; the Markdown of them.
+
+    Raises:
+        AudioError, TaskError, ExperimentError, BadInputError, OSError: it cannot be done.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    module = load_module(
+        settings.module_name,
+        settings.model_file,
+        settings.model_options,
+        pool=settings.pool,
+        chunk_s=settings.chunk_seconds,
+        device=settings.device,
+    )
+    for warning in module.warnings:
+        click.echo(f"{module.name}: {warning}", err=True)
+    data = embed(settings, task, folds, report, module)
+    click.echo(f"{task.name}: {describe_sizes(first(data.folds))}; {module.width} features")
+    reported, results = probe_parts(
+        task,
+        list(data.folds.values()),
+        data.vectors,
+        module.parts,
+        GRIDS[settings.grid],
+        seeds=settings.seeds,
+        device=settings.device,
+        progress=settings.progress,
+        records=out / UNFINISHED,
+    )
+    content = describe(settings, task, report, module, data, reported, results)
+    part = module.parts[reported]
+    draw_figures(out / FIGURES, task, first(data.folds), data.vectors, part, results[reported])
+    # Last, so that a folder with results in it is whole.
+    write_json(out / FILE, content)
+    text = describe_result(out)
+    write_text(out / "results.md", text)
+    if (out / UNFINISHED).is_dir():
+        shutil.rmtree(out / UNFINISHED)
+    return text
+
+
+def embed(
+    settings: Settings, task: Task, folds: Folds, report: CheckReport, module: LoadedModule
+) -> Embedded:
+    """Vectors of the clips that can be used, from the cache where it has them.
+
+    Raises:
+        AudioError, TaskError: a clip cannot be used, and that is not allowed.
+        ExperimentError: the module failed.
+    """
+    workers, allow_missing = settings.workers, settings.allow_missing
+    folds = {n: usable_items(task, items, report, allow_missing) for n, items in folds.items()}
+    items = first(folds)
+    cache = open_cache(settings.cache / task.name, module)
+    digests, unreadable = digest_audio(items, workers, progress=settings.progress)
+    if unreadable and not allow_missing:
+        raise AudioError(next(iter(unreadable.values())))
+    faults = {i.clip_id: unreadable[i.path] for i in items if i.path in unreadable}
+    vectors, undecodable = embed_items(
+        leave_out(task, items, faults),
+        module,
+        cache,
+        digests,
+        workers=workers,
+        batch_size=settings.batch_size,
+        allow_missing=allow_missing,
+        progress=settings.progress,
+    )
+    faults |= undecodable
+    return Embedded(
+        {number: leave_out(task, items, faults) for number, items in folds.items()},
+        vectors,
+        digests,
+        {fault.clip_id: fault.reason for fault in report.faults} | faults,
+        cache.cost(),
+    )
+
+
+def describe(
+    settings: Settings,
+    task: Task,
+    report: CheckReport,
+    module: LoadedModule,
+    data: Embedded,
+    reported: str,
+    results: dict[str, PartResult],
+) -> dict[str, Any]:
+    """What the results file holds."""
+    items, folds = first(data.folds), list(data.folds)
+    return {
+        "format": FORMAT,
+        "name": settings.name or _default_name(settings.module_name, settings.model_file),
+        "task": {**describe_task(task, items), "test_folds": folds},
+        "module": describe_module(module, data.cost),
+        "probe": {
+            "grid": settings.grid,
+            "configurations": len(GRIDS[settings.grid]),
+            "folds": len(folds),
+            "seeds": settings.seeds,
+            "device": settings.device,
+        },
+        "reported": reported,
+        "scores": describe_scores(results[reported].scores),
+        "parts": {part: describe_part(result, folds) for part, result in results.items()},
+        "data": {
+            "root": str(settings.root),
+            "digest": digest_experiment(items, data.digests),
+            "check": report.as_dict(),
+            "left_out": data.left_out,
+        },
+        "versions": versions(DISTRIBUTIONS),
+        "date": now(),
+        "duration_s": round(time.monotonic() - settings.started, 1),
+        "command": shlex.join(["python", "-m", "myna_plugin.recipes.probe", *sys.argv[1:]]),
+    }
 
 
 def open_cache(folder: Path, module: LoadedModule) -> EmbeddingCache:
@@ -322,6 +466,8 @@ def describe_result(out: Path) -> str:
     """The Markdown that stands beside a results file."""
     result = read_result(out)
     notes = [f"Test scores in percent; selected on validation by {result.primary}."]
+    if (deviations := describe_deviations(result)) is not None:
+        notes.append(deviations)
     if result.n_missing:
         notes.append(f"{result.n_missing} clips were left out, so the score is of the rest.")
     if GRIDS[result.grid] != GRID:

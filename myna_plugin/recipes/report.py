@@ -25,6 +25,7 @@ from myna_plugin.experiment.page import Image, Section, read_images, render_page
 from myna_plugin.experiment.results import FIGURES, Result, read_result
 from myna_plugin.experiment.tables import (
     REFERENCE,
+    describe_deviations,
     find_reference,
     format_score,
     markdown,
@@ -102,6 +103,8 @@ def _describe_result(result: Result) -> Section:
         f"{result.primary} {score} %, from the {result.reported} features, chosen on validation. "
         f"{result.path}, {result.content['date']}."
     ]
+    if (deviations := describe_deviations(result)) is not None:
+        paragraphs.append(deviations)
     if result.n_missing:
         paragraphs.append(
             f"{result.n_missing} clips of the data set were left out: the score is of the rest."

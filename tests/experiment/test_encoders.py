@@ -74,6 +74,14 @@ def test_missing_clips_are_left_out_and_counted(tmp_path):
     assert said == ["pitches: 1 of 36 clips are left out"]
 
 
+def test_a_task_whose_audio_is_not_there_says_which(tmp_path):
+    root = write_task(tmp_path / "task", files=2)
+    for path in (root / "8000" / "train").iterdir():
+        path.unlink()
+    with pytest.raises(TaskError, match=r"no clips in split 'train'; left out: 4 .*low.wav"):
+        read_task(str(root), 2, quiet)
+
+
 def test_one_of_the_papers_tasks_by_its_name(tmp_path):
     root = tmp_path / "emomusic"
     root.mkdir()

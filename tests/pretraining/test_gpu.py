@@ -39,6 +39,9 @@ TINY = Settings(
 )
 
 
+PROBES = {"probe_tasks": ("any",), "probe_every": 8}
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return write_store(tmp_path_factory.mktemp("data") / "store")
@@ -126,6 +129,26 @@ def test_a_recorded_step_follows_the_learning_rate(store):
     way = (ends["cosine", False] - begun).norm()
     assert (ends["cosine", True] - ends["cosine", False]).norm() < 0.02 * way
     assert (ends["constant", True] - ends["cosine", False]).norm() > 0.1 * way
+
+
+def test_a_probe_between_recorded_steps_changes_nothing(store, tmp_path):
+    def probe(encoder):
+        crops = torch.rand(64, 128, 96, device="cuda")
+        vectors = encoder(crops, "square")
+        for parameter in encoder.parameters():
+            parameter.zero_()
+        return {"any": vectors.std().item()}
+
+    losses = []
+    for name, settings in (("plain", TINY), ("probed", replace(TINY, **PROBES))):
+        plan = plan_run(settings, store, tmp_path / name, resume=False)
+        train(plan, lambda _: None, probe)
+        rows = read_table(plan.folder.table)
+        losses.append([float(row["loss"]) for row in rows])
+        assert [row["step"] for row in rows if row.get("probe_any")] == (
+            ["8", "16", "24"] if name == "probed" else []
+        )
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_scheduled_run_goes_on_where_it_stopped(store, tmp_path):

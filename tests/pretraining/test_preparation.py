@@ -17,8 +17,8 @@ import soundfile
 import torch
 
 from myna_plugin.audio import load_audio
+from myna_plugin.decoding import decode_audio, find_files
 from myna_plugin.pretraining import store_writer
-from myna_plugin.pretraining.decoding import decode_audio
 from myna_plugin.pretraining.preparation import (
     SILENCE_AMPLITUDE,
     Plan,
@@ -26,7 +26,6 @@ from myna_plugin.pretraining.preparation import (
     ShardJob,
     cut_clips,
     fill_shard,
-    find_files,
     prepare,
     settings_of,
 )

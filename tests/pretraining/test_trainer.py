@@ -175,8 +175,13 @@ def test_the_learning_rate_follows_its_schedule(store, tmp_path, monkeypatch):
 PROBED = replace(TINY, probe_tasks=("any",), probe_every=10)
 
 
+GLOBAL_STATES = []
+"""Of torch's global generator at the beginning of each probe."""
+
+
 def intrusive_probe(encoder):
     """A score that follows the weights, and as much disturbance as a probe can make."""
+    GLOBAL_STATES.append(torch.get_rng_state())
     torch.rand(7)
     weights = encoder.transformer.norm.weight
     score = weights.square().mean().item()
@@ -192,6 +197,7 @@ def test_probes_leave_training_as_it_is_and_resumption_exact(store, tmp_path):
     train(plain, lambda _: None)
     probed = plan_run(PROBED, store, tmp_path / "probed", resume=False)
     train(probed, said.append, intrusive_probe)
+    assert all(torch.equal(state, GLOBAL_STATES[0]) for state in GLOBAL_STATES)
     states = [plan.folder.load_newest() for plan in (plain, probed)]
     for state in states:
         del state["settings"]
@@ -228,6 +234,9 @@ def test_the_best_probe_is_named_and_its_encoder_kept(store, tmp_path):
     assert f"  {tmp_path / 'best_probe.safetensors'}" in said
     kept = load_file(tmp_path / "best_probe.safetensors")["transformer.norm.weight"]
     assert torch.equal(kept, seen[1])
+    # The last three of the probes' steps, and what stays for good.
+    folder = plan_run(PROBED, store, tmp_path, resume=True).folder
+    assert folder.saved_steps() == [20, 30, 40]
     assert load_model(tmp_path / "best_probe.safetensors").scene_embedding_size == 2 * 192
 
 

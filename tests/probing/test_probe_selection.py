@@ -15,7 +15,7 @@ from myna_plugin.probing import (
     build_grid,
     probe,
     select,
-    summarize_seeds,
+    summarize_scores,
 )
 from myna_plugin.probing.combining import RULES
 
@@ -159,10 +159,10 @@ def test_seeds_are_summarised_by_mean_and_deviation() -> None:
     splits = make_splits()
     results = [quick_probe(splits, seed=seed) for seed in (0, 1, 2)]
     values = [result.scores["accuracy"] for result in results]
-    mean, deviation = summarize_seeds(results)["accuracy"]
+    mean, deviation = summarize_scores([result.scores for result in results])["accuracy"]
     assert mean == pytest.approx(np.mean(values))
     assert deviation == pytest.approx(np.std(values, ddof=1))
-    assert np.isnan(summarize_seeds(results[:1])["accuracy"][1])
+    assert np.isnan(summarize_scores([results[0].scores])["accuracy"][1])
 
 
 def test_what_the_caller_has_is_left_as_it_was() -> None:

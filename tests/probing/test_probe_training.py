@@ -1,6 +1,10 @@
 """Heads trained together against the same heads trained alone in a plain loop."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,7 +79,8 @@ def train_together(
     )[0]
     return {
         position: (score, parameters)
-        for position, score, parameters in train_heads(grid, data, seed, patience, False)
+        for stack in train_heads(grid, data, seed, patience, False)
+        for position, score, parameters in stack
     }
 
 
@@ -182,6 +187,43 @@ def test_stacks_of_several_variants_give_what_stacks_of_one_give() -> None:
                         other = expected[position][1][name]
                         torch.testing.assert_close(value, other, atol=1e-9, rtol=0)
             assert found == len(positions) == 16
+
+
+INTERRUPTED = """
+import _thread, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+import torch
+from test_probe_training import TASKS, train_together
+torch.set_num_threads(2)
+def interrupt():
+    time.sleep(float(sys.argv[2]))
+    print("interrupting", flush=True)
+    _thread.interrupt_main()
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    train_together(TASKS["classes"], patience=10**9)
+except KeyboardInterrupt:
+    names = [thread.name for thread in threading.enumerate()]
+    print(names.count("probing"), torch.get_num_threads())
+"""
+
+
+def test_ctrl_c_ends_training_and_its_threads() -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(Path(__file__).parent), "1.0"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["interrupting", "0", "2"], done.stderr
+
+
+def test_an_error_in_a_thread_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: HeadStack) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(HeadStack, "train_period", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        train_together(TASKS["classes"])
 
 
 def test_training_is_deterministic_for_a_seed() -> None:

@@ -17,6 +17,7 @@ from conftest import published_state_dict
 sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
 
 from task_layouts import BUILDERS, SIZES, write_tone
+from test_hear_format import write_kfold_task
 
 from myna_plugin.experiment import probes
 from myna_plugin.probing import FAST_GRID, RULES, select
@@ -156,6 +157,71 @@ def test_hear_task(quick, built, bands, tmp_path):
     assert content["scores"]["accuracy"]["mean"] == 1.0
 
 
+@pytest.fixture
+def kfold(tmp_path) -> Path:
+    """A HEAR task of four folds; in each but the first some sounds are not what they are called."""
+    folder = tmp_path / "kfold"
+    write_kfold_task(folder, splits=[f"fold{i:02}" for i in range(4)])
+    labels = ("near", "far", "3")
+    for fold in range(4):
+        named = {f"fold{fold:02}-{k}.wav": [labels[k % 3]] for k in range(12)}
+        (folder / f"fold{fold:02}.json").write_text(json.dumps(named))
+        for k, name in enumerate(named):
+            pitch = 12 * ((k + (k < fold * 3)) % 3) + fold
+            write_tone(folder / "8000" / f"fold{fold:02}" / name, pitch, 0.5)
+    return folder
+
+
+def test_every_fold_of_a_task_tests_once(quick, bands, tmp_path, kfold):
+    content = score("hear", kfold, tmp_path / "out", "--module", "bands", "--seeds", 2)
+    runs = content["parts"]["scene"]["runs"]
+    assert [(one["fold"], one["seed"]) for one in runs] == [
+        (f, s) for f in range(4) for s in (0, 1)
+    ]
+    assert content["task"]["test_folds"] == [0, 1, 2, 3]
+    assert content["task"]["clips"] == {"train": 24, "valid": 12, "test": 12}
+    of_folds = np.array([one["scores"]["accuracy"] for one in runs]).reshape(4, 2).mean(1)
+    assert len(set(of_folds)) > 1
+    pandas = pytest.importorskip("pandas")
+    found = content["scores"]["accuracy"]
+    # As heareval aggregates them: means and sample deviations of a table of one row a fold.
+    assert found["mean"] == pytest.approx(pandas.Series(of_folds).mean())
+    assert found["deviation"] == pytest.approx(pandas.Series(of_folds).std())
+    assert len(bands.CALLS) == len({path.read_bytes() for path in kfold.rglob("*.wav")})
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "sample standard deviations over 4 folds" in text
+    # One fold by itself comes to the same.
+    arguments = ("--module", "bands", "--seeds", 2, "--test-fold", 2)
+    alone = score("hear", kfold, tmp_path / "alone", *arguments)
+    assert alone["parts"]["scene"]["runs"] == runs[4:6]
+    assert alone["task"]["test_folds"] == [2]
+    refused = run("hear", kfold, "--out", tmp_path / "out", "--test-fold", 4)
+    assert refused.exit_code == 2
+    assert "the task has 4 ways to split, not 5" in refused.output
+
+
+def test_unfinished_grids_are_kept_beside_the_results_until_they_are_written(
+    quick, built, bands, tmp_path, monkeypatch
+):
+    """Something fails after two of three seeds; started again, the third alone is trained."""
+    out, trained = tmp_path / "out", []
+
+    def count(*arguments, known, **options):
+        trained.append(len(FAST_GRID[-4:]) - len(known))
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return select(*arguments, known=known, **options, patience=3)
+
+    monkeypatch.setattr(probes, "select", count)
+    arguments = ("gtzan", built("gtzan", "folder"), "--out", out, "--module", "bands", "--seeds", 3)
+    assert run(*arguments).exit_code == 1
+    assert len(list((out / probe.UNFINISHED).iterdir())) == 2
+    assert run(*arguments).exit_code == 0
+    assert trained == [4, 4, 4, 0, 0, 4]
+    assert not (out / probe.UNFINISHED).exists()
+    assert (out / "results.json").is_file()
+
+
 def test_seeds_give_mean_and_deviation(quick, built, bands, tmp_path):
     root = built("emomusic", "folder")
     content = score("emomusic", root, tmp_path / "out", "--module", "bands", "--seeds", 3)
@@ -250,13 +316,13 @@ def test_shuffled_test_labels_leave_what_is_chosen_unchanged():
     shuffled += [replace(item, target=t) for item, t in zip(test, targets, strict=True)]
 
     def choose(clips):
-        return probes.probe_parts(task, clips, vectors, parts, FAST_GRID)
+        return probes.probe_parts(task, [clips], vectors, parts, FAST_GRID)
 
     (name, before), (shuffled_name, after) = choose(items), choose(shuffled)
     assert shuffled_name == name
     for part in parts:
-        assert after[part].runs[0].selection.heads == before[part].runs[0].selection.heads
-        assert after[part].runs[0].selection.winner == before[part].runs[0].selection.winner
+        assert after[part].folds[0][0].selection.heads == before[part].folds[0][0].selection.heads
+        assert after[part].folds[0][0].selection.winner == before[part].folds[0][0].selection.winner
     assert before[name].scores["accuracy"][0] > after[name].scores["accuracy"][0] + 0.2
 
 
@@ -273,7 +339,7 @@ def test_part_is_chosen_on_validation_not_on_test():
         second = clean + noise[1] * (6 if item.split == "valid" else 1)
         vectors[item.clip_id] = np.concatenate([first, second])[None]
     parts = {"second": slice(6, 12), "first": slice(0, 6)}
-    reported, results = probes.probe_parts(task, items, vectors, parts, FAST_GRID)
+    reported, results = probes.probe_parts(task, [items], vectors, parts, FAST_GRID)
     assert reported == "first"
     assert results["first"].valid_score > results["second"].valid_score
     assert results["first"].scores["accuracy"] < results["second"].scores["accuracy"]
@@ -288,8 +354,8 @@ def test_tracks_are_scored_from_their_clips():
         replace(item, track_id=f"{item.split}-{int(item.clip_id.split('-')[1]) % 48}")
         for item in items
     ]
-    _, results = probes.probe_parts(task, items, vectors, {"scene": slice(0, 12)}, FAST_GRID)
-    run = results["scene"].runs[0]
+    _, results = probes.probe_parts(task, [items], vectors, {"scene": slice(0, 12)}, FAST_GRID)
+    run = results["scene"].folds[0][0]
     assert len(run.targets) == 48
     assert run.selection.rule in RULES
     assert run.scores["weighted_key_score"] <= run.scores["weighted_key_score_both_fifths"]
@@ -473,4 +539,4 @@ def test_features_that_select_makes_nothing_of_are_named(monkeypatch):
 
     monkeypatch.setattr(probes, "select", select)
     with pytest.raises(ExperimentError, match=r"gtzan: valid.features: 1 of 40 rows hold NaN"):
-        probes.probe_parts(task, items, vectors, {"scene": slice(0, 12)}, FAST_GRID)
+        probes.probe_parts(task, [items], vectors, {"scene": slice(0, 12)}, FAST_GRID)

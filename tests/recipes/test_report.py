@@ -43,7 +43,7 @@ def write_result(folder: Path, task: str, name: str, score: float, **changes: ob
             "reported_as": dict(described.reported_as),
         },
         "module": {"pool": "clip", "cost": {"seconds_per_hour": 3.0, "device": "CPU"}},
-        "probe": {"grid": "full", "seeds": 1},
+        "probe": {"grid": "full", "folds": 1, "seeds": 1},
         "reported": "hybrid",
         "parts": {"square": worse, "hybrid": part},
         "data": {"left_out": {}},

@@ -185,6 +185,17 @@ def test_changing_recordings_change_within_a_clip_and_fixed_ones_do_not():
         assert len(set(changing.conditions)) == len(changing.conditions)
 
 
+def test_drawn_conditions_lie_within_their_bounds():
+    rng = np.random.default_rng(0)
+    drawn = [draw_recording(rng, 5.0).conditions[0] for _ in range(400)]
+    rooms = [c.rt60_s for c in drawn if c.rt60_s]
+    assert 0.1 <= min(rooms) < 0.2 < 1.6 < max(rooms) <= 1.8
+    assert 0.65 < len(rooms) / len(drawn) < 0.85
+    assert all(8 <= c.snr_db <= 45 and -35 <= c.peak_db <= -1 for c in drawn)
+    assert all(abs(gain) <= 14 for c in drawn for gain in c.eq_db)
+    assert {kind for c in drawn for kind, _ in c.noises} == set(NOISES)
+
+
 def test_borders_closer_than_a_fade_to_the_ends_do_no_harm():
     sound = tone(2.0)
     conditions = (Conditions(), Conditions(peak_db=-12.0), Conditions())

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from myna_plugin.audio import AudioError, load_audio
-from myna_plugin.pretraining.decoding import AUDIO_SUFFIXES, decode_audio, estimate_seconds
+from myna_plugin.decoding import AUDIO_SUFFIXES, decode_audio, estimate_seconds
 
 needs_ffmpeg = pytest.mark.skipif(
     shutil.which("ffmpeg") is None, reason="the program ffmpeg is not on PATH"
@@ -103,7 +103,7 @@ def test_without_ffmpeg_the_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     path = tmp_path / "a.M4A"
     path.write_bytes(b"?" * 16_000)
-    with pytest.raises(AudioError, match=r"a\.M4A: .* needs? the program ffmpeg.*--extend"):
+    with pytest.raises(AudioError, match=r"a\.M4A: .* needs? the program ffmpeg.*run again"):
         decode_audio(path)
     assert estimate_seconds(path) == 0
 

@@ -7,12 +7,15 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import soundfile
+import torch
 from torch import Tensor
 
-from myna_plugin.audio import AudioError, load_audio
+from myna_plugin.audio import AudioError, stream_audio
 
 UNCOMPRESSED_SUFFIXES = {".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".au", ".caf"}
 
@@ -32,6 +35,35 @@ GUESSED_BYTE_RATE = 8_000
 """Bytes a second assumed where only ffmpeg could tell: 64 kbit/s, so rather too long."""
 
 
+def find_files(root: Path, say: Callable[[str], None] = print) -> Iterator[bytes]:
+    """Paths of all files under a folder, in an order that names alone decide.
+
+    Links to folders are followed, each folder being visited once however often it is linked.
+    """
+    visited: set[tuple[int, int]] = set()
+    waiting = [(os.fsencode(root), True)]
+    while waiting:
+        path, is_folder = waiting.pop()
+        if not is_folder:
+            yield path
+            continue
+        try:
+            status = os.stat(path)
+            with os.scandir(path) as found:
+                entries = sorted((entry.path, _is_folder(entry)) for entry in found)
+        except OSError as error:
+            say(f"{os.fsdecode(path)}: left out, cannot be read ({error.strerror})")
+            continue
+        if (status.st_dev, status.st_ino) not in visited:
+            visited.add((status.st_dev, status.st_ino))
+            waiting += reversed(entries)
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    # A link that leads round in a circle makes `DirEntry.is_dir` raise.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
 def decode_audio(path: Path) -> Tensor:
     """Read a file of any supported kind as mono audio at 16 kHz.
 
@@ -41,13 +73,26 @@ def decode_audio(path: Path) -> Tensor:
     Raises:
         AudioError: it cannot be read; the message starts with the path and says why.
     """
+    return torch.from_numpy(np.concatenate(list(stream_decoded(path))))
+
+
+def stream_decoded(path: Path) -> Iterator[np.ndarray]:
+    """What `decode_audio` gives, block by block, in bounded memory.
+
+    Yields:
+        Float32 samples, shape (n,) with n >= 1; see `stream_audio`.
+
+    Raises:
+        AudioError: as `decode_audio`, perhaps after some blocks.
+    """
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise AudioError(f"{path}: its name is not valid UTF-8: rename the file") from None
     if path.suffix.lower() in FFMPEG_SUFFIXES and path.is_file():
-        return _decode_with_ffmpeg(path)
-    return load_audio(path)
+        yield from _stream_with_ffmpeg(path)
+    else:
+        yield from stream_audio(path)
 
 
 def estimate_seconds(path: Path) -> float:
@@ -64,12 +109,12 @@ def estimate_seconds(path: Path) -> float:
     return min(claimed, size / LOWEST_BYTE_RATE)
 
 
-def _decode_with_ffmpeg(path: Path) -> Tensor:
+def _stream_with_ffmpeg(path: Path) -> Iterator[np.ndarray]:
     program = shutil.which("ffmpeg")
     if program is None:
         raise AudioError(
             f"{path}: {path.suffix} files need the program ffmpeg, which is not on PATH: "
-            "install it, then run again with --extend"
+            "install it, then run again"
         )
     with tempfile.TemporaryDirectory() as folder:
         # A file rather than a pipe: its header then holds the length. W64 has no 4 GB limit.
@@ -80,7 +125,7 @@ def _decode_with_ffmpeg(path: Path) -> Tensor:
         command += ["-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "w64", str(decoded)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=FFMPEG_TIMEOUT_S)
-            return load_audio(decoded)
+            yield from stream_audio(decoded)
         except subprocess.CalledProcessError as error:
             said = error.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
             # Addresses in ffmpeg's messages differ from run to run; the report must not.

@@ -1,0 +1,1 @@
+"""The `myna` command; one file a sub-command."""

@@ -1,0 +1,182 @@
+"""`myna embed`: audio files become one row a track."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from myna_plugin.cli.options import DEVICE, EMBEDDING, MODEL, ShardType
+from myna_plugin.embedding import PRECISIONS
+from myna_plugin.library.building import (
+    Outcome,
+    available_cores,
+    build_library,
+    describe,
+    find_tracks,
+)
+from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.library.parts import Parts, printable
+from myna_plugin.model import Myna
+
+SHOWN_AT_MOST = 20
+"""Failed files printed before the rest is only counted."""
+
+FAILED = 1
+
+EPILOG = """
+Examples:
+
+\b
+  myna embed music --out library.parquet
+  myna embed song.mp3 other.flac --out two.npz --model myna-hybrid
+  find /music -name '*.mp3' | myna embed - --out library.parquet
+  myna embed music --out sequences.h5 --timestamps --hop-ms 500
+
+\b
+  on four machines that share a disk, or by a scheduler's array of jobs:
+  myna embed music --out library.parquet --shard 1/4     (2/4, 3/4, 4/4)
+  myna merge library.parquet
+
+The file's ending says the format: .parquet, .npz (NumPy) or .h5 (HDF5, needs h5py). While it
+works, results are kept in OUT.parts; a run that was stopped, even killed, goes on where it was
+when the same command is given again. Files that cannot be used are listed in OUT.failed.csv.
+
+Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot be used.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("inputs", nargs=-1, required=True, metavar="FILES…|FOLDER…|-")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="LIBRARY",
+    help="File to write: .parquet, .npz or .h5.",
+)
+@MODEL
+@EMBEDDING
+@click.option("--timestamps", is_flag=True, help="A sequence of vectors a track instead of one.")
+@click.option(
+    "--hop-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    default=50.0,
+    show_default=True,
+    help="Milliseconds between vectors, with --timestamps.",
+)
+@DEVICE
+@click.option(
+    "--precision",
+    type=click.Choice(list(PRECISIONS)),
+    default="float32",
+    show_default=True,
+    help="What the encoder computes in; halves are for CUDA.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes that decode.  [default: one a core]",
+)
+@click.option(
+    "--batch-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Audio that the encoder takes at a time.  [default: 50 on a CPU, 4000 on CUDA]",
+)
+@click.option(
+    "--shard",
+    type=ShardType(),
+    help="Do only the i-th of n shares of the library; join them with `myna merge`.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray: on a Ray cluster, each actor with --workers processes (pip install ray).",
+)
+def embed(
+    inputs: tuple[str, ...],
+    out: Path,
+    model: str,
+    embedding: str,
+    timestamps: bool,
+    hop_ms: float,
+    device: str,
+    precision: str,
+    workers: int | None,
+    batch_seconds: float | None,
+    shard: tuple[int, int] | None,
+    engine: str,
+) -> None:
+    """Embed audio files, or all under a folder, or those whose paths come on standard input (-).
+
+    Audio of any length and kind: WAV, FLAC, OGG, Opus, MP3, AIFF, AU, CAF; M4A, AAC, WMA, MP4,
+    WebM and MKA where ffmpeg is on PATH. One row a track: path, duration_s, embedding.
+    """
+    if engine == "ray" and shard is not None:
+        raise LibraryError("--engine ray divides the work itself: leave --shard out")
+    options: dict[str, Any] = {
+        "embedding": embedding,
+        "precision": precision,
+        "hop_ms": hop_ms,
+    }
+    tracks = find_tracks(read_inputs(inputs), say)
+    myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **options)
+    facts = describe(myna.embedder, model, precision=precision, timestamps=timestamps)
+    run_units = None
+    if engine == "ray":
+        from myna_plugin.library.ray_engine import RayEngine
+
+        run_units = RayEngine(
+            {"name": model, "device": device, **options},
+            facts,
+            workers=workers,
+            batch_seconds=batch_seconds,
+        ).run
+    outcome = build_library(
+        tracks,
+        out,
+        myna.embedder,
+        facts,
+        workers=workers or available_cores(),
+        batch_seconds=batch_seconds,
+        shard=shard,
+        run_units=run_units,
+        say=say,
+    )
+    sys.exit(tell(out, outcome, shard))
+
+
+def read_inputs(inputs: Sequence[str]) -> list[str]:
+    """What was given, "-" replaced by the lines of standard input."""
+    lines = [line.rstrip("\r\n") for line in sys.stdin] if "-" in inputs else []
+    piped = [line for line in lines if line]
+    return [path for given in inputs for path in (piped if given == "-" else [given])]
+
+
+def tell(out: Path, outcome: Outcome, shard: tuple[int, int] | None = None) -> int:
+    """Say what was done and what was not; the exit status."""
+    for path, reason in outcome.failed[:SHOWN_AT_MOST]:
+        say(f"myna: {printable(path)}: {reason}")
+    hidden = len(outcome.failed) - SHOWN_AT_MOST
+    if hidden > 0:
+        say(f"myna: and {hidden} more")
+    if shard is not None:
+        say(
+            f"{out}: shard {shard[0]}/{shard[1]} is done, {outcome.n_tracks:,} tracks, "
+            f"{len(outcome.failed):,} of which failed; when all are: myna merge {out}"
+        )
+    else:
+        say(f"{out}: {outcome.n_rows:,} tracks")
+        if outcome.failed:
+            say(f"{Parts(out).report}: {len(outcome.failed):,} files that could not be used")
+    return FAILED if outcome.failed else 0
+
+
+def say(message: str) -> None:
+    """A line for whoever waits."""
+    click.echo(message, err=True)

@@ -1,0 +1,76 @@
+"""`myna info`: what a checkpoint is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from myna_plugin.audio import SAMPLE_RATE
+from myna_plugin.checkpoint import load_encoder, read_tensors, resolve
+from myna_plugin.cli.options import EMBEDDING
+from myna_plugin.encoder import token_grid
+from myna_plugin.library.building import fingerprint
+from myna_plugin.spectrogram import HOP_LENGTH
+
+SHOWN_ELSEWHERE = ("format", "format_version", "config", "tokenizers")
+
+EPILOG = """
+Examples:
+
+\b
+  myna info myna-hybrid.safetensors
+  myna info myna-base --json
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("checkpoint", default="")
+@EMBEDDING
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(checkpoint: str, embedding: str, as_json: bool) -> None:
+    """Describe CHECKPOINT: a file, a published name, or hf://owner/name; every key is verified.
+
+    Without one, the packaged default.
+    """
+    facts = describe_checkpoint(checkpoint, embedding)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else value
+        click.echo(f"{name:<{width}}  {f'{text:,}' if isinstance(text, int) else text}")
+
+
+def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, Any]:
+    """What is to be known of a checkpoint, by readable names."""
+    path, _ = resolve(checkpoint)
+    encoder = load_encoder(checkpoint, embedding=embedding)
+    config = encoder.config
+    facts: dict[str, Any] = {
+        "file": str(path) if path.is_file() else "none: random weights",
+        "patchings": list(config.patchings),
+        "embedding size": len(config.patchings) * config.embed_dim,
+        "width": config.embed_dim,
+        "depth": config.depth,
+        "heads": config.num_heads,
+        "perceptron": config.mlp_dim,
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "input": "log(1 + mel power)" if config.log_mel else "mel power",
+        "chunk": f"{config.chunk_frames} frames, "
+        f"{config.chunk_frames * HOP_LENGTH / SAMPLE_RATE:.3f} s at {SAMPLE_RATE} Hz",
+        "tokens a chunk": [
+            rows * columns
+            for rows, columns in (token_grid(p, config.chunk_frames) for p in config.patchings)
+        ],
+        "weights": fingerprint(encoder),
+    }
+    metadata = read_tensors(path)[1] if path.is_file() else {}
+    facts["format"] = (
+        f"{metadata['format']} {metadata.get('format_version', '')}".strip()
+        if "format" in metadata
+        else "state dict"
+    )
+    return facts | {k: v for k, v in metadata.items() if k not in SHOWN_ELSEWHERE}

@@ -1,0 +1,36 @@
+"""`myna merge`: the shards of a library become one file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from myna_plugin.cli.embed import tell
+from myna_plugin.library.building import Outcome
+from myna_plugin.library.parts import Parts
+
+EPILOG = """
+Examples:
+
+\b
+  myna embed music --out library.parquet --shard 1/2
+  myna embed music --out library.parquet --shard 2/2
+  myna merge library.parquet
+
+Where the machines share no disk, copy what is in their library.parquet.parts folders into one
+such folder first: their files have different names. The music must have the same paths, sizes and
+times on all of them.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("library", type=click.Path(path_type=Path, dir_okay=False))
+def merge(library: Path) -> None:
+    """Join what `myna embed --out LIBRARY --shard i/n` has made, once all n are done.
+
+    The rows are those that one machine would have written, in the same order.
+    """
+    n_rows, failed = Parts(library).merge()
+    sys.exit(tell(library, Outcome(n_rows, failed, n_rows + len(failed))))

@@ -1,0 +1,55 @@
+"""Options that several sub-commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:N",
+    help="Where to compute; auto takes CUDA if there is any.",
+)
+
+MODEL = click.option(
+    "--model",
+    default="",
+    metavar="CHECKPOINT",
+    help="myna-base, myna-vertical, myna-hybrid or myna-85m; a .safetensors, .pth or .pt file; or "
+    "hf://owner/name.  [default: the packaged model]",
+)
+
+EMBEDDING = click.option(
+    "--embedding",
+    type=click.Choice(["auto", "square", "vertical", "hybrid"]),
+    default="auto",
+    show_default=True,
+    help="Which patches to embed with; auto takes all that the model has.",
+)
+
+
+class ShardType(click.ParamType):
+    """i/n as a pair of numbers."""
+
+    name = "i/n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Parse i/n.
+
+        >>> ShardType().convert("2/4", None, None)
+        (2, 4)
+        """
+        if isinstance(value, tuple):
+            return value
+        i, slash, n = str(value).partition("/")
+        if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+            self.fail(f"must be i/n with i from 1 to n, got {value!r}", param, ctx)
+        return int(i), int(n)

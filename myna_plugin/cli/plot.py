@@ -1,0 +1,62 @@
+"""`myna plot`: a library as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from myna_plugin.library.neighbours import join_libraries
+from myna_plugin.library.picture import METHODS, SEED, draw, folders, place, save
+
+TITLES = {"tsne": "t-SNE", "umap": "UMAP"}
+
+EPILOG = """
+Examples:
+
+\b
+  myna plot library.parquet
+  myna plot rock.parquet jazz.parquet --out both.svg --method umap
+
+t-SNE of 10,000 tracks takes about a minute. UMAP needs umap-learn.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument(
+    "libraries", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="LIBRARY…"
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("library.png"),
+    show_default=True,
+    help="Picture to write: .png, .svg, .pdf …",
+)
+@click.option(
+    "--method",
+    type=click.Choice(list(METHODS)),
+    default="tsne",
+    show_default=True,
+    help="How to put embeddings in a plane.",
+)
+@click.option(
+    "--max-tracks",
+    type=click.IntRange(min=4),
+    default=10_000,
+    show_default=True,
+    help="Of more tracks than this, draw as many at random.",
+)
+def plot(libraries: tuple[Path, ...], out: Path, method: str, max_tracks: int) -> None:
+    """Draw the tracks of LIBRARY as points, near where they are similar, coloured by folder."""
+    library = join_libraries(libraries)
+    rows = np.arange(len(library.paths))
+    if len(rows) > max_tracks:
+        rows = np.sort(np.random.default_rng(SEED).permutation(rows)[:max_tracks])
+        click.echo(f"{max_tracks:,} of {len(library.paths):,} tracks, at random", err=True)
+    points = place(library.embeddings[rows], method)
+    groups = folders([library.paths[row] for row in rows])
+    title = f"{', '.join(path.stem for path in libraries)}: {len(rows):,} tracks, {TITLES[method]}"
+    save(draw(points, groups, title), out)
+    click.echo(f"{out}: written", err=True)

@@ -1,0 +1,78 @@
+"""`myna similar`: the tracks of a library nearest to one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from myna_plugin.cli.options import DEVICE
+from myna_plugin.library.building import fingerprint
+from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.library.neighbours import find_row, join_libraries, nearest
+from myna_plugin.library.table import Library
+from myna_plugin.model import Myna, choose_device
+
+EPILOG = """
+Examples:
+
+\b
+  myna similar song.mp3 library.parquet
+  myna similar song.mp3 rock.parquet jazz.npz --count 20
+
+Prints cosine similarity and path, most similar first, separated by a tab. A query that is in the
+library takes its row from there; any other audio file is embedded with the library's model.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("query")
+@click.argument(
+    "libraries", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="LIBRARY…"
+)
+@click.option(
+    "--count", type=click.IntRange(min=1), default=10, show_default=True, help="Tracks to list."
+)
+@click.option(
+    "--model",
+    metavar="CHECKPOINT",
+    help="The library's model, where it is no longer at the place that the library names.",
+)
+@DEVICE
+def similar(
+    query: str, libraries: tuple[Path, ...], count: int, model: str | None, device: str
+) -> None:
+    """List the tracks of LIBRARY that are most similar to the audio file QUERY."""
+    library = join_libraries(libraries)
+    row = find_row(library, query)
+    if row is not None:
+        vector = library.embeddings[row]
+    else:
+        vector = embed_query(query, library, model, device)
+    for similarity, path in nearest(library, vector, count, leave_out=row):
+        click.echo(f"{similarity:.4f}\t{path}")
+
+
+def embed_query(query: str, library: Library, model: str | None, device: str) -> np.ndarray:
+    """The query's vector by the library's model, shape (D,).
+
+    Raises:
+        LibraryError: the model at hand is another one.
+    """
+    facts = library.facts
+    patchings = facts["patchings"]
+    myna = Myna.from_pretrained(
+        facts["model"] if model is None else model,
+        embedding="hybrid" if len(patchings) > 1 else patchings[0],
+        precision=facts["precision"],
+        device="cpu",
+    )
+    if fingerprint(myna.embedder.encoder) != facts["weights"]:
+        raise LibraryError(
+            f"the library was made with other weights than {facts['model'] or 'the default'!r} "
+            "has now; name the right ones with --model"
+        )
+    # Half precision is slow on a CPU; the rounded weights give the same vector in float32.
+    myna.embedder.encoder.float()
+    return Myna(myna.embedder.to(choose_device(device))).embed(query)

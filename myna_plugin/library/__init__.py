@@ -1,0 +1,1 @@
+"""Embedding a music library: many decoding processes, one device, results on disk."""

@@ -1,0 +1,307 @@
+"""From a list of files to a library: decode and encode what is missing, write it, merge it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from myna_plugin._version import __version__
+from myna_plugin.audio import SAMPLE_RATE
+from myna_plugin.decoding import AUDIO_SUFFIXES, find_files
+from myna_plugin.embedding import Embedder
+from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Failed, LibraryError
+from myna_plugin.library.encoding import Embedded, SceneEncoder, SequenceEncoder, TrackEncoder
+from myna_plugin.library.parts import Parts, Row, Unit, encode_part, plan_units
+from myna_plugin.library.table import Facts, check_format
+from myna_plugin.spectrogram import HOP_LENGTH
+
+FLUSH_S = 30.0
+"""Chunks wait no longer than this for a fuller batch, so that little is lost by kill -9."""
+
+FLUSH_TRACKS = 512
+"""Nor do more tracks than this."""
+
+NOT_FINITE = "its samples are far outside [-1, 1]: the embedding is not finite"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has done.
+
+    Attributes:
+        n_rows: rows of the library; None while other shards are missing.
+        failed: path and reason of the tracks that are not in it.
+        n_tracks: tracks of this run's share.
+    """
+
+    n_rows: int | None
+    failed: list[tuple[str, str]]
+    n_tracks: int
+
+
+def find_tracks(inputs: Sequence[str], say: Callable[[str], None] = print) -> list[str]:
+    """Files in the order given, folders replaced by the audio files under them, each file once.
+
+    Raises:
+        LibraryError: nothing was found.
+    """
+    tracks: dict[str, None] = {}
+    for given in inputs:
+        if not os.path.isdir(given):
+            tracks[given] = None
+            continue
+        found = map(os.fsdecode, find_files(Path(given), say))
+        tracks |= dict.fromkeys(p for p in found if _suffix(p) in AUDIO_SUFFIXES)
+    if not tracks:
+        known = " ".join(sorted(AUDIO_SUFFIXES))
+        raise LibraryError(f"{', '.join(inputs) or 'no input'}: no audio files (known are {known})")
+    return list(tracks)
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def describe(embedder: Embedder, model: str, *, precision: str, timestamps: bool) -> Facts:
+    """What the rows of a library depend on, beside the audio."""
+    return {
+        "model": model,
+        "weights": fingerprint(embedder.encoder),
+        "patchings": list(embedder.patchings),
+        "width": embedder.scene_embedding_size,
+        "precision": precision,
+        "timestamps": timestamps,
+        "hop_ms": embedder.hop_ms if timestamps else None,
+        "version": __version__,
+    }
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """Digest of all weights, their names and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()[:32]
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def embed_tracks(
+    tracks: Iterable[tuple[int, str]],
+    embedder: Embedder,
+    *,
+    timestamps: bool = False,
+    workers: int = 1,
+    batch_seconds: float | None = None,
+    heard: Callable[[float], None] = lambda seconds: None,
+) -> Generator[tuple[int, Row], None, None]:
+    """Decode tracks in worker processes and encode them here, chunks of several in a batch.
+
+    Memory does not grow with the number of tracks, nor, but for timestamps, with their lengths.
+
+    Args:
+        tracks: numbers and paths.
+        embedder: the model, on its device.
+        timestamps: sequences instead of one vector a track.
+        workers: decoding processes, >= 1.
+        batch_seconds: audio a pass of the encoder; None chooses by device.
+        heard: told how many seconds of audio have been decoded since it was told last.
+
+    Yields:
+        Number and row of every track, in no certain order.
+    """
+    size = embedder.encoder.config.chunk_frames
+    encoder: TrackEncoder = (
+        SequenceEncoder(embedder) if timestamps else SceneEncoder(embedder, batch_seconds)
+    )
+    open_tracks: dict[int, str] = {}
+
+    def opened() -> Iterator[tuple[int, str]]:
+        for number, path in tracks:
+            open_tracks[number] = path
+            yield number, path
+
+    def rows(embedded: Iterable[Embedded]) -> Iterator[tuple[int, Row]]:
+        for number, duration_s, vectors in embedded:
+            path = open_tracks.pop(number)
+            if np.isfinite(vectors).all():
+                yield number, Row(path, duration_s, vectors)
+            else:
+                yield number, Row(path, fault=NOT_FINITE)
+
+    flushed = time.monotonic()
+    decoded = 0
+    with DecodingPool(workers, size, whole=timestamps) as pool:
+        for event in pool.decode(opened()):
+            if isinstance(event, Decoded):
+                heard(_seconds(event, size))
+                yield from rows(encoder.add(event.track, event.segment, event.first))
+            elif isinstance(event, Failed):
+                encoder.drop(event.track)
+                yield event.track, Row(open_tracks.pop(event.track), fault=event.reason)
+            else:
+                decoded += 1
+                yield from rows(encoder.finish(event.track, event.n_samples))
+            if decoded >= FLUSH_TRACKS or time.monotonic() - flushed > FLUSH_S:
+                yield from rows(encoder.flush())
+                flushed, decoded = time.monotonic(), 0
+        yield from rows(encoder.flush())
+
+
+def _seconds(event: Decoded, size: int) -> float:
+    """Audio that came with an event, without its margins."""
+    segment = event.segment
+    if segment.full or segment.partial_frames:
+        return (segment.full * size + segment.partial_frames) * HOP_LENGTH / SAMPLE_RATE
+    return len(segment.samples) / SAMPLE_RATE
+
+
+def embed_units(
+    units: Sequence[Unit],
+    embed: Callable[[Iterable[tuple[int, str]]], Generator[tuple[int, Row], None, None]],
+) -> Iterator[tuple[Unit, list[Row]]]:
+    """Units whose tracks are all done, with their rows in order."""
+    unit_of = {unit.start + i: unit for unit in units for i in range(len(unit.paths))}
+    rows: dict[str, dict[int, Row]] = {unit.key: {} for unit in units}
+    tracks = ((unit.start + i, path) for unit in units for i, path in enumerate(unit.paths))
+    with closing(embed(tracks)) as results:
+        for number, row in results:
+            unit = unit_of.pop(number)
+            rows[unit.key][number] = row
+            if len(rows[unit.key]) == len(unit.paths):
+                done = rows.pop(unit.key)
+                yield unit, [done[number] for number in sorted(done)]
+
+
+class Progress:
+    """A bar of tracks with hours of audio a minute."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._hours = 0.0
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc="embed",
+            unit=" tracks",
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def heard(self, seconds: float) -> None:
+        """Count audio."""
+        self._hours += seconds / 3600
+        minutes = max(self._bar.format_dict["elapsed"], 1e-3) / 60
+        self._bar.set_postfix_str(f"{self._hours / minutes:.1f} hours/min", refresh=False)
+        self._bar.update(0)
+
+    def done(self, tracks: int = 1) -> None:
+        """Count tracks."""
+        self._bar.update(tracks)
+
+
+def build_library(
+    tracks: Sequence[str],
+    out: Path,
+    embedder: Embedder,
+    facts: Facts,
+    *,
+    workers: int = 1,
+    batch_seconds: float | None = None,
+    shard: tuple[int, int] | None = None,
+    run_units: Callable[[Sequence[Unit], Progress], Iterator[tuple[Unit, bytes]]] | None = None,
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Make a library, or go on with one that was interrupted.
+
+    Args:
+        tracks: paths.
+        out: the file to write, ending in .parquet, .npz or .h5.
+        embedder: the model, on its device.
+        facts: from `describe`.
+        workers: decoding processes.
+        batch_seconds: audio a pass; None chooses by device.
+        shard: (i, n) to do the i-th of n shares only, counted from 1, and leave merging to
+            `Parts.merge`.
+        run_units: makes the parts elsewhere, instead of in this process.
+        say: takes lines for the user.
+
+    Returns:
+        What was done.
+
+    Raises:
+        LibraryError: the library exists, cannot be written, or is being made by another process.
+    """
+    parts = Parts(out)
+    check_output(out, parts)
+    units = plan_units(tracks, facts)
+    mine = units if shard is None else units[shard[0] - 1 :: shard[1]]
+    n_mine = sum(len(unit.paths) for unit in mine)
+    name = "all" if shard is None else f"shard-{shard[0]}-of-{shard[1]}"
+
+    def run_here(todo: Sequence[Unit], progress: Progress) -> Iterator[tuple[Unit, bytes]]:
+        def embed(numbered: Iterable[tuple[int, str]]) -> Generator[tuple[int, Row], None, None]:
+            for result in embed_tracks(
+                numbered,
+                embedder,
+                timestamps=facts["timestamps"],
+                workers=max(min(workers, sum(len(unit.paths) for unit in todo)), 1),
+                batch_seconds=batch_seconds,
+                heard=progress.heard,
+            ):
+                progress.done()
+                yield result
+
+        for unit, rows in embed_units(todo, embed):
+            yield unit, encode_part(rows, facts)
+
+    with parts.locked(name):
+        parts.begin(facts, units, shared=shard is not None)
+        todo = [unit for unit in mine if not parts.has(unit)]
+        n_todo = sum(len(unit.paths) for unit in todo)
+        if n_todo < n_mine:
+            say(f"{out}: going on, {n_mine - n_todo:,} of {n_mine:,} tracks are done")
+        if todo:
+            with Progress(n_mine, n_mine - n_todo) as progress:
+                for unit, content in (run_units or run_here)(todo, progress):
+                    parts.write(unit, content)
+        if shard is not None:
+            return Outcome(None, parts.failed(mine), n_mine)
+        n_rows, failed = parts.merge()
+    return Outcome(n_rows, failed, n_mine)
+
+
+def check_output(out: Path, parts: Parts) -> None:
+    """LibraryError unless a library can be begun, or gone on with, at `out`."""
+    check_format(out)
+    if out.exists() and not parts.folder.exists():
+        raise LibraryError(f"{out}: exists already; give another --out, or remove it first")
+    folder = next(f for f in (out.absolute().parent, *out.absolute().parents) if f.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise LibraryError(f"{out}: {folder} cannot be written to")

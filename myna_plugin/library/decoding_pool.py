@@ -1,0 +1,286 @@
+"""Processes that decode tracks into shared memory, for one process that takes what is ready.
+
+Every worker has slots of its own in shared memory and a pipe of its own to the parent, each with
+one writer and one reader: there is no lock that a killed worker, or Ctrl-C, could leave shut. A
+worker waits when its slots are full, so memory does not grow with the length of a track.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import connection, get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from myna_plugin.audio import AudioError
+from myna_plugin.decoding import stream_decoded
+from myna_plugin.library.segments import (
+    Segment,
+    cut_segments,
+    keep_blocks,
+    largest_segment,
+)
+
+SLOTS = 6
+"""Segments that a worker may be ahead: five minutes of audio, 20 MB."""
+
+AHEAD = 2
+"""Tracks that a worker is given at a time, so that it need not wait for the next."""
+
+READY = "ready"
+SEGMENT = "segment"
+FINISHED = "finished"
+FAILED = "failed"
+
+ATTEMPTS = 2
+
+
+class LibraryError(ValueError):
+    """A library that cannot be embedded, written or read; the message says what to do."""
+
+
+class Decoded(NamedTuple):
+    """Some audio of a track; its samples are valid until the next event is asked for.
+
+    Attributes:
+        track: number of the track.
+        segment: its next segment.
+        first: whether the track begins here, perhaps anew.
+    """
+
+    track: int
+    segment: Segment
+    first: bool
+
+
+class Finished(NamedTuple):
+    """A track that has been decoded to its end: its length in samples at 16 kHz."""
+
+    track: int
+    n_samples: int
+
+
+class Failed(NamedTuple):
+    """A track that cannot be decoded, and why."""
+
+    track: int
+    reason: str
+
+
+Event = Decoded | Finished | Failed
+
+
+class DecodingPool:
+    """Worker processes that decode; close it, or use it as a context manager.
+
+    Args:
+        n_workers: number of processes, >= 1.
+        chunk_frames: frames of a full chunk.
+        whole: whether tracks come as they are instead of cut into chunks with margins.
+    """
+
+    def __init__(self, n_workers: int, chunk_frames: int, *, whole: bool = False) -> None:
+        if n_workers < 1:
+            raise ValueError(f"at least 1 worker is needed, got {n_workers}")
+        # Not "fork": torch's threads do not survive it. Not "spawn": every worker would import
+        # torch anew, a second and 200 MB each.
+        context = get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self._lanes = [_Lane(context, chunk_frames, whole) for _ in range(n_workers)]
+
+    def __enter__(self) -> DecodingPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def decode(self, tracks: Iterable[tuple[int, str]]) -> Iterator[Event]:
+        """Decode tracks, several at a time; events of different tracks come mixed.
+
+        Args:
+            tracks: numbers and paths, taken one by one as workers get free.
+
+        Yields:
+            For every track its segments in order, then `Finished`; or `Failed`, perhaps after
+            some segments. After a worker has died its track begins anew; a second death fails it.
+
+        Raises:
+            LibraryError: a worker died as it started.
+        """
+        remaining = iter(tracks)
+        lanes = {lane.connection: lane for lane in self._lanes}
+        while True:
+            for _ in range(AHEAD):
+                for lane in self._lanes:
+                    if len(lane.tracks) < AHEAD and (track := next(remaining, None)) is not None:
+                        lane.give(track)
+            busy = [lane.connection for lane in self._lanes if lane.tracks]
+            if not busy:
+                return
+            for ready in connection.wait(busy):
+                assert isinstance(ready, connection.Connection)
+                lane = lanes[ready]
+                try:
+                    message = ready.recv()
+                except (EOFError, ConnectionResetError):
+                    del lanes[ready]
+                    failed = lane.revive()
+                    lanes[lane.connection] = lane
+                    if failed is not None:
+                        yield failed
+                    continue
+                yield from lane.understand(message)
+
+    def close(self) -> None:
+        """End all workers; they have nothing to lose."""
+        for lane in self._lanes:
+            lane.stop()
+
+
+class _Lane:
+    """One worker process, its pipe, its slots and the tracks that it was given."""
+
+    def __init__(self, context: Any, chunk_frames: int, whole: bool) -> None:
+        self._context, self._chunk_frames, self._whole = context, chunk_frames, whole
+        self._memory = context.RawArray("f", SLOTS * largest_segment(chunk_frames))
+        self._slots = np.frombuffer(self._memory, np.float32).reshape(SLOTS, -1)
+        self.tracks: deque[tuple[int, str]] = deque()
+        self._attempts = 1  # at the first of them
+        self._start()
+
+    def _start(self) -> None:
+        self.connection, theirs = self._context.Pipe()
+        self._process = self._context.Process(
+            target=_work,
+            args=(theirs, self._memory, self._chunk_frames, self._whole),
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()
+        self._is_ready, self._begun = False, False
+
+    def give(self, track: tuple[int, str]) -> None:
+        """One more track for the worker."""
+        self.tracks.append(track)
+        self._send(track)
+
+    def _send(self, message: object) -> None:
+        try:
+            self.connection.send(message)
+        except BrokenPipeError:
+            # The worker is dead. What it wrote before is still to be read; its end comes after.
+            return
+
+    def understand(self, message: Any) -> Iterator[Event]:
+        """The event that a message is; the slot goes back when the event has been used."""
+        kind, *content = message
+        if kind == READY:
+            self._is_ready = True
+        elif kind == SEGMENT:
+            slot, length, full, partial_frames = content
+            segment = Segment(self._slots[slot, :length], full, partial_frames)
+            first, self._begun = not self._begun, True
+            yield Decoded(self.tracks[0][0], segment, first)
+            self._send(slot)
+        else:
+            track, _ = self.tracks.popleft()
+            self._attempts, self._begun = 1, False
+            yield Finished(track, *content) if kind == FINISHED else Failed(track, *content)
+
+    def revive(self) -> Failed | None:
+        """A new process in place of one that died; the failure, where it is one."""
+        self._process.join()
+        if not self._is_ready:
+            raise LibraryError(
+                "a decoding process died as it started, probably for want of memory: "
+                "run again with fewer --workers"
+            )
+        failed = None
+        if self._attempts == ATTEMPTS:
+            track, _ = self.tracks.popleft()
+            reason = "the process that decoded it died twice: a crash of the decoder, or no memory"
+            failed = Failed(track, reason)
+            self._attempts = 0
+        self._attempts += 1
+        self.connection.close()
+        self._start()
+        for waiting in self.tracks:
+            self._send(waiting)
+        return failed
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
+        self.connection.close()
+
+
+def _work(link: connection.Connection, memory: Any, chunk_frames: int, whole: bool) -> None:
+    """The life of a worker: it ends with its parent."""
+    # Ctrl-C reaches the whole process group; the parent alone decides what follows from it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Decoders written in C talk over the progress bar; what matters comes back as a message.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    torch.set_num_threads(1)
+    slots = np.frombuffer(memory, np.float32).reshape(SLOTS, -1)
+    free, tracks = deque(range(SLOTS)), deque[str]()
+
+    def listen() -> None:
+        message = link.recv()
+        if isinstance(message, int):
+            free.append(message)
+        else:
+            tracks.append(message[1])
+
+    try:
+        link.send((READY,))
+        while True:
+            while not tracks:
+                listen()
+            _decode_into(slots, free, link.send, listen, tracks.popleft(), chunk_frames, whole)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent is gone
+
+
+def _decode_into(
+    slots: np.ndarray,
+    free: deque[int],
+    send: Callable[[tuple[Any, ...]], None],
+    listen: Callable[[], None],
+    path: str,
+    chunk_frames: int,
+    whole: bool,
+) -> None:
+    """Decode one track into slots as they get free, and say so."""
+    n_samples = 0
+    cut = keep_blocks if whole else cut_segments
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal n_samples
+        for block in stream_decoded(Path(path)):
+            n_samples += len(block)
+            yield block
+
+    try:
+        for samples, full, partial_frames in cut(counted(), chunk_frames):
+            while not free:
+                listen()
+            slot = free.popleft()
+            slots[slot, : len(samples)] = samples
+            send((SEGMENT, slot, len(samples), full, partial_frames))
+        answer: tuple[Any, ...] = FINISHED, n_samples
+    except AudioError as error:
+        answer = FAILED, str(error).removeprefix(f"{Path(path)}: ")
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise  # the parent is gone
+    # Decoders are other people's code and files come from anywhere: whatever one of them raises,
+    # it must not stop the other hundred thousand.
+    except Exception as error:  # noqa: BLE001
+        answer = FAILED, f"cannot be decoded ({type(error).__name__}: {error})"
+    send(answer)

@@ -1,0 +1,16 @@
+"""Examples in the docstrings of the renderer hold."""
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = ("percussion", "performance", "scores", "composer", "soundfont_writer")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_hold(name):
+    module = importlib.import_module(f"benchmarks.rendered.{name}")
+    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -1,0 +1,192 @@
+"""`myna embed` and `myna merge`, as a user runs them."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tiny_library import load_tiny, same, write_model, write_noise
+
+from myna_plugin.cli.main import main
+from myna_plugin.library.table import read_library
+
+
+def myna(*arguments, **options):
+    return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False, **options)
+
+
+@pytest.fixture
+def music(tmp_path):
+    """Seven tracks from a sample to a minute, in folders."""
+    folder = tmp_path / "music"
+    lengths = (1, 800, 16_000, 49_152, 70_000, 500_000, 960_000)
+    for i, n_samples in enumerate(lengths):
+        write_noise(folder / "ab"[i % 2] / f"{i}.{('wav', 'flac')[i % 2]}", n_samples, i)
+    (folder / "cover.jpg").write_bytes(b"no audio")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz", ".h5"])
+def test_a_folder_becomes_a_row_a_track(tmp_path, music, suffix):
+    out = tmp_path / f"library{suffix}"
+    model = write_model(tmp_path)
+
+    result = myna("embed", music, "--out", out, "--model", model, "--device", "cpu")
+
+    assert result.exit_code == 0, result.output
+    library = read_library(out)
+    assert library.paths == sorted(str(p) for p in music.rglob("*.*") if p.suffix != ".jpg")
+    single = load_tiny(tmp_path)
+    for path, duration_s, row in zip(
+        library.paths, library.duration_s, library.embeddings, strict=True
+    ):
+        assert np.allclose(row, single.embed(path), rtol=1e-4, atol=1e-5)
+        assert duration_s in np.array([1, 800, 16_000, 49_152, 70_000, 500_000, 960_000]) / 16_000
+    assert library.facts["model"] == str(model)
+    assert not list(tmp_path.glob("*.parts")), "tidied up"
+
+
+def test_timestamps(tmp_path, music):
+    out = tmp_path / "library.npz"
+    options = ["--timestamps", "--hop-ms", "500", "--device", "cpu"]
+    result = myna("embed", music, "--out", out, "--model", write_model(tmp_path), *options)
+
+    assert result.exit_code == 0, result.output
+    single = load_tiny(tmp_path, hop_ms=500.0)
+    with np.load(out) as file:
+        for i, path in enumerate(file["path"]):
+            rows = file["embedding"][file["offsets"][i] : file["offsets"][i + 1]]
+            assert np.array_equal(rows, single.embed_timestamps(str(path))[0])
+
+
+def test_paths_on_standard_input(tmp_path, music):
+    paths = [str(music / "b" / "3.flac"), str(music / "a" / "0.wav")]
+    out = tmp_path / "library.parquet"
+
+    lines = "\n".join([*paths, "", paths[0]])
+    result = myna("embed", "-", "--out", out, "--model", write_model(tmp_path), input=lines)
+
+    assert result.exit_code == 0, result.output
+    assert read_library(out).paths == paths, "in the order given, each once"
+
+
+def test_unreadable_files_are_reported_and_nothing_else_is_lost(tmp_path):
+    check_broken_files(tmp_path, n_tracks=40)
+
+
+@pytest.mark.slow
+def test_of_a_thousand_files_five_broken_995_have_rows(tmp_path):
+    check_broken_files(tmp_path, n_tracks=1_000)
+
+
+def check_broken_files(tmp_path, n_tracks):
+    folder, out = tmp_path / "music", tmp_path / "library.parquet"
+    for i in range(n_tracks):
+        write_noise(folder / f"{i:04d}.wav", 1_500 + 37 * i, i)
+    broken = [folder / f"{i:04d}.wav" for i in (0, 7, 20, 21, n_tracks - 1)]
+    for path in broken:
+        path.write_bytes(b"no audio")
+
+    result = myna("embed", folder, "--out", out, "--model", write_model(tmp_path))
+
+    assert result.exit_code == 1
+    library = read_library(out)
+    assert library.paths == [str(p) for p in sorted(folder.iterdir()) if p not in broken]
+    assert len(library.paths) == n_tracks - 5
+    with (tmp_path / "library.parquet.failed.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [str(path) for path in broken]
+    assert all("cannot be decoded" in row["reason"] for row in rows)
+    assert f"{broken[1]}: cannot be decoded" in result.output
+    assert "5 files that could not be used" in result.output
+
+
+def start(*arguments, cwd):
+    command = [sys.executable, "-m", "myna_plugin.cli.main", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_stopped_resumes_to_the_same_file(tmp_path, number):
+    folder, model = tmp_path / "music", write_model(tmp_path)
+    for i in range(150):
+        write_noise(folder / f"{i:03d}.wav", 1_000 + 411 * i, i)
+    (folder / "099.wav").write_bytes(b"no audio")
+    out, whole = tmp_path / "library.parquet", tmp_path / "whole.parquet"
+    options = ["--model", model, "--workers", "2", "--batch-seconds", "6", "--device", "cpu"]
+    assert myna("embed", folder, "--out", whole, *options).exit_code == 1
+
+    process = start("embed", folder, "--out", out, *options, cwd=tmp_path)
+    parts = tmp_path / "library.parquet.parts"
+    while not list(parts.glob("*.parquet")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), said
+    assert not out.exists()
+    kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
+
+    again = start("embed", folder, "--out", out, *options, cwd=tmp_path)
+    said = again.communicate(timeout=120)[1]
+
+    assert again.returncode == 1, said
+    assert "going on" in said
+    assert kept, "some work was done"
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_shards_merge_to_what_one_machine_writes(tmp_path):
+    folder, model = tmp_path / "music", write_model(tmp_path)
+    for i in range(150):
+        write_noise(folder / f"{i:03d}.wav", 1_000 + 211 * i, i)
+    (folder / "003.wav").write_bytes(b"no audio")
+    whole, out = tmp_path / "whole.parquet", tmp_path / "library.parquet"
+    options = ["--model", model, "--device", "cpu"]
+    assert myna("embed", folder, "--out", whole, *options).exit_code == 1
+
+    assert myna("embed", folder, "--out", out, *options, "--shard", "2/2").exit_code == 0
+    early = myna("merge", out)
+    assert early.exit_code == 2
+    assert "parts are missing" in early.output
+    assert myna("embed", folder, "--out", out, *options, "--shard", "1/2").exit_code == 1
+    merged = myna("merge", out)
+
+    assert merged.exit_code == 1
+    assert "003.wav: cannot be decoded" in merged.output
+    assert same(read_library(out), read_library(whole))
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "--out", "a.csv"], "a library's name ends in .parquet, .npz, .h5"),
+        (["empty", "--out", "a.npz"], "no audio files"),
+        (["empty", "--out", "a.npz", "--shard", "3/2"], "i/n with i from 1 to n"),
+        (["x.wav", "--out", "a.npz", "--model", "nothing.pth"], "nothing.pth: no such file"),
+        (["x.wav", "--out", "a.npz", "--device", "cuda:99"], "cuda:99"),
+        (["x.wav", "--out", "here.npz"], "exists already"),
+        (["x.wav", "--out", "a.npz", "--workers", "0"], "0 is not in the range"),
+    ],
+)
+def test_bad_input_is_a_line_and_exit_status_2(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "here.npz").write_bytes(b"precious")
+
+    if "--model" not in arguments:
+        arguments = [*arguments, "--model", write_model(tmp_path)]
+    result = myna("embed", *arguments)
+
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert (tmp_path / "here.npz").read_bytes() == b"precious"

@@ -1,0 +1,130 @@
+import os
+import signal
+import time
+from itertools import groupby
+
+import numpy as np
+import pytest
+from tiny_library import write_noise
+
+from myna_plugin.audio import load_audio
+from myna_plugin.library import decoding_pool
+from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Failed, Finished
+from myna_plugin.library.segments import SEGMENT_CHUNKS, cut_segments
+
+
+def decode_all(paths, workers=2, whole=False):
+    """Segments by track, and how each track ended."""
+    segments, ends = {}, {}
+    with DecodingPool(workers, 96, whole=whole) as pool:
+        for event in pool.decode(enumerate(map(str, paths))):
+            if isinstance(event, Decoded):
+                if event.first:
+                    segments[event.track] = []
+                copy = event.segment._replace(samples=event.segment.samples.copy())
+                segments[event.track].append(copy)
+            else:
+                ends[event.track] = event
+    return segments, ends
+
+
+def test_workers_give_what_decoding_here_gives(tmp_path):
+    lengths = (1, 5_000, 16_000 * 60, 700, 16_000 * 400)  # the last overflows a worker's slots
+    paths = [write_noise(tmp_path / f"{i}.flac", n, i) for i, n in enumerate(lengths)]
+
+    segments, ends = decode_all(paths)
+
+    assert ends == {i: Finished(i, n) for i, n in enumerate(lengths)}
+    for i, path in enumerate(paths):
+        expected = list(cut_segments([load_audio(path).numpy()], 96))
+        assert [s[1:] for s in segments[i]] == [s[1:] for s in expected]
+        for ours, theirs in zip(segments[i], expected, strict=True):
+            assert np.array_equal(ours.samples, theirs.samples)
+
+
+def test_whole_tracks(tmp_path):
+    paths = [write_noise(tmp_path / "a.wav", 800_000), write_noise(tmp_path / "b.wav", 9)]
+
+    segments, _ = decode_all(paths, whole=True)
+
+    for i, path in enumerate(paths):
+        joined = np.concatenate([s.samples for s in segments[i]])
+        assert np.array_equal(joined, load_audio(path).numpy())
+
+
+def test_a_file_that_fails_fails_alone(tmp_path):
+    good = write_noise(tmp_path / "good.wav", 3_000)
+    (tmp_path / "bad.mp3").write_bytes(b"no audio")
+    paths = [tmp_path / "bad.mp3", good, tmp_path / "gone.wav", good]
+
+    segments, ends = decode_all(paths, workers=1)
+
+    assert [type(ends[i]) for i in range(4)] == [Failed, Finished, Failed, Finished]
+    assert ends[0].reason.startswith("cannot be decoded (")
+    assert ends[2].reason == "no such file"
+    assert sorted(segments) == [1, 3]
+
+
+def test_a_worker_that_dies_once_begins_its_track_anew(tmp_path):
+    paths = [write_noise(tmp_path / f"{i}.wav", 20 * 49_152 * SEGMENT_CHUNKS, i) for i in (0, 1)]
+    with DecodingPool(1, 96) as pool:
+        firsts, ends = [], []
+        for event in pool.decode(enumerate(map(str, paths))):
+            if isinstance(event, Decoded):
+                firsts += [event.track] * event.first
+                if firsts == [0]:
+                    os.kill(pool._lanes[0]._process.pid, signal.SIGKILL)
+                    firsts.append("killed")
+            else:
+                ends.append(event)
+
+    assert firsts == [0, "killed", 0, 1]
+    assert ends == [Finished(i, 20 * 49_152 * SEGMENT_CHUNKS) for i in (0, 1)]
+
+
+def test_a_track_that_kills_its_worker_twice_fails_and_the_next_goes_on(tmp_path):
+    paths = [write_noise(tmp_path / f"{i}.wav", 20 * 49_152 * SEGMENT_CHUNKS, i) for i in (0, 1)]
+    with DecodingPool(1, 96) as pool:
+        ends = []
+        for event in pool.decode(enumerate(map(str, paths))):
+            if not isinstance(event, Decoded):
+                ends.append(event)
+            elif event.track == 0 and event.first:
+                os.kill(pool._lanes[0]._process.pid, signal.SIGKILL)
+
+    assert [type(end) for end in ends] == [Failed, Finished]
+    assert "died twice" in ends[0].reason
+
+
+def test_a_pool_that_is_left_early_leaves_no_process(tmp_path):
+    path = write_noise(tmp_path / "long.wav", 16_000 * 600)
+    with DecodingPool(2, 96) as pool:
+        next(pool.decode(enumerate([str(path)] * 9)))
+        processes = [lane._process for lane in pool._lanes]
+
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_tracks_are_shared_out_among_workers(tmp_path):
+    paths = [write_noise(tmp_path / f"{i}.wav", 4 * 49_152 * SEGMENT_CHUNKS, i) for i in range(6)]
+    with DecodingPool(2, 96) as pool:
+        order = []
+        for event in pool.decode(enumerate(map(str, paths))):
+            order.append(event.track)
+            time.sleep(0.01)
+
+    assert len([track for track, _ in groupby(order)]) > len(paths), "tracks came one by one"
+
+
+def test_a_pool_without_workers_is_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        DecodingPool(0, 96)
+
+
+def test_a_worker_that_cannot_start_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding_pool, "_work", os._exit)
+    with (
+        pytest.raises(decoding_pool.LibraryError, match="fewer --workers"),
+        DecodingPool(1, 96) as pool,
+    ):
+        list(pool.decode([(0, "a.wav")]))

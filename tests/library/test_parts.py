@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pytest
+
+from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.library.parts import UNIT_TRACKS, Parts, Row, encode_part, plan_units
+from myna_plugin.library.table import read_library
+
+FACTS = {"width": 2, "timestamps": False}
+
+
+def names(count):
+    return [f"music/{i:05d}.mp3" for i in range(count)]
+
+
+def rows_of(unit):
+    return [
+        Row(path, fault="broken") if "3." in path else Row(path, 1.0, np.full(2, i, np.float32))
+        for i, path in enumerate(unit.paths, unit.start)
+    ]
+
+
+def test_units_hold_every_track_once_in_order():
+    units = plan_units(names(2_000), FACTS)
+
+    assert [path for unit in units for path in unit.paths] == names(2_000)
+    assert [unit.start for unit in units] == list(
+        np.cumsum([0, *(len(unit.paths) for unit in units[:-1])])
+    )
+    sizes = [len(unit.paths) for unit in units[:-1]]
+    assert min(sizes) >= UNIT_TRACKS // 2
+    assert np.mean(sizes) == pytest.approx(UNIT_TRACKS, rel=0.3)
+
+
+def test_a_track_more_leaves_nearly_all_units_as_they_were():
+    before = {unit.key for unit in plan_units(names(2_000), FACTS)}
+    after = {unit.key for unit in plan_units([*names(500), "new.mp3", *names(2_000)[500:]], FACTS)}
+
+    assert len(before - after) <= 3
+
+
+def test_other_options_or_another_file_make_another_unit(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"1")
+    keys = {plan_units([str(path)], FACTS)[0].key}
+    keys.add(plan_units([str(path)], {**FACTS, "hop_ms": 5})[0].key)
+    path.write_bytes(b"22")
+    keys.add(plan_units([str(path)], FACTS)[0].key)
+
+    assert len(keys) == 3
+
+
+def test_large_files_make_small_units(tmp_path, monkeypatch):
+    monkeypatch.setattr("myna_plugin.library.parts.UNIT_BYTES", 1_000)
+    for i in range(6):
+        (tmp_path / f"{i}.wav").write_bytes(b"?" * 400)
+
+    units = plan_units([str(tmp_path / f"{i}.wav") for i in range(6)], FACTS)
+
+    assert [len(unit.paths) for unit in units] == [3, 3]
+
+
+def test_parts_in_any_order_become_the_library_and_its_report(tmp_path):
+    out = tmp_path / "library.parquet"
+    parts, units = Parts(out), plan_units(names(300), FACTS)
+    parts.begin(FACTS, units, shared=False)
+    for unit in reversed(units):
+        parts.write(unit, encode_part(rows_of(unit), FACTS))
+
+    n_rows, failed = parts.merge()
+
+    library = read_library(out)
+    assert library.paths == [path for path in names(300) if "3." not in path]
+    assert library.embeddings[:, 0].tolist() == [i for i in range(300) if i % 10 != 3]
+    assert n_rows == 270
+    assert failed[0] == ("music/00003.mp3", "broken")
+    assert len(parts.report.read_text().splitlines()) == 31
+    assert not parts.folder.exists()
+
+
+def test_what_is_missing_is_counted_and_nothing_is_lost(tmp_path):
+    parts, units = Parts(tmp_path / "library.npz"), plan_units(names(300), FACTS)
+    with pytest.raises(LibraryError, match="no such folder"):
+        parts.merge()
+    parts.begin(FACTS, units, shared=False)
+    for unit in units[1:]:
+        parts.write(unit, encode_part(rows_of(unit), FACTS))
+
+    with pytest.raises(LibraryError, match=rf"1 of {len(units)} parts are missing"):
+        parts.merge()
+    assert all(parts.has(unit) for unit in units[1:])
+
+
+def test_shards_that_disagree_are_refused(tmp_path):
+    parts = Parts(tmp_path / "library.npz")
+    parts.begin(FACTS, plan_units(names(90), FACTS), shared=True)
+    parts.begin(FACTS, plan_units(names(90), FACTS), shared=True)
+
+    with pytest.raises(LibraryError, match="other files were seen"):
+        parts.begin(FACTS, plan_units(names(91), FACTS), shared=True)
+    assert len(json.loads((parts.folder / "plan.json").read_text())["units"]) >= 1
+
+
+def test_two_runs_at_a_time_are_refused(tmp_path):
+    parts = Parts(tmp_path / "library.npz")
+    with (
+        parts.locked("all"),
+        pytest.raises(LibraryError, match="another process"),
+        parts.locked("all"),
+    ):
+        pass
+
+
+def test_names_that_are_no_utf8_are_reported_readably(tmp_path):
+    parts = Parts(tmp_path / "library.npz")
+    (unit,) = units = plan_units(["caf\udce9.mp3"], FACTS)
+    parts.begin(FACTS, units, shared=False)
+    parts.write(unit, encode_part([Row("caf\udce9.mp3", fault="broken")], FACTS))
+
+    assert parts.merge() == (0, [("caf\ufffd.mp3", "broken")])
