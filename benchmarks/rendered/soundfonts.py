@@ -12,6 +12,9 @@ from tinysoundfont import _tinysoundfont
 SYNTHESIS_RATE = 32_000
 """Hz. The synthesiser interpolates linearly, which mirrors treble; twice our rate avoids that."""
 
+HELD_OUT = "TimGM6mb.sf2"
+"""Kept for test clips: training takes it only where it is named."""
+
 MAX_VOICES = 128
 DRUM_CHANNEL = 9
 FLUSH = 2048

@@ -41,7 +41,9 @@ from benchmarks.rendered.scores import (
     read_scores,
     select_scores,
 )
+from benchmarks.rendered.soundfont_writer import write_soundfont
 from benchmarks.rendered.soundfonts import (
+    HELD_OUT,
     SoundfontError,
     find_soundfonts,
     load_soundfont,
@@ -443,12 +445,9 @@ def _plan_of(options: argparse.Namespace) -> Plan:
         licence=options.licence,
         seed=options.seed,
     )
-    soundfonts = options.soundfonts or [str(path) for path in find_soundfonts()[:1]]
-    if not soundfonts:
-        raise SoundfontError("no soundfont found on this machine; name some with --soundfonts")
     return Plan(
         sources=sources,
-        soundfonts=tuple(soundfonts),
+        soundfonts=_choose_soundfonts(options),
         passages=options.passages,
         instrumentations=options.instrumentations,
         transpositions=options.transpositions,
@@ -457,6 +456,22 @@ def _plan_of(options: argparse.Namespace) -> Plan:
         percussion=options.percussion,
         seed=options.seed,
     )
+
+
+def _choose_soundfonts(options: argparse.Namespace) -> tuple[str, ...]:
+    """Those named, or else one found on this machine; and drawn ones, at least where none is."""
+    chosen = options.soundfonts or []
+    if not chosen:
+        chosen = [str(path) for path in find_soundfonts() if path.name != HELD_OUT][:1]
+    n_drawn = options.drawn_soundfonts or (0 if chosen else 1)
+    folder = options.store.with_name(f"{options.store.name}.soundfonts")
+    for number in range(n_drawn):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"drawn-{options.seed}-{number}.sf2"
+        if not path.exists():
+            write_soundfont(path, seed=1000 * options.seed + number)
+        chosen = [*chosen, str(path)]
+    return tuple(chosen)
 
 
 def _summarise(store: Path, index: Index, seconds: float, workers: int) -> None:
@@ -489,6 +504,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", choices=["train", "valid", "test", "all"], default="train")
     add("--licence", metavar="NAME", help="take works of this licence alone, such as CC0")
     add("--soundfonts", metavar="FILE", nargs="+", help="General MIDI soundfonts (.sf2, .sf3)")
+    add(
+        "--drawn-soundfonts",
+        metavar="N",
+        type=int,
+        default=0,
+        help="make N soundfonts of drawn instruments beside STORE and use them as well; "
+        "1 if none is named or found",
+    )
     add("--hours", type=float, required=True, help="length of all clips together")
     add("--clip-seconds", metavar="S", type=float, default=15.0, help="default %(default)s")
     add("--passages", metavar="N", type=int, default=2, help="of a block; default %(default)s")

@@ -8,6 +8,7 @@ import pytest
 from benchmarks.rendered import store as module
 from benchmarks.rendered.render import render_clip
 from benchmarks.rendered.scores import ScoreError
+from benchmarks.rendered.soundfonts import HELD_OUT
 from benchmarks.rendered.store import (
     RECORD,
     Plan,
@@ -177,6 +178,15 @@ def test_the_command(soundfont, tmp_path, capsys):
     assert len(Store.open(tmp_path / "store")) == 16
     assert main([str(tmp_path / "store"), *arguments]) == 2
     assert "is a complete store" in capsys.readouterr().err
+
+
+def test_without_a_soundfont_one_is_drawn(tmp_path, monkeypatch):
+    """The one that is kept for test is never taken of its own accord."""
+    monkeypatch.setattr(module, "find_soundfonts", lambda: [tmp_path / HELD_OUT])
+    arguments = ["--composed", "4", "--split", "all", "--hours", "0.001", "--clip-seconds", "1"]
+    assert main([str(tmp_path / "store"), *arguments, "--workers", "1"]) == 0
+    record = json.loads((tmp_path / "store" / RECORD).read_text())
+    assert list(record["soundfonts"]) == ["drawn-0-0.sf2"]
 
 
 @pytest.mark.parametrize(
