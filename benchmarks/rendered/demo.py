@@ -35,12 +35,12 @@ from myna_plugin.hear_eval.parallel import available_cores
 from myna_plugin.tasks import TaskError
 from myna_plugin.tasks.task import SPLITS
 
-COMPOSED = 240
+COMPOSED = 200
 """Works to compose where no scores are given."""
 
-SIZES = (320, 80, 160)
+SIZES = (240, 60, 120)
 
-CLIP_SECONDS = 6.0
+CLIP_SECONDS = 5.0
 
 NOTES_CLIPS = 10
 

@@ -23,6 +23,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -55,7 +56,7 @@ from myna_plugin.hear_eval.parallel import available_cores
 from myna_plugin.hear_eval.provenance import now, versions
 from myna_plugin.probing import GRIDS as PROBE_GRIDS
 from myna_plugin.probing import HeadConfig, build_grid
-from myna_plugin.recipes.probe import cache_folder, choose_device, parse_options
+from myna_plugin.recipes.probe import UNFINISHED, cache_folder, choose_device, parse_options
 from myna_plugin.tasks import HEAR, Item, Task, TaskError, encode_targets, load_task
 from myna_plugin.tasks.folders import write_text
 from myna_plugin.tasks.giantsteps import KEYS
@@ -85,7 +86,7 @@ KEY_METRICS = ("weighted_key_score", "weighted_key_score_both_fifths", "accuracy
 LINEAR_GRID = build_grid(
     standardize=(True,),
     hidden_units=(0,),
-    batch_size=(256,),
+    batch_size=(64,),
     learning_rate=(1e-3,),
     dropout=(0.25, 0.75),
     l2=(0.0, 1e-3),
@@ -299,7 +300,13 @@ def score_contestant(
     for warning in module.warnings:
         click.echo(f"{contestant.name}: {warning}", err=True)
     embeddings = EmbeddingCache(cache / folder_name(module.identity()), module.identity())
-    probe = {"grid": grid_name, "configurations": len(grid), "seeds": seeds, "device": device}
+    probe = {
+        "grid": grid_name,
+        "configurations": len(grid),
+        "folds": 1,
+        "seeds": seeds,
+        "device": device,
+    }
     paths = {}
     for data in tasks:
         start = time.monotonic()
@@ -319,25 +326,26 @@ def score_contestant(
         embedded_s = time.monotonic() - start
         reported, results = probe_parts(
             data.task,
-            data.items,
+            [data.items],
             vectors,
             module.parts,
             grid,
             seeds=seeds,
             device=device,
             progress=progress,
+            records=path.parent / UNFINISHED,
         )
         is_template = contestant.module.endswith(f".{TEMPLATES}") and data.task.labels == KEYS
         duration_s = time.monotonic() - start
         content = {
             "format": FORMAT,
             "name": contestant.name,
-            "task": {**describe_task(data.task, data.items), "test_fold": 0},
+            "task": {**describe_task(data.task, data.items), "test_folds": [0]},
             "module": describe_module(module, embeddings.cost()),
             "probe": probe,
             "reported": reported,
             "scores": describe_scores(results[reported].scores),
-            "parts": {part: describe_part(result) for part, result in results.items()},
+            "parts": {part: describe_part(result, [0]) for part, result in results.items()},
             UNPROBED: score_untrained(data, vectors) if is_template else None,
             "data": {"digest": data.digest, "left_out": {}},
             "versions": versions(DISTRIBUTIONS),
@@ -346,6 +354,8 @@ def score_contestant(
             "command": command,
         }
         write_json(path, content)
+        if (path.parent / UNFINISHED).is_dir():
+            shutil.rmtree(path.parent / UNFINISHED)
         click.echo(
             f"{contestant.name}, {data.task.name}: embedded in {embedded_s:.1f} s, "
             f"probed in {duration_s - embedded_s:.1f} s",

@@ -1,0 +1,75 @@
+"""The demo in tiny: scores to table in one command, and again without rendering."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.rendered import demo, table
+from benchmarks.rendered.soundfont_writer import write_soundfont
+from myna_plugin.checkpoint import save_checkpoint
+from myna_plugin.encoder import EncoderConfig, MynaEncoder, initialise
+from myna_plugin.experiment import probes
+from myna_plugin.probing import select
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> list[object]:
+    """Arguments of a demo of seconds."""
+    pytest.importorskip("pretty_midi", reason="brings the soundfont to test with")
+    monkeypatch.setattr(probes, "select", partial(select, patience=3))
+    monkeypatch.setattr(demo, "COMPOSED", 60)
+    monkeypatch.setattr(demo, "CLIP_SECONDS", 3.0)
+    config = EncoderConfig(embed_dim=64, depth=1, num_heads=1, mlp_dim=64)
+    weights = tmp_path / "tiny.safetensors"
+    save_checkpoint(initialise(MynaEncoder(config), seed=0), weights)
+    soundfont = write_soundfont(tmp_path / "own.sf2", seed=0)
+    return ["--weights", weights, "--soundfonts", soundfont, "--workers", 1, "--sizes", 30, 20, 20]
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(demo.main, [str(argument) for argument in arguments])
+
+
+def test_scores_to_table(tmp_path, tiny):
+    out: Path = tmp_path / "demo"
+    first = run(out, *tiny)
+    assert first.exit_code == 0, first.output
+    text = (out / "table" / "table.md").read_text()
+    assert text in first.output
+    for name in ("tiny", "… square", "… vertical", "… hybrid", "mel statistics", "chroma", "goal"):
+        assert f"\n| {name} |" in text
+    models = json.loads((out / "table" / "results.json").read_text())["models"]
+    assert all("rendered_key" in tasks for tasks in models.values())
+    assert models["tiny"]["rendered_key"]["task"]["clips"]["test"] == 20
+    again = run(out, *tiny)
+    assert again.exit_code == 0, again.output
+    assert f"{out / 'tasks'}: kept" in again.output
+    assert "probed in" not in again.output
+    assert text in again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--weights", "absent.pt"), "--weights absent.pt: no such file"),
+        (("--midi", "absent"), "absent: no MIDI files"),
+        (("--soundfonts", "absent.sf2"), "absent.sf2"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, message):
+    result = run(tmp_path / "demo", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output.splitlines()[-1]
+    assert not (tmp_path / "demo" / "tasks").exists()
+
+
+def test_shipped_weights_are_the_default(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(demo, "DEFAULT_WEIGHTS", tmp_path / "absent.safetensors")
+    assert demo.choose_model(None).name == "random vit"
+    assert "no weights are packaged" in capsys.readouterr().err
+    (tmp_path / "here.safetensors").touch()
+    monkeypatch.setattr(demo, "DEFAULT_WEIGHTS", tmp_path / "here.safetensors")
+    assert demo.choose_model(None) == table.Contestant("myna", "myna_plugin")
