@@ -59,7 +59,7 @@ class Settings:
             in a store whose neighbours differ in one respect alone (one passage in several keys,
             say) they are hard negatives. 1, the paper's, shuffles clip by clip.
         epochs: passes over the store.
-        max_steps: stop after this many steps, whatever the epochs say.
+        max_steps: length of the run in steps, in place of `epochs`.
         learning_rate: of Adam; the highest where it changes.
         schedule: of the learning rate: constant (the paper's), or cosine, which falls to 0 at the
             run's last step.
@@ -256,8 +256,7 @@ class Settings:
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run."""
-        steps = self.epochs * steps_per_epoch
-        return steps if self.max_steps is None else min(steps, self.max_steps)
+        return self.epochs * steps_per_epoch if self.max_steps is None else self.max_steps
 
     def tokens_per_clip(self) -> tuple[int, int]:
         """Tokens that go through the encoder and through the decoder for every clip of a step."""

@@ -28,7 +28,6 @@ TINY = Settings(
     depth=1,
     projector=(32,),
     batch_size=4,
-    epochs=1000,
     max_steps=24,
     log_every=4,
     monitor_every=12,

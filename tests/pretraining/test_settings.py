@@ -24,6 +24,11 @@ def test_defaults_are_the_papers():
     assert settings.total_steps(822_000 // 4096) * 4096 == pytest.approx(411e6, rel=0.005)
 
 
+@pytest.mark.parametrize("max_steps", [7, 7000])
+def test_max_steps_takes_the_place_of_epochs(max_steps):
+    assert Settings(epochs=500, max_steps=max_steps).total_steps(steps_per_epoch=5) == max_steps
+
+
 def test_mapping_round_trip():
     settings = Settings(patchings=("vertical",), projector=(), depth=3, max_steps=7, tile_rows=None)
     assert Settings().with_changes(settings.to_mapping()) == settings

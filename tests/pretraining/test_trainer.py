@@ -26,7 +26,6 @@ TINY = Settings(
     depth=1,
     projector=(32,),
     batch_size=4,
-    epochs=1000,
     max_steps=40,
     held_out_clips=4,
     log_every=5,
