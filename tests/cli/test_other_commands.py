@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_library import load_tiny, write_model, write_noise
 
+from myna_plugin.checkpoint import CheckpointError
 from myna_plugin.cli.main import COMMANDS, main
 from myna_plugin.library.building import fingerprint
 
@@ -111,3 +112,29 @@ def test_help_imports_no_command():
     )
 
     assert result.stdout.splitlines()[-1] == "['myna_plugin.cli', 'myna_plugin.cli.main']"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(CheckpointError("a.pth: damaged"), 2), (OSError(28, "disk full"), 2)]
+)
+def test_what_a_user_can_put_right_is_a_line(monkeypatch, error, status):
+    result = run_with(monkeypatch, error)
+
+    assert result.exit_code == status
+    assert result.output.startswith("myna: ")
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_fault_of_the_code_is_not_hidden(monkeypatch):
+    with pytest.raises(ValueError, match="a bug"):
+        run_with(monkeypatch, ValueError("a bug"))
+
+
+def run_with(monkeypatch, error):
+    """`myna info` where looking at the checkpoint raises an error."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("myna_plugin.cli.info.describe_checkpoint", fail)
+    return myna("info", "a.pth")
