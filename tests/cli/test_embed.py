@@ -103,7 +103,7 @@ def check_broken_files(tmp_path, n_tracks):
     assert [row["path"] for row in rows] == [str(path) for path in broken]
     assert all("cannot be decoded" in row["reason"] for row in rows)
     assert f"{broken[1]}: cannot be decoded" in result.output
-    assert "5 files that could not be used" in result.output
+    assert "files that could not be used: 5" in result.output
 
 
 def start(*arguments, cwd):
