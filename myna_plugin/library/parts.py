@@ -208,7 +208,8 @@ class Parts:
                 yield table.filter(pc.is_null(table["fault"])).select(list(columns))
 
         failed = [fault for file in files for fault in _faults(file)]
-        n_rows = write_library(self.library, tables, plan["facts"])
+        # Unfinished it lies among the parts, so that a killed run leaves nothing elsewhere.
+        n_rows = write_library(self.library, tables, plan["facts"], self.folder)
         self._report(failed)
         shutil.rmtree(self.folder)
         return n_rows, failed
