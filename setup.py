@@ -36,6 +36,7 @@ RENDERED = ["pretty_midi>=0.2.10"]
 
 DEV = [
     "build>=1.2",
+    "faiss-cpu>=1.8",
     "h5py>=3.10",
     "import-linter>=2.3",
     "mypy>=1.15",

@@ -28,11 +28,15 @@ Audio = str | os.PathLike[str] | np.ndarray | Tensor
 """A file, or a waveform of shape (S,) or (C, S)."""
 
 
+class DeviceError(ValueError):
+    """A device that is not there; the message says which are."""
+
+
 def choose_device(device: str) -> torch.device:
     """A torch device; "auto" is CUDA where there is one, else the CPU.
 
     Raises:
-        ValueError: there is no such device here.
+        DeviceError: there is no such device here.
 
     >>> choose_device("cpu")
     device(type='cpu')
@@ -42,9 +46,9 @@ def choose_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device {device!r}: must be auto, cpu, cuda or cuda:N") from error
+        raise DeviceError(f"device {device!r}: must be auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
+        raise DeviceError(
             f"device {device!r}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
             "devices here; choose another, or cpu"
         )
@@ -97,7 +101,8 @@ class Myna:
         Raises:
             CheckpointError: the weights cannot be found, read or verified, or cannot give
                 `embedding`.
-            ValueError: an option outside its range, or a device that is not there.
+            DeviceError: there is no such device here.
+            ValueError: an option outside its range.
         """
         chosen = choose_device(device)
         encoder = load_encoder(name, embedding=embedding)

@@ -20,6 +20,9 @@ import myna_plugin
 
 ROOT = Path(__file__).parent.parent
 
+NOT_IN_CI = {"ray", "umap-learn"}
+"""Extras too heavy for CI, which cannot see there what they need; that is pinned by hand."""
+
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 import myna_plugin
@@ -126,6 +129,7 @@ def test_console_script_and_entry_point_are_declared(wheel: Path) -> None:
         lines = archive.read(name).decode().splitlines()
 
     assert "hear-eval = myna_plugin.hear_eval.cli:main" in lines
+    assert "myna = myna_plugin.cli.main:main" in lines
     assert lines[lines.index("[hear.models]") + 1] == "myna = myna_plugin"
 
 
@@ -156,6 +160,8 @@ def test_constraints_pin_what_the_requirements_need_in_turn(
         if key in seen or key[0] == "myna-plugin":
             continue
         seen.add(key)
+        if key[0] in NOT_IN_CI:
+            continue
         for text in metadata.requires(key[0]) or ():
             needed = Requirement(text)
             if needed.marker is None or any(

@@ -173,7 +173,7 @@ def tell(out: Path, outcome: Outcome, shard: tuple[int, int] | None = None) -> i
     else:
         say(f"{out}: {outcome.n_rows:,} tracks")
         if outcome.failed:
-            say(f"{Parts(out).report}: {len(outcome.failed):,} files that could not be used")
+            say(f"{Parts(out).report}: files that could not be used: {len(outcome.failed):,}")
     return FAILED if outcome.failed else 0
 
 

@@ -61,14 +61,16 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; what a user has to put right becomes a line and exit status 2."""
-        # CheckpointError, AudioError and LibraryError are ValueErrors, named in their messages.
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("\nmyna: stopped; the same command goes on from here", err=True)
             sys.exit(INTERRUPTED)
         except (ValueError, OSError) as error:
-            if isinstance(error, BrokenPipeError):
+            # Our own errors (CheckpointError, AudioError, LibraryError …) and the disk's say what
+            # to put right. Any other is a fault in the code, which a traceback shows.
+            ours = type(error).__module__.startswith("myna_plugin.")
+            if not (ours or isinstance(error, OSError)) or isinstance(error, BrokenPipeError):
                 raise
             click.echo(f"myna: {error}", err=True)
             sys.exit(BAD_INPUT)

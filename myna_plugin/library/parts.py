@@ -90,11 +90,7 @@ def plan_units(paths: Sequence[str], facts: Facts) -> list[Unit]:
 
 
 def printable(path: str) -> str:
-    """A path as text: bytes that are no UTF-8 become the replacement character.
-
-    >>> printable("caf\udce9.mp3")
-    'caf�.mp3'
-    """
+    """A path as text: bytes that are no UTF-8 become the replacement character."""
     return os.fsencode(path).decode(errors="replace")
 
 
@@ -212,7 +208,8 @@ class Parts:
                 yield table.filter(pc.is_null(table["fault"])).select(list(columns))
 
         failed = [fault for file in files for fault in _faults(file)]
-        n_rows = write_library(self.library, tables, plan["facts"])
+        # Unfinished it lies among the parts, so that a killed run leaves nothing elsewhere.
+        n_rows = write_library(self.library, tables, plan["facts"], self.folder)
         self._report(failed)
         shutil.rmtree(self.folder)
         return n_rows, failed

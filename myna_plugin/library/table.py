@@ -77,13 +77,14 @@ Tables = Callable[[Sequence[str]], Iterator[pa.Table]]
 """Called with names of columns: the rows, some at a time, from the start."""
 
 
-def write_library(path: Path, tables: Tables, facts: Facts) -> int:
+def write_library(path: Path, tables: Tables, facts: Facts, folder: Path | None = None) -> int:
     """Write a library atomically, in the format that the file's name ends in.
 
     Args:
         path: ends in .parquet, .npz or .h5.
         tables: the rows; gone through several times, never held together.
         facts: what the rows were made with.
+        folder: where the unfinished file is kept, on the same disk; None for beside `path`.
 
     Returns:
         The number of rows.
@@ -92,7 +93,7 @@ def write_library(path: Path, tables: Tables, facts: Facts) -> int:
         LibraryError: another ending, or h5py is missing.
     """
     check_format(path)
-    with _beside(path) as partial:
+    with _replacing(path, folder or path.parent) as partial:
         return WRITERS[path.suffix](partial, tables, facts)
 
 
@@ -105,9 +106,9 @@ def check_format(path: Path) -> None:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A file to write that takes its place when the block ends well."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def _replacing(path: Path, folder: Path) -> Iterator[Path]:
+    """A file to write in `folder` that takes the place of `path` when the block ends well."""
+    partial = folder / f".{path.name}.{os.getpid()}.partial"
     try:
         yield partial
         with partial.open("rb+") as file:
@@ -119,7 +120,8 @@ def _beside(path: Path) -> Iterator[Path]:
 
 def _write_parquet(path: Path, tables: Tables, facts: Facts) -> int:
     schema, n_rows = schema_of(facts), 0
-    with pq.ParquetWriter(path, schema) as writer:
+    # No dictionaries: of floats that hardly repeat they make a file half as large again.
+    with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
         for table in tables(schema.names):
             n_rows += len(table)
             writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)

@@ -1,0 +1,140 @@
+"""`myna similar`, `plot`, `info`, `report`, and the group itself."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from tiny_library import load_tiny, write_model, write_noise
+
+from myna_plugin.checkpoint import CheckpointError
+from myna_plugin.cli.main import COMMANDS, main
+from myna_plugin.library.building import fingerprint
+
+
+def myna(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def library(tmp_path):
+    """A library of six tracks; the last is a copy of the first."""
+    for i in range(6):
+        write_noise(tmp_path / "music" / f"{i}.wav", 20_000 + 9_000 * (i % 5), i % 5)
+    out = tmp_path / "library.parquet"
+    model = write_model(tmp_path)
+    assert myna("embed", tmp_path / "music", "--out", out, "--model", model).exit_code == 0
+    return out
+
+
+def test_the_copy_of_a_track_is_most_similar(tmp_path, library):
+    result = myna("similar", tmp_path / "music" / "0.wav", library, "--count", "2")
+
+    assert result.exit_code == 0, result.output
+    lines = [line.split("\t") for line in result.output.splitlines()]
+    assert len(lines) == 2
+    assert lines[0] == ["1.0000", str(tmp_path / "music" / "5.wav")]
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_track_that_is_not_in_the_library_is_embedded(tmp_path, library, device):
+    query = write_noise(tmp_path / "query.wav", 20_000 + 9_000 * 2, 2)
+
+    result = myna("similar", query, library, "--device", device)
+
+    assert result.output.splitlines()[0] == f"1.0000\t{tmp_path / 'music' / '2.wav'}"
+
+
+def test_other_weights_than_the_librarys_are_refused(tmp_path, library):
+    query = write_noise(tmp_path / "query.wav", 9_000)
+    (tmp_path / "myna-hybrid.pth").unlink()
+    gone = myna("similar", query, library)
+    assert gone.exit_code == 2
+    assert "myna-hybrid.pth: no such file" in gone.output
+
+    result = myna("similar", query, library, "--model", "")
+
+    assert result.exit_code == 2
+    assert "other weights" in result.output
+
+
+def test_a_query_that_cannot_be_decoded_is_named(tmp_path, library):
+    result = myna("similar", tmp_path / "gone.mp3", library)
+
+    assert result.exit_code == 2
+    assert "gone.mp3: no such file" in result.output
+
+
+def test_plot(tmp_path, library):
+    result = myna("plot", library, "--out", tmp_path / "a.png", "--max-tracks", "5")
+
+    assert result.exit_code == 0, result.output
+    assert "5 of 6 tracks" in result.output
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_info_describes_a_checkpoint(tmp_path):
+    path = write_model(tmp_path)
+
+    facts = json.loads(myna("info", path, "--json").output)
+    text = myna("info", path).output
+
+    assert facts["patchings"] == ["square", "vertical"]
+    assert facts["embedding size"] == 128
+    assert (facts["width"], facts["depth"], facts["heads"]) == (64, 2, 1)
+    assert facts["weights"] == fingerprint(load_tiny(tmp_path).embedder.encoder)
+    assert "parameters      100,736" in text
+    assert myna("info", tmp_path / "nothing.pth").exit_code == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name):
+    if name == "export":
+        pytest.importorskip("myna_plugin.cli.export", reason="the package has no export yet")
+    result = myna(name, "--help")
+
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 5
+
+
+def test_an_unknown_command_is_bad_input():
+    assert myna("sing").exit_code == 2
+    assert "No such command" in myna("sing").output
+
+
+def test_help_imports_no_command():
+    code = "import sys; from myna_plugin.cli.main import main; "
+    code += "main(['--help'], standalone_mode=False); "
+    code += "print([m for m in sys.modules if m.startswith(('myna_plugin.cli', 'pyarrow'))])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert result.stdout.splitlines()[-1] == "['myna_plugin.cli', 'myna_plugin.cli.main']"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(CheckpointError("a.pth: damaged"), 2), (OSError(28, "disk full"), 2)]
+)
+def test_what_a_user_can_put_right_is_a_line(monkeypatch, error, status):
+    result = run_with(monkeypatch, error)
+
+    assert result.exit_code == status
+    assert result.output.startswith("myna: ")
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_fault_of_the_code_is_not_hidden(monkeypatch):
+    with pytest.raises(ValueError, match="a bug"):
+        run_with(monkeypatch, ValueError("a bug"))
+
+
+def run_with(monkeypatch, error):
+    """`myna info` where looking at the checkpoint raises an error."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("myna_plugin.cli.info.describe_checkpoint", fail)
+    return myna("info", "a.pth")

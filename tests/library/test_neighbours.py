@@ -1,0 +1,81 @@
+import importlib.util
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from myna_plugin.library import neighbours
+from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.library.neighbours import find_row, join_libraries, nearest
+from myna_plugin.library.table import Library, embedding_array, schema_of, write_library
+
+FACTS = {"width": 16, "timestamps": False, "weights": "abc", "patchings": ["square"]}
+
+
+@pytest.fixture
+def library():
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((40, 16)) * generator.uniform(0.1, 9, (40, 1))
+    paths = [f"{i}.mp3" for i in range(40)]
+    return Library(paths, np.ones(40), vectors.astype(np.float32), FACTS)
+
+
+def by_hand(library, vector, count):
+    cosines = [
+        float(row @ vector / np.sqrt((row @ row) * (vector @ vector))) for row in library.embeddings
+    ]
+    order = sorted(range(len(cosines)), key=lambda i: -cosines[i])[:count]
+    return [(cosines[i], library.paths[i]) for i in order]
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["faiss", "scikit-learn"])
+def test_the_nearest_by_cosine_are_found(library, monkeypatch, found):
+    if found and importlib.util.find_spec("faiss") is None:
+        pytest.skip("needs faiss: pip install faiss-cpu")
+    monkeypatch.setattr(neighbours, "find_spec", lambda name: found)
+    vector = np.random.default_rng(1).standard_normal(16).astype(np.float32)
+
+    result = nearest(library, vector, 7)
+
+    expected = by_hand(library, vector, 7)
+    assert [n.path for n in result] == [path for _, path in expected]
+    assert np.allclose([n.similarity for n in result], [s for s, _ in expected], atol=1e-6)
+
+
+def test_the_query_itself_can_be_left_out(library):
+    result = nearest(library, library.embeddings[3], 5, leave_out=3)
+
+    assert len(result) == 5
+    assert "3.mp3" not in [n.path for n in result]
+    assert nearest(library, library.embeddings[3], 1)[0].path == "3.mp3"
+    assert len(nearest(library, library.embeddings[3], 99, leave_out=3)) == 39
+
+
+def test_a_track_is_found_however_its_path_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    library = Library(["a/x.mp3", "b/x.mp3"], np.ones(2), np.ones((2, 2), np.float32), FACTS)
+
+    assert find_row(library, "b/x.mp3") == 1
+    assert find_row(library, str(tmp_path / "b" / "x.mp3")) == 1
+    assert find_row(library, "x.mp3") is None
+
+
+def test_libraries_of_one_model_are_joined_and_of_two_refused(tmp_path):
+    def write(name, facts):
+        def tables(columns):
+            content = {
+                "path": [name],
+                "duration_s": [1.0],
+                "embedding": embedding_array([np.ones(16, np.float32)], 16, False),
+            }
+            yield pa.Table.from_pydict(content, schema_of(facts)).select(list(columns))
+
+        write_library(tmp_path / name, tables, facts)
+        return tmp_path / name
+
+    one, two = write("one.parquet", FACTS), write("two.npz", FACTS)
+    other = write("other.parquet", {**FACTS, "weights": "xyz"})
+
+    assert join_libraries([one, two]).paths == ["one.parquet", "two.npz"]
+    with pytest.raises(LibraryError, match=r"other\.parquet: made with another model"):
+        join_libraries([one, other])
