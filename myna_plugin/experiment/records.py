@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from myna_plugin._version import __version__
 from myna_plugin.hear_eval.files import write_whole
 from myna_plugin.probing import HeadConfig, HeadScore, ProbeTask, Split
 from myna_plugin.probing.stack import TrainedHead
@@ -39,7 +40,7 @@ def digest_grid(
     pair_scores = task.metric.tolist() if isinstance(task.metric, np.ndarray) else task.metric
     settings = [
         *(task.loss, task.n_outputs, pair_scores, task.rules, [c.to_dict() for c in grid], seed),
-        *(torch.device(device).type, torch.__version__),
+        *(torch.device(device).type, torch.__version__, __version__),
     ]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for split in (train, valid):

@@ -30,8 +30,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -162,74 +162,9 @@ def leave_out(task: Task, items: Sequence[Item], faults: dict[str, str]) -> list
     return left
 
 
-@click.command(help=__doc__)
-@click.option("--task", "task_name", required=True, help=f"{', '.join((*TASKS, HEAR))}.")
-@click.option("--root", required=True, type=click.Path(path_type=Path), help="Data folder.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the results.")
-@click.option("--check", "only_check", is_flag=True, help="Look at the data set, and stop.")
-@click.option("--allow-missing", is_flag=True, help="Score what there is of the data set.")
-@click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True)
-@click.option("--metadata", type=click.Path(path_type=Path), help="JukeMIR's metadata file.")
-@click.option("--split-file", type=click.Path(path_type=Path), help="Splits to use, as JSON.")
-@click.option(
-    "--test-fold",
-    type=click.IntRange(min=0),
-    help="Test on this fold of a k-fold HEAR task alone. Default: on each in turn, for the mean.",
-)
-@click.option(
-    "--module", "module_name", default="myna_plugin", show_default=True, help="HEAR module."
-)
-@click.option("--model", "model_file", default="", help="Weights, as load_model takes them.")
-@click.option("--model-options", default="{}", help="load_model's keyword arguments, as JSON.")
-@click.option("--name", help="What to call the model in tables. Default: module and weights.")
-@click.option("--pool", type=click.Choice(POOLS), default="clip", show_default=True)
-@click.option(
-    "--chunk-seconds",
-    type=click.FloatRange(min=0.1),
-    default=3.0,
-    show_default=True,
-    help="With --pool chunk: windows of modules that do not cut chunks themselves.",
-)
-@click.option("--grid", type=click.Choice(list(GRIDS)), default="full", show_default=True)
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--workers", type=click.IntRange(min=1), help="Files to decode at a time. Default: cores."
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    help="Clips of one length to embed together. Default: 8 on a CPU, 32 on CUDA.",
-)
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    help="Folder of embeddings. Default: $MYNA_PLUGIN_CACHE, or ~/.cache/myna_plugin/embeddings.",
-)
-def main(**options: Any) -> None:
-    try:
-        options["model_options"] = parse_options(options["model_options"])
-        settings = resolve(Settings(**options))
-        if settings.out is None and not settings.only_check:
-            raise ExperimentError("--out: say where the results go (or --check to look only)")
-        task, folds = load_folds(settings)
-        report = check(task, first(folds), settings.workers, progress=settings.progress)
-        click.echo(report.text())
-        if settings.out is None or settings.only_check:
-            raise SystemExit(0 if report.complete else 2)
-        refuse_incomplete(report, settings.allow_missing)
-        text = score(settings, settings.out, task, folds, report)
-    except BAD_INPUT as error:
-        message = error.format_message() if isinstance(error, BadInputError) else str(error)
-        click.echo(f"Error: {message}", err=True)
-        raise SystemExit(2) from error
-    click.echo(text)
-    click.echo(f"{settings.out / FILE}: written, with {FIGURES}")
-
-
 @dataclass(frozen=True)
 class Settings:
-    """The command's options; `resolve` fills in what depends on the machine."""
+    """The command's options, as `resolve` gives them."""
 
     task_name: str
     root: Path
@@ -252,7 +187,7 @@ class Settings:
     workers: int
     batch_size: int
     cache: Path
-    progress: bool = False
+    progress: bool
     started: float = field(default_factory=time.monotonic)
 
 
@@ -279,21 +214,22 @@ class Embedded:
     cost: Cost | None
 
 
-def resolve(settings: Settings) -> Settings:
-    """The settings with defaults that depend on the machine.
+def resolve(options: Mapping[str, Any]) -> Settings:
+    """Settings from the command's options, with the defaults that depend on the machine.
 
     Raises:
-        ExperimentError: there is no such device.
+        ExperimentError: --model-options cannot be read, or there is no such device.
     """
-    device = choose_device(settings.device)
-    return replace(
-        settings,
-        device=device,
-        workers=settings.workers or available_cores(),
-        batch_size=settings.batch_size or BATCH_SIZES[torch.device(device).type],
-        cache=settings.cache or cache_folder(),
-        progress=sys.stderr.isatty(),  # a log would fill with bars
-    )
+    device = choose_device(options["device"])
+    found = {
+        "device": device,
+        "model_options": parse_options(options["model_options"]),
+        "workers": options["workers"] or available_cores(),
+        "batch_size": options["batch_size"] or BATCH_SIZES[torch.device(device).type],
+        "cache": options["cache"] or cache_folder(),
+    }
+    # A log would fill with bars.
+    return Settings(**{**options, **found}, progress=sys.stderr.isatty())
 
 
 def load_folds(settings: Settings) -> tuple[Task, Folds]:
@@ -313,10 +249,11 @@ def load_folds(settings: Settings) -> tuple[Task, Folds]:
             fold,
         )
 
-    start = settings.test_fold or 0
-    task, items = load(start)
+    task, items = load(settings.test_fold or 0)
     if settings.test_fold is not None:
-        return task, {start: items}
+        if task.folds == 1:
+            raise TaskError(f"--test-fold {settings.test_fold}: {task.name} is not a k-fold task")
+        return task, {settings.test_fold: items}
     return task, {0: items} | {fold: load(fold)[1] for fold in range(1, task.folds)}
 
 
@@ -481,6 +418,70 @@ def describe_result(out: Path) -> str:
 
 def _default_name(module: str, model_file: str) -> str:
     return f"{module} {Path(model_file).stem}" if model_file else module
+
+
+@click.command(help=__doc__)
+@click.option("--task", "task_name", required=True, help=f"{', '.join((*TASKS, HEAR))}.")
+@click.option("--root", required=True, type=click.Path(path_type=Path), help="Data folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option("--check", "only_check", is_flag=True, help="Look at the data set, and stop.")
+@click.option("--allow-missing", is_flag=True, help="Score what there is of the data set.")
+@click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True)
+@click.option("--metadata", type=click.Path(path_type=Path), help="JukeMIR's metadata file.")
+@click.option("--split-file", type=click.Path(path_type=Path), help="Splits to use, as JSON.")
+@click.option(
+    "--test-fold",
+    type=click.IntRange(min=0),
+    help="Test on this fold of a k-fold HEAR task alone. Default: on each in turn, for the mean.",
+)
+@click.option(
+    "--module", "module_name", default="myna_plugin", show_default=True, help="HEAR module."
+)
+@click.option("--model", "model_file", default="", help="Weights, as load_model takes them.")
+@click.option("--model-options", default="{}", help="load_model's keyword arguments, as JSON.")
+@click.option("--name", help="What to call the model in tables. Default: module and weights.")
+@click.option("--pool", type=click.Choice(POOLS), default="clip", show_default=True)
+@click.option(
+    "--chunk-seconds",
+    type=click.FloatRange(min=0.1),
+    default=3.0,
+    show_default=True,
+    help="With --pool chunk: windows of modules that do not cut chunks themselves.",
+)
+@click.option("--grid", type=click.Choice(list(GRIDS)), default="full", show_default=True)
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Files to decode at a time. Default: cores."
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Clips of one length to embed together. Default: 8 on a CPU, 32 on CUDA.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="Folder of embeddings. Default: $MYNA_PLUGIN_CACHE, or ~/.cache/myna_plugin/embeddings.",
+)
+def main(**options: Any) -> None:
+    try:
+        settings = resolve(options)
+        if settings.out is None and not settings.only_check:
+            raise ExperimentError("--out: say where the results go (or --check to look only)")
+        task, folds = load_folds(settings)
+        report = check(task, first(folds), settings.workers, progress=settings.progress)
+        click.echo(report.text())
+        if settings.out is None or settings.only_check:
+            raise SystemExit(0 if report.complete else 2)
+        refuse_incomplete(report, settings.allow_missing)
+        text = score(settings, settings.out, task, folds, report)
+    except BAD_INPUT as error:
+        message = error.format_message() if isinstance(error, BadInputError) else str(error)
+        click.echo(f"Error: {message}", err=True)
+        raise SystemExit(2) from error
+    click.echo(text)
+    click.echo(f"{settings.out / FILE}: written, with {FIGURES}")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def test_a_probe_in_memory_is_that_of_the_file(encoder, tmp_path, monkeypatch):
     cache = EmbeddingCache(tmp_path / "cache", module.identity())
     vectors, _ = embed_items(items, module, cache, digests, batch_size=1)
     whole = {"hybrid": module.parts["hybrid"]}
-    _, expected = probe_parts(task, items, vectors, whole, GRIDS["linear"][-2:])
+    _, expected = probe_parts(task, [items], vectors, whole, GRIDS["linear"][-2:])
     assert valid == expected["hybrid"].valid_score
     assert test == {"accuracy": expected["hybrid"].scores["accuracy"][0]}
     assert valid > 0.8  # two octaves apart: even an untrained encoder hears that
