@@ -1,11 +1,15 @@
-"""Examples in the docstrings of the renderer hold."""
+"""Examples in the docstrings of the renderer and its benchmark hold."""
 
 import doctest
 import importlib
 
 import pytest
 
-MODULES = ("percussion", "performance", "scores", "composer", "soundfont_writer")
+MODULES = (
+    *("percussion", "performance", "scores", "composer", "soundfont_writer"),
+    *("instruments", "tasks", "table"),
+    *("baselines.mel_statistics", "baselines.chroma", "baselines.krumhansl"),
+)
 
 
 @pytest.mark.parametrize("name", MODULES)

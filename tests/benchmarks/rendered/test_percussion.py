@@ -11,6 +11,8 @@ from benchmarks.rendered.percussion import (
     guess_bar,
 )
 
+pytest_plugins = ("rendered_fixtures",)
+
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_patterns_are_written_well(name):

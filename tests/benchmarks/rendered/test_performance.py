@@ -13,6 +13,8 @@ from benchmarks.rendered.performance import (
 )
 from benchmarks.rendered.scores import DRUMS, Score
 
+pytest_plugins = ("rendered_fixtures",)
+
 
 def literal_share(notes, start, stop, step=0.001):
     """Share of a fine grid's points on which some note sounds."""

@@ -20,6 +20,8 @@ from benchmarks.rendered.render import (
 from benchmarks.rendered.scores import DRUMS
 from benchmarks.rendered.soundfonts import SYNTHESIS_RATE
 
+pytest_plugins = ("rendered_fixtures",)
+
 RATE = 16_000
 NOTES = np.array(
     [

@@ -20,6 +20,8 @@ from benchmarks.rendered.store import (
 )
 from myna_plugin.pretraining.store import Store, StoreError
 
+pytest_plugins = ("rendered_fixtures",)
+
 SECONDS = 3.0
 
 

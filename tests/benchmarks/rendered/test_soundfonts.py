@@ -13,6 +13,8 @@ from benchmarks.rendered.soundfonts import (
     soundfont_digest,
 )
 
+pytest_plugins = ("rendered_fixtures",)
+
 RATE = 16_000
 
 

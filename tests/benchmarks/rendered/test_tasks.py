@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from benchmarks.rendered import tasks
+from benchmarks.rendered import table, tasks
 from benchmarks.rendered.instruments import GROUPS, TAGS, draw_programs, sounding_tags
 from benchmarks.rendered.performance import PROGRAMS
 from benchmarks.rendered.scores import Score, ScoreError
@@ -259,3 +259,11 @@ def test_tags_are_drawn_alike():
 def test_short_sounds_do_not_count():
     notes = np.array([[0.0, 0.49, 60, 0], [1.0, 1.3, 60, 73], [9.0, 9.3, 62, 75]], np.float32)
     assert sounding_tags(notes, 10.0) == ("flutes",)
+
+
+@pytest.mark.slow
+def test_heareval_scores_the_notes(rendered, tmp_path):
+    baseline = table.baseline("mel_statistics")
+    scores = table.score_notes(baseline, rendered, tmp_path, "cpu", "faster", 1)
+    assert set(scores) == {"event_onset_50ms_fms", "segment_1s_er"}
+    assert 0 <= scores["event_onset_50ms_fms"]["mean"] <= 1
