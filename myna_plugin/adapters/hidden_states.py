@@ -18,7 +18,7 @@ from myna_plugin.embedding import (
     timestamp_count,
 )
 from myna_plugin.encoder import PATCHINGS, MynaEncoder, token_grid
-from myna_plugin.spectrogram import HOP_LENGTH, MelSpectrogram, frame_count
+from myna_plugin.spectrogram import HOP_LENGTH, MelSpectrogram
 
 CHUNKS_PER_PASS = 64
 """Chunks encoded at a time: bounds memory where no gradients are kept, changes no result."""
@@ -76,93 +76,132 @@ class HiddenStates(nn.Module):
         Raises:
             ValueError: audio of another shape, of integers, or with NaN or infinite samples.
         """
-        mel = self._spectrogram(waveform)
-        hop_frames = self.hop_ms * SAMPLE_RATE / 1000 / HOP_LENGTH
-        count = timestamp_count(waveform.shape[-1], self.hop_ms)
-        positions = torch.arange(count, dtype=torch.float64) * hop_frames
-        columns = self._columns(mel)
-        joined = []
-        for patching, states in zip(self.patchings, columns, strict=True):
-            lower, fraction = column_grid(positions, PATCHINGS[patching][1], mel.shape[-1])
-            lower = lower.to(mel.device)
-            upper = (lower + 1).clamp(max=states[0].shape[1] - 1)
-            weight = fraction.to(states[0]).unsqueeze(-1)
-            joined.append([torch.lerp(s[:, lower], s[:, upper], weight) for s in states])
-        return tuple(torch.cat(parts, dim=-1) for parts in zip(*joined, strict=True))
+        mel = compute_mel(self.mel, waveform)
+        return read_layers(self.encoder, mel, waveform.shape[-1], self.patchings, self.hop_ms)
 
-    def _spectrogram(self, waveform: Tensor) -> Tensor:
-        """Mel power (B, M, F) in float32, whatever precision surrounds it."""
-        if waveform.ndim != 2 or 0 in waveform.shape:
-            raise ValueError(f"audio must have shape (B, S), got {tuple(waveform.shape)}")
-        if not waveform.is_floating_point():
-            raise ValueError(f"audio must be floating point in [-1, 1], got {waveform.dtype}")
-        # Mel power spans too many decades for the half precision of a trainer's autocast.
-        with torch.autocast(waveform.device.type, enabled=False):
-            mel = self.mel.frames(waveform, 0, frame_count(waveform.shape[-1]))
-        if not mel.isfinite().all():
-            raise ValueError("audio holds NaN or infinite samples, or far outside [-1, 1]")
-        return mel
 
-    def _columns(self, mel: Tensor) -> list[list[Tensor]]:
-        """States of the patch columns of whole sounds: [patching][layer] (B, columns, D).
+def compute_mel(front_end: MelSpectrogram, waveform: Tensor) -> Tensor:
+    """Mel power (B, M, F) of sounds (B, S) in float32, whatever precision surrounds it.
 
-        Chunks overlap by half; where two give a column, the one it lies more centrally in counts
-        more (`column_weights`).
-        """
-        batch, _, n_frames = mel.shape
-        size = self.encoder.config.chunk_frames
-        hop = overlap_hop(size)
-        n_chunks = 1 + max(-(-(n_frames - size) // hop), 0)
-        full = n_chunks if (n_chunks - 1) * hop + size <= n_frames else n_chunks - 1
-        pieces = []  # (first chunk, number of chunks, states of their columns)
-        if full:
-            chunks = mel.unfold(-1, size, hop)[:, :, :full].transpose(1, 2).flatten(0, 1)
-            pieces.append((0, full, self._encode(chunks)))
-        if full < n_chunks:
-            pieces.append((full, 1, self._encode(mel[..., full * hop :])))
-        merged = []
-        for i, patching in enumerate(self.patchings):
-            width = PATCHINGS[patching][1]
-            weight = column_weights(size // width, mel.device)
-            parts = [(first, count, states[i]) for first, count, states in pieces]
-            merged.append(
-                [
-                    _overlap_add(
-                        [(first, s[k].unflatten(0, (batch, count))) for first, count, s in parts],
-                        weight,
-                        hop // width,
-                        -(-n_frames // width),
-                    )
-                    for k in range(self.depth)
-                ]
-            )
-        return merged
+    Raises:
+        ValueError: audio of another shape, of integers, or with NaN or infinite samples.
+    """
+    if waveform.ndim != 2 or 0 in waveform.shape:
+        raise ValueError(f"audio must have shape (B, S), got {tuple(waveform.shape)}")
+    if not waveform.is_floating_point():
+        raise ValueError(f"audio must be floating point in [-1, 1], got {waveform.dtype}")
+    # Mel power spans too many decades for the half precision of a trainer's autocast.
+    with torch.autocast(waveform.device.type, enabled=False):
+        mel = front_end(waveform)
+    if not mel.isfinite().all():
+        raise ValueError("audio holds NaN or infinite samples, or samples far outside [-1, 1]")
+    return mel
 
-    def _encode(self, chunks: Tensor) -> list[list[Tensor]]:
-        """States of the columns of chunks (N, M, F): [patching][layer] (N, columns, D)."""
-        passes = [self._encode_pass(block) for block in chunks.split(CHUNKS_PER_PASS)]
-        return [
-            [torch.cat(blocks) for blocks in zip(*layers, strict=True)]
-            for layers in zip(*passes, strict=True)
-        ]
 
-    def _encode_pass(self, chunks: Tensor) -> list[list[Tensor]]:
-        tokens = [self.encoder.tokens(fill_patches(chunks, p), p) for p in self.patchings]
-        rows = [token_grid(p, chunks.shape[-1])[0] for p in self.patchings]
-        states = [self._blocks(t) for t in tokens]
-        return [
-            [s.float().unflatten(1, (r, -1)).mean(1) for s in layers]
-            for r, layers in zip(rows, states, strict=True)
-        ]
+def read_layers(
+    encoder: MynaEncoder, mel: Tensor, n_samples: int, patchings: tuple[str, ...], hop_ms: float
+) -> tuple[Tensor, ...]:
+    """Hidden states of all layers on the grid of `hop_ms`: see `HiddenStates.forward`.
 
-    def _blocks(self, tokens: Tensor) -> list[Tensor]:
-        """Tokens (N, tokens, D) after each block, the last one normed."""
-        states = []
-        for block in self.encoder.transformer.layers:
-            tokens = block(tokens)
-            states.append(tokens)
-        states[-1] = self.encoder.transformer.norm(states[-1])
-        return states
+    Args:
+        encoder: the model.
+        mel: mel power of whole sounds, shape (B, 128, F).
+        n_samples: length of the sounds in samples.
+        patchings: concatenated in this order.
+        hop_ms: milliseconds between vectors.
+    """
+    count = timestamp_count(n_samples, hop_ms)
+    hop_frames = hop_ms * SAMPLE_RATE / 1000 / HOP_LENGTH
+    positions = torch.arange(count, dtype=torch.float64) * hop_frames
+    joined = []
+    for patching, states in zip(patchings, _columns(encoder, mel, patchings), strict=True):
+        lower, fraction = column_grid(positions, PATCHINGS[patching][1], mel.shape[-1])
+        lower = lower.to(mel.device)
+        upper = (lower + 1).clamp(max=states[0].shape[1] - 1)
+        weight = fraction.to(states[0]).unsqueeze(-1)
+        joined.append([torch.lerp(s[:, lower], s[:, upper], weight) for s in states])
+    return tuple(torch.cat(parts, dim=-1) for parts in zip(*joined, strict=True))
+
+
+def embed_scenes(encoder: MynaEncoder, mel: Tensor, patchings: tuple[str, ...]) -> Tensor:
+    """Scene embeddings that gradients flow through: `Embedder.embed_scenes` from mel power.
+
+    Args:
+        encoder: the model.
+        mel: mel power of whole sounds, shape (B, 128, F).
+        patchings: concatenated in this order.
+
+    Returns:
+        Shape (B, D).
+    """
+    size, n_frames = encoder.config.chunk_frames, mel.shape[-1]
+    full = n_frames // size
+    total = 0.0
+    if full:
+        chunks = mel[..., : full * size].unflatten(-1, (full, size)).transpose(1, 2).flatten(0, 1)
+        embedded = [_embed(encoder, block, patchings) for block in chunks.split(CHUNKS_PER_PASS)]
+        total = size * torch.cat(embedded).unflatten(0, (len(mel), full)).sum(1)
+    if rest := n_frames - full * size:
+        total = total + rest * _embed(encoder, mel[..., full * size :], patchings)
+    return total / n_frames
+
+
+def _embed(encoder: MynaEncoder, chunks: Tensor, patchings: tuple[str, ...]) -> Tensor:
+    """Mean-pooled embeddings (N, D) of chunks (N, M, F)."""
+    return torch.cat([encoder(fill_patches(chunks, p), p).float() for p in patchings], dim=-1)
+
+
+def _columns(encoder: MynaEncoder, mel: Tensor, patchings: tuple[str, ...]) -> list[list[Tensor]]:
+    """States of the patch columns of whole sounds: [patching][layer] (B, columns, D).
+
+    Chunks overlap by half; where two give a column, the one it lies more centrally in counts
+    more (`column_weights`).
+    """
+    batch, _, n_frames = mel.shape
+    size = encoder.config.chunk_frames
+    hop = overlap_hop(size)
+    n_chunks = 1 + max(-(-(n_frames - size) // hop), 0)
+    full = n_chunks if (n_chunks - 1) * hop + size <= n_frames else n_chunks - 1
+    pieces = []  # (first chunk, states of the chunks' columns)
+    if full:
+        chunks = mel.unfold(-1, size, hop)[:, :, :full].transpose(1, 2).flatten(0, 1)
+        pieces.append((0, _encode(encoder, chunks, patchings)))
+    if full < n_chunks:
+        pieces.append((full, _encode(encoder, mel[..., full * hop :], patchings)))
+    merged = []
+    for i, patching in enumerate(patchings):
+        width = PATCHINGS[patching][1]
+        weight = column_weights(size // width, mel.device)
+        layers = []
+        for k in range(encoder.config.depth):
+            parts = [(first, states[i][k].unflatten(0, (batch, -1))) for first, states in pieces]
+            layers.append(_overlap_add(parts, weight, hop // width, -(-n_frames // width)))
+        merged.append(layers)
+    return merged
+
+
+def _encode(encoder: MynaEncoder, chunks: Tensor, patchings: tuple[str, ...]) -> list[list[Tensor]]:
+    """States of the columns of chunks (N, M, F): [patching][layer] (N, columns, D)."""
+    passes = [
+        [_encode_pass(encoder, fill_patches(block, p), p) for p in patchings]
+        for block in chunks.split(CHUNKS_PER_PASS)
+    ]
+    return [
+        [torch.cat(blocks) for blocks in zip(*layers, strict=True)]
+        for layers in zip(*passes, strict=True)
+    ]
+
+
+def _encode_pass(encoder: MynaEncoder, chunks: Tensor, patching: str) -> list[Tensor]:
+    """Tokens after each block, the last one normed, averaged over the frequency rows."""
+    rows = token_grid(patching, chunks.shape[-1])[0]
+    tokens = encoder.tokens(chunks, patching)
+    states = []
+    for block in encoder.transformer.layers:
+        tokens = block(tokens)
+        states.append(tokens)
+    states[-1] = encoder.transformer.norm(states[-1])
+    return [state.float().unflatten(1, (rows, -1)).mean(1) for state in states]
 
 
 def _overlap_add(

@@ -5,7 +5,7 @@ import torch
 from conftest import published_state_dict
 from torch import nn
 
-from myna_plugin import get_timestamp_embeddings, load_model
+from myna_plugin import get_scene_embeddings, get_timestamp_embeddings, load_model
 from myna_plugin.adapters import hidden_states
 from myna_plugin.adapters.hidden_states import HiddenStates
 from myna_plugin.checkpoint import embedding_patchings, load_encoder
@@ -52,6 +52,17 @@ def test_each_state_is_the_sequence_of_a_model_cut_off_there(checkpoint, sound, 
         torch.testing.assert_close(state, reference, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("n_samples", LENGTHS)
+def test_scenes_with_gradients_are_the_scene_embeddings(checkpoint, sound, n_samples):
+    sounds = torch.cat([sound, sound.flip(-1)])[:, :n_samples]
+    model = build(checkpoint)
+    model.requires_grad_(True)
+    scenes = hidden_states.embed_scenes(model.encoder, model.mel(sounds), model.patchings)
+    expected = get_scene_embeddings(sounds, load_model(checkpoint))
+    torch.testing.assert_close(scenes, expected, rtol=1e-5, atol=1e-5)
+    assert scenes.requires_grad
+
+
 def test_passes_change_nothing(checkpoint, sound, monkeypatch):
     model = build(checkpoint)
     whole = model(sound)
@@ -72,9 +83,9 @@ def test_gradients_reach_every_block(checkpoint, sound):
 def test_autocast_leaves_the_mel_spectrogram_in_float32(checkpoint, sound):
     model = build(checkpoint)
     with torch.no_grad():
-        exact = model._spectrogram(sound)
+        exact = hidden_states.compute_mel(model.mel, sound)
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(model._spectrogram(sound), exact)
+            assert torch.equal(hidden_states.compute_mel(model.mel, sound), exact)
             states = model(sound)
         reference = model(sound)[-1]
     assert (states[-1] - reference).norm() < 0.02 * reference.norm()
