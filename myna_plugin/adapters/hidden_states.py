@@ -136,7 +136,7 @@ def embed_scenes(encoder: MynaEncoder, mel: Tensor, patchings: tuple[str, ...]) 
     """
     size, n_frames = encoder.config.chunk_frames, mel.shape[-1]
     full = n_frames // size
-    total = 0.0
+    total = mel.new_zeros(len(mel), len(patchings) * encoder.config.embed_dim)
     if full:
         chunks = mel[..., : full * size].unflatten(-1, (full, size)).transpose(1, 2).flatten(0, 1)
         embedded = [_embed(encoder, block, patchings) for block in chunks.split(CHUNKS_PER_PASS)]

@@ -23,7 +23,7 @@ from myna_plugin.audio import SAMPLE_RATE
 from myna_plugin.embedding import Embedder
 from myna_plugin.encoder import PATCHINGS, token_grid
 from myna_plugin.spectrogram import HOP_LENGTH, MARGIN, N_FFT, MelSpectrogram
-from myna_plugin.vit import HEAD_DIM, Attention, FeedForward
+from myna_plugin.vit import HEAD_DIM, Attention, Block, FeedForward
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -117,7 +117,7 @@ class ExportableEmbedder(nn.Module):
         """The transformer on (B, K, tokens, D), blind to tokens that are not visible."""
         bias = torch.zeros_like(visible, dtype=tokens.dtype).masked_fill(~visible, -1e9)
         for block in self.encoder.transformer.layers:
-            attention, perceptron = cast(Attention, block[0]), cast(FeedForward, block[1])
+            attention, perceptron = cast(tuple[Attention, FeedForward], tuple(cast(Block, block)))
             tokens = tokens + _attend(attention, tokens, bias[:, None, None, :])
             tokens = tokens + perceptron.net(tokens)
         return self.encoder.transformer.norm(tokens)

@@ -55,7 +55,7 @@ FEATURE_EXTRACTOR = {
 """transformers' own extractor of raw waveforms: it checks the rate, pads, and masks the padding."""
 
 
-class MynaConfig(transformers.PretrainedConfig):  # type: ignore[name-defined, misc]
+class MynaConfig(transformers.PretrainedConfig):  # type: ignore[name-defined]
     """The encoder's configuration and what is asked of it.
 
     Attributes:
@@ -98,7 +98,7 @@ class MynaConfig(transformers.PretrainedConfig):  # type: ignore[name-defined, m
         return EncoderConfig(**{**self.encoder, **{k: tuple(self.encoder[k]) for k in lists}})
 
 
-class MynaModel(transformers.PreTrainedModel):  # type: ignore[name-defined, misc]
+class MynaModel(transformers.PreTrainedModel):  # type: ignore[name-defined]
     """Myna as a model of transformers: waveforms -> sequence and scene embeddings."""
 
     config_class = MynaConfig
