@@ -6,8 +6,11 @@ so here every layer is kept and autograd is left on. Both share one time axis.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from myna_plugin.audio import SAMPLE_RATE
 from myna_plugin.embedding import (
@@ -78,6 +81,41 @@ class HiddenStates(nn.Module):
         """
         mel = compute_mel(self.mel, waveform)
         return read_layers(self.encoder, mel, waveform.shape[-1], self.patchings, self.hop_ms)
+
+    def forward_sounds(self, sounds: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Hidden states of sounds of different lengths.
+
+        Args:
+            sounds: waveforms of shape (S,), as for `forward`.
+
+        Returns:
+            L tensors of shape (B, T, D), T that of the longest; zero past a sound's own end, and
+            independent of the sounds around it.
+        """
+        layers: list[tuple[Tensor, ...]] = [()] * len(sounds)
+        for rows in rows_by_length([len(sound) for sound in sounds]):
+            states = self(torch.stack([sounds[row] for row in rows]))
+            for row, *own in zip(rows, *states, strict=True):
+                layers[row] = tuple(own)
+        return pad_layers(layers)
+
+
+def rows_by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of equal length together, so that sounds share a pass and need no filling.
+
+    >>> rows_by_length([5, 3, 5])
+    [[1], [0, 2]]
+    """
+    return [
+        [row for row, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))
+    ]
+
+
+def pad_layers(layers: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Each sound's L states (T, D) -> L tensors (B, T, D), zero past a sound's end."""
+    return tuple(
+        pad_sequence(list(states), batch_first=True) for states in zip(*layers, strict=True)
+    )
 
 
 def compute_mel(front_end: MelSpectrogram, waveform: Tensor) -> Tensor:

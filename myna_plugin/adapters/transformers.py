@@ -18,9 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from myna_plugin.adapters.hidden_states import compute_mel, embed_scenes, read_layers
+from myna_plugin.adapters.hidden_states import (
+    compute_mel,
+    embed_scenes,
+    pad_layers,
+    read_layers,
+    rows_by_length,
+)
 from myna_plugin.adapters.toolkits import import_toolkit
 from myna_plugin.audio import SAMPLE_RATE
 from myna_plugin.checkpoint import embedding_patchings
@@ -155,8 +160,8 @@ class MynaModel(transformers.PreTrainedModel):  # type: ignore[name-defined]
         lengths = _sound_lengths(input_values, attention_mask)
         layers: list[tuple[Tensor, ...]] = [()] * len(lengths)
         scenes = input_values.new_empty(len(lengths), config.hidden_size, dtype=torch.float32)
-        for length in sorted(set(lengths)):
-            rows = [i for i, own in enumerate(lengths) if own == length]
+        for rows in rows_by_length(lengths):
+            length = lengths[rows[0]]
             mel = compute_mel(self.mel, input_values[rows, :length])
             scenes = scenes.index_copy(
                 0, torch.tensor(rows, device=scenes.device), embed_scenes(encoder, mel, patchings)
@@ -164,9 +169,7 @@ class MynaModel(transformers.PreTrainedModel):  # type: ignore[name-defined]
             states = read_layers(encoder, mel, length, patchings, config.hop_ms)
             for row, *own in zip(rows, *states, strict=True):
                 layers[row] = tuple(own)
-        padded = tuple(
-            pad_sequence(list(states), batch_first=True) for states in zip(*layers, strict=True)
-        )
+        padded = pad_layers(layers)
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         output = modeling_outputs.BaseModelOutputWithPooling(
