@@ -30,4 +30,5 @@ def import_toolkit(module: str, install: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ImportError(f"{purpose} needs {error.name}: pip install {install}") from error
+        missing = (error.name or module).partition(".")[0]
+        raise ImportError(f"{purpose} needs {missing}: pip install {install}") from error
