@@ -34,11 +34,15 @@ HEAR_EVAL = [
 # sound, and rendering to a file needs none.
 RENDERED = ["pretty_midi>=0.2.10"]
 
+ONNX = ["onnx>=1.21", "onnxruntime>=1.23", "onnxscript>=0.7"]
+TRANSFORMERS = ["transformers>=5.20"]
+
 DEV = [
     "build>=1.2",
     "h5py>=3.10",
     "import-linter>=2.3",
     "mypy>=1.15",
+    "peft>=0.21",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
     "ruff>=0.11",
@@ -95,7 +99,9 @@ setup(
         "search": ["faiss-cpu>=1.8"],
         "umap": ["umap-learn>=0.5.6"],
         "ray": ["ray[data]>=2.40"],
-        "dev": DEV + HEAR_EVAL + RENDERED,
+        "onnx": ONNX,
+        "transformers": TRANSFORMERS,
+        "dev": DEV + HEAR_EVAL + RENDERED + ONNX + TRANSFORMERS,
     },
     entry_points={
         "console_scripts": [
