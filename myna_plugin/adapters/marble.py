@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from myna_plugin.adapters.hidden_states import HiddenStates
@@ -111,8 +110,7 @@ class MynaEncoder(nn.Module):
                 f"audio must have shape (B, 1, S) or (B, S), got {tuple(x.shape)}; "
                 "set channels: 1 and channel_mode: mix in MARBLE's data section"
             )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_mode != "freeze"):
-            return self.model(x)
+        return self.model(x)
 
 
 def _unfreeze(encoder: Encoder, patchings: tuple[str, ...]) -> None:
