@@ -9,6 +9,7 @@ import click
 
 from myna_plugin.adapters import onnx
 from myna_plugin.checkpoint import save_checkpoint
+from myna_plugin.cli.options import EMBEDDING, MODEL
 from myna_plugin.embedding import Embedder
 from myna_plugin.hear import load_model
 
@@ -52,21 +53,8 @@ FORMATS: dict[str, Callable[[Embedder, Path], str]] = {
     type=click.Path(path_type=Path),
     help="The file to write, or for transformers the folder. Must not be there yet.",
 )
-@click.option(
-    "--model",
-    "checkpoint",
-    default="",
-    metavar="CHECKPOINT",
-    help="myna-base, myna-vertical, myna-hybrid or myna-85m; a .safetensors, .pth or .pt file; or "
-    "hf://owner/name.  [default: the packaged model]",
-)
-@click.option(
-    "--embedding",
-    type=click.Choice(["auto", "square", "vertical", "hybrid"]),
-    default="auto",
-    show_default=True,
-    help="Which patches to embed with; auto takes all that the model has. safetensors keeps all.",
-)
+@MODEL
+@EMBEDDING
 @click.option(
     "--hop-ms",
     type=click.FloatRange(min=0, min_open=True),
@@ -74,14 +62,14 @@ FORMATS: dict[str, Callable[[Embedder, Path], str]] = {
     show_default=True,
     help="transformers: milliseconds between the vectors of last_hidden_state.",
 )
-def export(target: str, out: Path, checkpoint: str, embedding: str, hop_ms: float) -> None:
+def export(target: str, out: Path, model: str, embedding: str, hop_ms: float) -> None:
     """Write a model in another toolkit's format.
 
     \b
     onnx          one file: `waveform` (batch, samples) at 16 kHz, both of any size, to
                   `scene_embeddings`, `chunk_embeddings` and `chunk_frames`; checked against torch
     transformers  a folder for AutoModel.from_pretrained
-    safetensors   one file in this package's own format, such as a published .pth made safe to load
+    safetensors   one file in this package's own format, with all patchings the model has
 
     \b
     Examples:
@@ -93,8 +81,7 @@ def export(target: str, out: Path, checkpoint: str, embedding: str, hop_ms: floa
         if out.exists():
             raise FileExistsError(f"{out}: already there; name another, or remove it")
         out.parent.mkdir(parents=True, exist_ok=True)
-        model = load_model(checkpoint, embedding=embedding, hop_ms=hop_ms)
-        told = FORMATS[target](model, out)
+        told = FORMATS[target](load_model(model, embedding=embedding, hop_ms=hop_ms), out)
     except (ValueError, OSError, ImportError) as error:
         # CheckpointError and ExportError are ValueErrors.
         click.echo(f"myna export: {error}", err=True)
