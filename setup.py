@@ -29,10 +29,13 @@ HEAR_EVAL = [
     "dcase_util>=0.2.20",
 ]
 
-# What `benchmarks/rendered` reads MIDI files with. Its synthesiser, tinysoundfont, is installed beside
-# it with `pip install --no-deps tinysoundfont`: it asks for PyAudio, which must be compiled, to play
-# sound, and rendering to a file needs none.
+# What `benchmarks/rendered` reads MIDI files with. Its synthesiser, tinysoundfont, is installed
+# beside it with `pip install --no-deps tinysoundfont`: it asks for PyAudio, which must be compiled,
+# to play sound, and rendering to a file needs none.
 RENDERED = ["pretty_midi>=0.2.10"]
+
+ONNX = ["onnx>=1.21", "onnxruntime>=1.23", "onnxscript>=0.7"]
+TRANSFORMERS = ["transformers>=5.20"]
 
 DEV = [
     "build>=1.2",
@@ -40,6 +43,7 @@ DEV = [
     "h5py>=3.10",
     "import-linter>=2.3",
     "mypy>=1.15",
+    "peft>=0.21",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
     "ruff>=0.11",
@@ -96,7 +100,9 @@ setup(
         "search": ["faiss-cpu>=1.8"],
         "umap": ["umap-learn>=0.5.6"],
         "ray": ["ray[data]>=2.40"],
-        "dev": DEV + HEAR_EVAL + RENDERED,
+        "onnx": ONNX,
+        "transformers": TRANSFORMERS,
+        "dev": DEV + HEAR_EVAL + RENDERED + ONNX + TRANSFORMERS,
     },
     entry_points={
         "console_scripts": [

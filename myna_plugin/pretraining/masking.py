@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from myna_plugin.plugins import PluginTable
+
 Grid = tuple[int, int]
 """Rows (frequency) and columns (time) of patches in a crop."""
 
@@ -156,7 +158,7 @@ def surviving_grid(grid: Grid, kept: int) -> Grid:
     return kept_rows, kept_columns
 
 
-MASKINGS: dict[str, Masking] = {
+BUILT_IN: dict[str, Masking] = {
     "uniform": Masking(count_kept, draw_uniform, "every subset equally likely (the paper's)"),
     "disjoint": Masking(
         count_kept_disjoint, draw_disjoint, "the two views never see the same patch position"
@@ -166,3 +168,6 @@ MASKINGS: dict[str, Masking] = {
         count_kept, draw_two_stage, "half of the rows and columns dropped first (PaSST Patchout)"
     ),
 }
+
+MASKINGS: PluginTable[Masking] = PluginTable("myna_plugin.maskings", Masking, BUILT_IN)
+"""These, and the policies that other distributions add in the entry-point group of that name."""

@@ -8,18 +8,22 @@
 
 from pathlib import Path
 
+from myna_plugin.plugins import PluginTable
 from myna_plugin.tasks import emomusic, giantsteps, gtzan, hear_format, magnatagatune
 from myna_plugin.tasks.checking import CheckReport, check, usable_items
 from myna_plugin.tasks.loading import LAYOUTS, Layout, load_items
 from myna_plugin.tasks.task import Item, Task, TaskError, encode_targets, validate_items
 
-TASKS: dict[str, Task] = {
+BUILT_IN: dict[str, Task] = {
     "magnatagatune": magnatagatune.TASK,
     "gtzan": gtzan.TASK,
     "giantsteps": giantsteps.TASK,
     "emomusic": emomusic.TASK,
 }
 """The paper's four tasks (§4.2), by name."""
+
+TASKS: PluginTable[Task] = PluginTable("myna_plugin.tasks", Task, BUILT_IN, TaskError)
+"""These, and the tasks that other distributions add in the entry-point group of that name."""
 
 HEAR = "hear"
 """The name under which any scene task in HEAR's format is loaded."""

@@ -1,0 +1,214 @@
+"""ONNX: one graph from a waveform of any length to chunk and scene embeddings.
+
+The mel spectrogram is in the graph, as a convolution with the rows of the windowed Fourier
+transform, and reflection as a gather: every ONNX runtime has these, where STFT and reflecting pads
+of unknown length are patchy. Lengths follow the rule of `myna_plugin.embedding`; a partial chunk is
+filled with silence to a full one, whose surplus tokens are masked out of attention and mean, which
+is the same.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from myna_plugin.adapters.toolkits import import_toolkit
+from myna_plugin.audio import SAMPLE_RATE
+from myna_plugin.embedding import Embedder
+from myna_plugin.encoder import PATCHINGS, token_grid
+from myna_plugin.spectrogram import HOP_LENGTH, MARGIN, N_FFT, MelSpectrogram
+from myna_plugin.vit import HEAD_DIM, Attention, Block, FeedForward
+
+OPSET = 18
+TOLERANCE = 1e-4
+"""Largest distance from torch's embedding that an export may show, in parts of its norm."""
+
+CHECK_SECONDS = (1.0, 3.1, 30.0)
+"""Lengths at which an export is held against torch: less than a chunk, a little more, many."""
+
+INPUT = "waveform"
+OUTPUTS = ("scene_embeddings", "chunk_embeddings", "chunk_frames")
+
+
+class ExportError(ValueError):
+    """An export whose embeddings are not torch's; nothing was written."""
+
+
+class ExportableMel(nn.Module):
+    """`MelSpectrogram` as a convolution: (B, S) -> (B, 128, F)."""
+
+    kernel: Tensor
+    basis: Tensor
+
+    def __init__(self, mel: MelSpectrogram) -> None:
+        super().__init__()
+        # Angles in float64, reduced to one turn first: float32 would lose the last digits of k·n.
+        turns = torch.arange(N_FFT // 2 + 1)[:, None] * torch.arange(N_FFT) % N_FFT
+        angle = turns.double() * (2 * torch.pi / N_FFT)
+        kernel = torch.cat([angle.cos(), angle.sin()]) * mel.window.double()
+        self.register_buffer("kernel", kernel.float().unsqueeze(1))
+        self.register_buffer("basis", mel.basis.float())
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        n_samples = waveform.shape[-1]
+        index = torch.arange(-MARGIN, n_samples + MARGIN, device=waveform.device)
+        # Reflection at both ends, repeated where the sound is shorter than the margin.
+        last = n_samples - 1
+        folded = (index.abs() + last) % torch.clamp(2 * torch.ones_like(index) * last, min=1)
+        reflected = waveform[:, (folded - last).abs()]
+        spectrum = functional.conv1d(reflected.unsqueeze(1), self.kernel, stride=HOP_LENGTH)
+        real, imaginary = spectrum.chunk(2, dim=1)
+        return self.basis @ (real.square() + imaginary.square())
+
+
+class ExportableEmbedder(nn.Module):
+    """`Embedder.embed_chunks` and `embed_scenes` without branches on the length.
+
+    Source of the rule for lengths: `myna_plugin.embedding`.
+    """
+
+    def __init__(self, model: Embedder) -> None:
+        super().__init__()
+        self.mel = ExportableMel(model.mel)
+        self.encoder = model.encoder
+        self.patchings = model.patchings
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embed whole sounds.
+
+        Args:
+            waveform: samples in [-1, 1] at 16 kHz, shape (B, S), S >= 1.
+
+        Returns:
+            Scene embeddings (B, D), chunk embeddings (B, K, D), and the frames of each chunk (K,).
+        """
+        size = self.encoder.config.chunk_frames
+        mel = self.mel(waveform)
+        n_frames = mel.shape[-1]
+        n_chunks = (n_frames + size - 1) // size
+        starts = torch.arange(n_chunks, device=mel.device) * size
+        frames = (n_frames - starts).clamp(max=size)
+        padded = functional.pad(mel, (0, n_chunks * size - n_frames))
+        chunks = padded.reshape(mel.shape[0], mel.shape[1], n_chunks, size).transpose(1, 2)
+        embedded = torch.cat([self._embed(chunks, frames, p) for p in self.patchings], dim=-1)
+        share = frames.to(embedded.dtype) / n_frames
+        return (embedded * share.unsqueeze(-1)).sum(1), embedded, frames.to(embedded.dtype)
+
+    def _embed(self, chunks: Tensor, frames: Tensor, patching: str) -> Tensor:
+        """Masked embeddings of chunks (B, K, M, F) of which the first `frames` (K,) are sound."""
+        width = PATCHINGS[patching][1]
+        rows, columns = token_grid(patching, self.encoder.config.chunk_frames)
+        filled = (frames + width - 1) // width
+        visible = torch.arange(columns, device=frames.device) < filled.unsqueeze(-1)
+        visible = visible.repeat(1, rows)  # (K, tokens), row-major
+        tokens = self.encoder.tokens(chunks.flatten(0, 1), patching)
+        tokens = tokens.reshape(chunks.shape[0], chunks.shape[1], rows * columns, -1)
+        encoded = self._transform(tokens, visible)
+        weight = visible.to(encoded.dtype).unsqueeze(-1)
+        return (encoded * weight).sum(2) / weight.sum(1)
+
+    def _transform(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """The transformer on (B, K, tokens, D), blind to tokens that are not visible."""
+        bias = torch.zeros_like(visible, dtype=tokens.dtype).masked_fill(~visible, -1e9)
+        for block in self.encoder.transformer.layers:
+            attention, perceptron = cast(tuple[Attention, FeedForward], tuple(cast(Block, block)))
+            tokens = tokens + _attend(attention, tokens, bias[:, None, None, :])
+            tokens = tokens + perceptron.net(tokens)
+        return self.encoder.transformer.norm(tokens)
+
+
+def _attend(attention: Attention, x: Tensor, bias: Tensor) -> Tensor:
+    """`Attention` on (B, K, tokens, D) with `bias` (K, 1, 1, tokens) added to its logits."""
+    qkv = attention.to_qkv(attention.norm(x)).unflatten(-1, (3, attention.num_heads, HEAD_DIM))
+    query, key, value = (part.transpose(2, 3) for part in qkv.unbind(3))
+    logits = query @ key.transpose(-1, -2) * HEAD_DIM**-0.5 + bias
+    mixed = logits.softmax(-1) @ value
+    return attention.to_out(mixed.transpose(2, 3).flatten(3))
+
+
+def export_onnx(model: Embedder, path: Path) -> dict[float, float]:
+    """Write a model as ONNX and hold the file against torch.
+
+    The input `waveform` is float32 (batch, samples) at 16 kHz, both of any size; the outputs are
+    `scene_embeddings` (batch, D), `chunk_embeddings` (batch, K, D) and `chunk_frames` (K,).
+
+    Args:
+        model: a float32 model on the CPU.
+        path: the file to write, replaced as a whole and only if the check holds.
+
+    Returns:
+        The largest distance from torch's embeddings at each of `CHECK_SECONDS`, in parts of
+        their norm.
+
+    Raises:
+        ExportError: a difference above `TOLERANCE`.
+        ImportError: onnx, onnxscript or onnxruntime is missing.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        import_toolkit(name, "'myna-plugin[onnx]'", "export to ONNX")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        _write(model, partial)
+        differences = compare_onnx(model, partial)
+        if not all(difference <= TOLERANCE for difference in differences.values()):  # NaN too
+            raise ExportError(
+                f"{path}: not written; its embeddings differ from torch's by {differences} of "
+                f"their norm at these seconds, more than {TOLERANCE:.0e}"
+            )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return differences
+
+
+def _write(model: Embedder, path: Path) -> None:
+    batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples")
+    exportable = ExportableEmbedder(model).eval()
+    program = torch.onnx.export(
+        exportable,
+        (torch.zeros(2, 5 * SAMPLE_RATE),),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[INPUT],
+        output_names=list(OUTPUTS),
+        dynamic_shapes={"waveform": {0: batch, 1: samples}},
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def compare_onnx(model: Embedder, path: Path) -> dict[float, float]:
+    """Largest distance of an ONNX file's embeddings from torch's, in parts of their norm.
+
+    Args:
+        model: the model that was exported.
+        path: the ONNX file.
+
+    Returns:
+        For each of `CHECK_SECONDS`, over the scene and chunk embeddings of two sounds.
+    """
+    runtime = import_toolkit("onnxruntime", "'myna-plugin[onnx]'", "checking an ONNX file")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    differences = {}
+    for seconds in CHECK_SECONDS:
+        sounds = 0.1 * torch.randn(2, round(seconds * SAMPLE_RATE), generator=generator)
+        scenes, chunks, _ = session.run(list(OUTPUTS), {INPUT: sounds.numpy()})
+        pairs = (
+            (scenes, model.embed_scenes(sounds).numpy()),
+            (chunks, model.embed_chunks(sounds)[0].numpy()),
+        )
+        differences[seconds] = max(_relative_difference(*pair) for pair in pairs)
+    return differences
+
+
+def _relative_difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    distance = np.linalg.norm(actual - expected, axis=-1)
+    return float(np.max(distance / np.linalg.norm(expected, axis=-1)))

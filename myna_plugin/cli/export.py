@@ -1,0 +1,89 @@
+"""`myna export`: a model in another toolkit's format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from myna_plugin.adapters import onnx
+from myna_plugin.checkpoint import save_checkpoint
+from myna_plugin.cli.options import EMBEDDING, MODEL
+from myna_plugin.embedding import Embedder
+from myna_plugin.hear import load_model
+
+BAD_INPUT = 2
+
+
+def export_to_onnx(model: Embedder, out: Path) -> str:
+    """Write and check an ONNX file; what to tell."""
+    differences = onnx.export_onnx(model, out)
+    seconds = ", ".join(f"{s:g} s {d:.1e}" for s, d in differences.items())
+    return f"opset {onnx.OPSET}; distance from torch, in parts of the norm: {seconds}"
+
+
+def export_to_transformers(model: Embedder, out: Path) -> str:
+    """Write a folder for transformers; what to tell."""
+    # It derives from classes of transformers, so importing it needs them.
+    from myna_plugin.adapters.transformers import export_transformers
+
+    export_transformers(model, out)
+    return f"transformers.AutoModel.from_pretrained({str(out)!r}, trust_remote_code=True)"
+
+
+def export_to_safetensors(model: Embedder, out: Path) -> str:
+    """Write the whole encoder in our own format; what to tell."""
+    save_checkpoint(model.encoder, out)
+    return f"myna_plugin.load_model({str(out)!r})"
+
+
+FORMATS: dict[str, Callable[[Embedder, Path], str]] = {
+    "onnx": export_to_onnx,
+    "transformers": export_to_transformers,
+    "safetensors": export_to_safetensors,
+}
+
+
+@click.command()
+@click.option("--to", "target", required=True, type=click.Choice(list(FORMATS)), help="Format.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The file to write, or for transformers the folder. Must not be there yet.",
+)
+@MODEL
+@EMBEDDING
+@click.option(
+    "--hop-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    default=50.0,
+    show_default=True,
+    help="transformers: milliseconds between the vectors of last_hidden_state.",
+)
+def export(target: str, out: Path, model: str, embedding: str, hop_ms: float) -> None:
+    """Write a model in another toolkit's format.
+
+    \b
+    onnx          one file: `waveform` (batch, samples) at 16 kHz, both of any size, to
+                  `scene_embeddings`, `chunk_embeddings` and `chunk_frames`; checked against torch
+    transformers  a folder for AutoModel.from_pretrained
+    safetensors   one file in this package's own format, with all patchings the model has
+
+    \b
+    Examples:
+      myna export --to onnx --model myna-hybrid --out myna-hybrid.onnx
+      myna export --to transformers --model run/final.safetensors --out my-myna
+      myna export --to safetensors --model myna-vertical.pth --out myna-vertical.safetensors
+    """
+    try:
+        if out.exists():
+            raise FileExistsError(f"{out}: already there; name another, or remove it")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        told = FORMATS[target](load_model(model, embedding=embedding, hop_ms=hop_ms), out)
+    except (ValueError, OSError, ImportError) as error:
+        # CheckpointError and ExportError are ValueErrors.
+        click.echo(f"myna export: {error}", err=True)
+        raise SystemExit(BAD_INPUT) from error
+    click.echo(f"{out}: {told}")

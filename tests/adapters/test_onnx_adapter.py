@@ -1,0 +1,129 @@
+"""ONNX: the graph without branches beside the embedder, and the file beside torch."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import published_state_dict
+
+from myna_plugin import load_model
+from myna_plugin.adapters import onnx as adapter
+
+needs_onnx = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="onnx, onnxscript and onnxruntime are not installed (extra onnx)",
+)
+
+LENGTHS = (1, 2, 513, 1024, 1025, 16_000, 49_151, 49_152, 60_000, 192_000)
+"""Samples; reflected repeatedly up to 1024, a full chunk at 49,151 and one frame more after it."""
+
+
+def load(folder, patches):
+    torch.save(published_state_dict(2), folder / "weights.pth")
+    return load_model(folder / "weights.pth", embedding=patches)
+
+
+@pytest.mark.parametrize("n_samples", LENGTHS)
+def test_mel_as_a_convolution_is_the_mel_spectrogram(tmp_path, sound, n_samples):
+    mel = load(tmp_path, "square").mel
+    actual = adapter.ExportableMel(mel)(sound[:, :n_samples])
+    expected = mel(sound[:, :n_samples])
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
+
+
+@pytest.mark.parametrize("patches", ["square", "vertical", "hybrid"])
+@pytest.mark.parametrize("n_samples", LENGTHS)
+def test_the_graph_follows_the_rule_for_lengths(tmp_path, sound, patches, n_samples):
+    model = load(tmp_path, patches)
+    sounds = torch.cat([sound, sound.flip(-1)])[:, :n_samples]
+    with torch.no_grad():
+        scenes, chunks, frames = adapter.ExportableEmbedder(model)(sounds)
+    expected, expected_frames = model.embed_chunks(sounds)
+    assert torch.equal(frames, expected_frames)
+    torch.testing.assert_close(chunks, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scenes, model.embed_scenes(sounds), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+    model = load(folder, "hybrid")
+    return model, folder / "model.onnx", adapter.export_onnx(model, folder / "model.onnx")
+
+
+@needs_onnx
+def test_the_file_agrees_with_torch_at_the_lengths_that_are_promised(exported):
+    _, path, differences = exported
+    assert set(differences) == {1.0, 3.1, 30.0}
+    assert max(differences.values()) < adapter.TOLERANCE == 1e-4
+    assert [p.name for p in path.parent.iterdir() if p.suffix != ".pth"] == [path.name]
+
+
+@needs_onnx
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_file_takes_any_length_and_batch(exported, sound, batch):
+    import onnxruntime
+
+    model, path, _ = exported
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == [adapter.INPUT]
+    assert [o.name for o in session.get_outputs()] == list(adapter.OUTPUTS)
+    for n_samples in LENGTHS:
+        sounds = sound[:, :n_samples].repeat(batch, 1)
+        scenes, chunks, frames = session.run(None, {adapter.INPUT: sounds.numpy()})
+        expected, expected_frames = model.embed_chunks(sounds)
+        np.testing.assert_array_equal(frames, expected_frames)
+        np.testing.assert_allclose(chunks, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(scenes, model.embed_scenes(sounds), rtol=1e-4, atol=1e-4)
+
+
+@needs_onnx
+def test_the_opset_is_the_one_stated(exported):
+    import onnx
+
+    domains = {entry.domain: entry.version for entry in onnx.load(exported[1]).opset_import}
+    assert domains[""] == adapter.OPSET
+
+
+@needs_onnx
+@pytest.mark.parametrize("difference", [1e-3, float("nan")])
+def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch, difference):
+    model = load(tmp_path, "square")
+    monkeypatch.setattr(adapter, "_write", lambda model, path: path.write_bytes(b"graph"))
+    monkeypatch.setattr(adapter, "compare_onnx", lambda model, path: {1.0: 0.0, 3.1: difference})
+    with pytest.raises(adapter.ExportError, match="not written"):
+        adapter.export_onnx(model, tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]
+
+
+@needs_onnx
+def test_other_weights_are_told_apart(exported, tmp_path):
+    _, path, _ = exported
+    torch.save(published_state_dict(2, seed=1), tmp_path / "other.pth")
+    differences = adapter.compare_onnx(load_model(tmp_path / "other.pth"), path)
+    assert min(differences.values()) > 0.1
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("patches", ["square", "vertical"])
+def test_one_patching_alone_agrees_too(tmp_path, patches):
+    differences = adapter.export_onnx(load(tmp_path, patches), tmp_path / "model.onnx")
+    assert max(differences.values()) < 1e-4
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_a_published_vertical_model_agrees_with_its_longer_chunks(tmp_path):
+    torch.save(published_state_dict(1), tmp_path / "myna-vertical.pth")
+    model = load_model(tmp_path / "myna-vertical.pth")
+    assert model.encoder.config.chunk_frames == 98
+    assert max(adapter.export_onnx(model, tmp_path / "model.onnx").values()) < 1e-4
+
+
+def test_without_onnx_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r"export to ONNX needs onnx: pip install 'myna-plugin"):
+        adapter.export_onnx(load(tmp_path, "square"), tmp_path / "model.onnx")

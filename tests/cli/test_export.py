@@ -1,0 +1,87 @@
+"""`myna export`: what it writes, and what it refuses."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import published_state_dict
+
+from myna_plugin import load_model
+from myna_plugin.adapters import onnx
+from myna_plugin.cli.export import export
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.save(published_state_dict(2), tmp_path / "weights.pth")
+    return str(tmp_path / "weights.pth")
+
+
+def run(*arguments):
+    return CliRunner().invoke(export, [str(a) for a in arguments])
+
+
+def test_safetensors_load_again(tmp_path, checkpoint, sound):
+    out = tmp_path / "new" / "weights.safetensors"
+    result = run("--to", "safetensors", "--model", checkpoint, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert result.output == f"{out}: myna_plugin.load_model({str(out)!r})\n"
+    assert torch.equal(load_model(out)(sound), load_model(checkpoint)(sound))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None,
+    reason="transformers is not installed (extra transformers)",
+)
+def test_transformers_folder_loads_as_it_is_told(tmp_path, checkpoint, sound):
+    out = tmp_path / "exported"
+    result = run(
+        *("--to", "transformers", "--model", checkpoint, "--out", out),
+        *("--embedding", "vertical", "--hop-ms", "20"),
+    )
+    assert result.exit_code == 0, result.output
+    adapter = importlib.import_module("myna_plugin.adapters.transformers")
+    model = adapter.transformers.AutoModel.from_pretrained(out)
+    assert model.config.hop_ms == 20
+    expected = load_model(checkpoint, embedding="vertical")(sound)
+    torch.testing.assert_close(model(sound).pooler_output, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_onnx_tells_opset_and_distance(tmp_path, checkpoint, monkeypatch):
+    """The export itself is tested in tests/adapters/test_onnx_adapter.py."""
+    monkeypatch.setattr(onnx, "export_onnx", lambda model, path: {1.0: 1.5e-7, 3.1: 2e-7})
+    result = run("--to", "onnx", "--model", checkpoint, "--out", tmp_path / "m.onnx")
+    assert result.exit_code == 0, result.output
+    assert "opset 18" in result.output
+    assert "1 s 1.5e-07, 3.1 s 2.0e-07" in result.output
+
+
+def test_bad_input_is_one_line_and_status_2(tmp_path, checkpoint, monkeypatch):
+    there = tmp_path / "there.safetensors"
+    there.write_text("precious")
+    to = ("--to", "safetensors")
+    for arguments, message in (
+        ((*to, "--model", checkpoint, "--out", there), "there.safetensors: already there"),
+        ((*to, "--model", "no.pth", "--out", tmp_path / "x.safetensors"), "no.pth: no such file"),
+        ((*to, "--model", checkpoint, "--out", tmp_path / "x.bin"), "end in .safetensors"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith("myna export: ")
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert there.read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} == {"there.safetensors", "weights.pth"}
+
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    result = run("--to", "onnx", "--model", checkpoint, "--out", tmp_path / "m.onnx")
+    assert result.exit_code == 2
+    assert "pip install 'myna-plugin[onnx]'" in result.stderr
+
+
+def test_help_has_examples():
+    result = run("--help")
+    assert result.exit_code == 0
+    assert "myna export --to onnx --model myna-hybrid --out myna-hybrid.onnx" in result.output
