@@ -20,6 +20,8 @@ def tiny(tmp_path, monkeypatch) -> list[object]:
     """Arguments of a demo of seconds."""
     pytest.importorskip("pretty_midi", reason="brings the soundfont to test with")
     monkeypatch.setattr(probes, "select", partial(select, patience=3))
+    # As with `python -m`; else tests/benchmarks comes first, where modules are looked for by name.
+    monkeypatch.syspath_prepend(str(Path(demo.__file__).parents[2]))
     monkeypatch.setattr(demo, "COMPOSED", 60)
     monkeypatch.setattr(demo, "CLIP_SECONDS", 3.0)
     config = EncoderConfig(embed_dim=64, depth=1, num_heads=1, mlp_dim=64)

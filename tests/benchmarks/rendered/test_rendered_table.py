@@ -107,6 +107,8 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setattr(probes, "select", partial(select, patience=3))
     monkeypatch.setitem(table.GRIDS, "fast", FAST_GRID[-2:])
     monkeypatch.setenv("MYNA_PLUGIN_CACHE", str(tmp_path / "cache"))
+    # As with `python -m`; else tests/benchmarks comes first, where modules are looked for by name.
+    monkeypatch.syspath_prepend(str(Path(table.__file__).parents[2]))
 
 
 @pytest.fixture
