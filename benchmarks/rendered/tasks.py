@@ -49,6 +49,7 @@ from benchmarks.rendered.scores import (
 )
 from benchmarks.rendered.soundfont_writer import write_soundfont
 from benchmarks.rendered.soundfonts import (
+    HELD_OUT,
     SoundfontError,
     find_soundfonts,
     soundfont_digest,
@@ -79,9 +80,6 @@ NOTE_PITCHES = range(21, 109)
 
 SAME_ONSET_S = 0.05
 """Notes of one pitch that begin this close together are one event: nobody could tell them apart."""
-
-HELD_OUT = "TimGM6mb.sf2"
-"""The soundfont that is kept for test where none is named."""
 
 SELF_MADE = 2
 """Self-made soundfonts to train with where no other is found."""
