@@ -307,7 +307,7 @@ def run_in_workers(
     """
     if workers < 1:
         raise ValueError(f"at least 1 worker is needed, got {workers}")
-    with tqdm(total=total, desc=description, unit=unit) as bar:
+    with tqdm(total=total, desc=description, unit=unit, disable=None) as bar:
         if workers == 1:
             for task in tasks:
                 yield function(task)
