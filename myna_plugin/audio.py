@@ -66,9 +66,16 @@ def stream_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Iterator[n
                 if len(block):
                     yield block
     except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: cannot be decoded ({error})") from error
+        raise AudioError(f"{path}: cannot be decoded ({_reason(error, path)})") from error
     if n_samples == 0:
         raise AudioError(f"{path}: holds no samples")
+
+
+def _reason(error: Exception, path: str | Path) -> str:
+    """What libsndfile says, except that it calls a damaged MP3 missing."""
+    if "does not exist" in str(error) and Path(path).is_file():
+        return "not audio, or damaged"
+    return str(error)
 
 
 def _mono_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[np.ndarray]:
