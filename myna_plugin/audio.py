@@ -60,7 +60,7 @@ def stream_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Iterator[n
         raise AudioError(f"{path}: no such file")
     n_samples = 0
     try:
-        with soundfile.SoundFile(path) as file:
+        with _ForwardFile(path) as file:
             for block in _resampled(_mono_blocks(file, path), file.samplerate, sample_rate):
                 n_samples += len(block)
                 if len(block):
@@ -69,6 +69,17 @@ def stream_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Iterator[n
         raise AudioError(f"{path}: cannot be decoded ({_reason(error, path)})") from error
     if n_samples == 0:
         raise AudioError(f"{path}: holds no samples")
+
+
+class _ForwardFile(soundfile.SoundFile):
+    """A file that is read from its beginning to its end.
+
+    soundfile seeks to where it is after every read, and libsndfile's MP3 decoder may give other
+    samples after a seek than without it.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 def _reason(error: Exception, path: str | Path) -> str:

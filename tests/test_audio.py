@@ -63,6 +63,7 @@ def test_no_samples_and_nan_are_named(tmp_path):
         ("wav", 1, 16_000),
         ("flac", 2, 44_100),
         ("mp3", 2, 48_000),
+        ("mp3", 1, 22_050),  # a seek where a block ends gives other samples here
         ("ogg", 2, 22_050),
         ("wav", 5, 44_100),
     ],
@@ -80,5 +81,7 @@ def test_a_stream_is_the_file_decoded_averaged_and_resampled_at_once(
     samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
     expected = resample(samples.mean(axis=1), rate, 16_000)
     assert len(blocks) > 2
-    assert np.array_equal(np.concatenate(blocks), expected)
-    assert np.array_equal(load_audio(path).numpy(), expected)
+    # The MP3 decoder rounds differently with the number of samples asked for at a time.
+    tolerance = 1e-6 if suffix == "mp3" else 0.0
+    np.testing.assert_allclose(np.concatenate(blocks), expected, rtol=0, atol=tolerance)
+    assert np.array_equal(load_audio(path).numpy(), np.concatenate(blocks))
