@@ -7,7 +7,7 @@ import pytest
 
 MODULES = (
     *("percussion", "performance", "scores", "composer", "soundfont_writer"),
-    *("instruments", "tasks", "table"),
+    *("instruments", "tasks", "table", "claims"),
     *("baselines.mel_statistics", "baselines.chroma", "baselines.krumhansl"),
 )
 

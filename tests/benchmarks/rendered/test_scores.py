@@ -54,6 +54,18 @@ def test_absurd_and_missing_marks_are_bounded(tmp_path):
     assert beats == pytest.approx([40, 208, 80])
 
 
+def test_one_notated_key_holds_where_the_work_ends(tmp_path, monkeypatch):
+    """A chorale's first phrases may be in any key; shortened here, since the works are."""
+    monkeypatch.setattr("benchmarks.rendered.scores.NOTATED_KEY_S", 0.5)
+    chorale = {**WORK, "corpus": "bach-370-chorales", "keys": [[0.0, 7, 1]], "mm": 60}
+    dance = {**chorale, "corpus": "nottingham"}
+    ended, whole = read_scores(write_folder(tmp_path, [chorale, dance], [2, 2]))
+    assert ended.duration_s == whole.duration_s == 2.0
+    assert ended.keys == ((1.5, 7, 1),)
+    assert ended.key_during(0.0, 2.0) is None
+    assert ended.key_during(1.5, 2.0) == whole.key_during(0.0, 2.0) == (7, 1)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ScoreError, match=r"works\.jsonl: no such file"):
         read_scores(tmp_path)

@@ -1,0 +1,302 @@
+"""Test the paper's claims on the rendered tasks: train every variant with several seeds, compare.
+
+\b
+    python -m benchmarks.rendered.claims STORE TASKS --out out/claims
+    python -m benchmarks.rendered.claims STORE TASKS --out out/claims --seeds 1 \\
+        --variants hybrid,vertical max_steps=500
+
+STORE is made by `benchmarks.rendered.store`, TASKS by `benchmarks.rendered.tasks`. A variant is
+`recipes/pretrain/rendered.yaml` (--settings) with some settings changed; further KEY=VALUE change
+all of them alike. Every run is probed by `benchmarks.rendered.table`.
+
+OUT receives claims.md and a folder for each run. The same command goes on where it was stopped: a
+run that is trained and scored is kept, and only its results.json is needed for that.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.rendered.table import (
+    BAD_INPUT,
+    BATCH_SIZES,
+    COLUMNS,
+    GRIDS,
+    KEY_TASK,
+    STYLE_TASK,
+    TAGS_TASK,
+    Contestant,
+    make_table,
+)
+from myna_plugin.experiment.tables import Rows, markdown
+from myna_plugin.hear_eval.parallel import available_cores
+from myna_plugin.pretraining.settings import Settings, SettingsError
+from myna_plugin.recipes.configuration import (
+    apply_file,
+    read_changes,
+    read_yaml,
+    to_yaml,
+    write_text,
+)
+from myna_plugin.recipes.probe import cache_folder, choose_device
+
+SETTINGS = Path(__file__).parents[2] / "recipes" / "pretrain" / "rendered.yaml"
+
+KEY = (KEY_TASK, "weighted_key_score")
+STYLE = (STYLE_TASK, "accuracy")
+TAGS = (TAGS_TASK, "average_precision_macro")
+
+Score = tuple[str, str]
+"""A task and a metric, one of `table.COLUMNS`."""
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "hybrid": {},
+    "square": {"patchings": ["square"]},
+    "vertical": {"patchings": ["vertical"]},
+    "half masked": {"mask_ratio": 0.5},
+    "three quarters masked": {"mask_ratio": 0.75},
+    "batch 1024": {"batch_size": 1024},
+    "masked auto-encoder": {"objective": "mae"},
+    "log mel": {"log_mel": True},
+    "chunks of 6 s": {"crop_frames": 192},
+    "no blocks": {"clips_per_block": 1},
+}
+"""What each variant changes. A smaller batch takes more steps, so all see as many examples."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one variant scores above another.
+
+    Attributes:
+        text: the claim.
+        better: the variant that should be better.
+        worse: the other.
+        score: on what.
+    """
+
+    text: str
+    better: str
+    worse: str
+    score: Score
+
+
+CLAIMS = (
+    Claim("vertical beats square on key", "vertical", "square", KEY),
+    Claim("hybrid keeps vertical's key", "hybrid", "vertical", KEY),
+    Claim("hybrid keeps square's style", "hybrid", "square", STYLE),
+    Claim("hybrid keeps square's instruments", "hybrid", "square", TAGS),
+    Claim("90 % masked beats half masked on key", "hybrid", "half masked", KEY),
+    Claim("90 % masked beats three quarters masked on key", "hybrid", "three quarters masked", KEY),
+    Claim("90 % masked beats half masked on style", "hybrid", "half masked", STYLE),
+    Claim("batch 4096 beats 1024 on key", "hybrid", "batch 1024", KEY),
+    Claim("batch 4096 beats 1024 on style", "hybrid", "batch 1024", STYLE),
+    Claim("contrast beats the masked auto-encoder on key", "hybrid", "masked auto-encoder", KEY),
+    Claim("a log mel helps the key", "log mel", "hybrid", KEY),
+    Claim("a log mel helps the style", "log mel", "hybrid", STYLE),
+    Claim("chunks of 6 s help the key", "chunks of 6 s", "hybrid", KEY),
+    Claim("batches in blocks help the key", "hybrid", "no blocks", KEY),
+)
+
+Results = dict[str, dict[int, dict[Score, float]]]
+"""Test scores by variant and seed."""
+
+
+def variant_settings(base: Settings, variant: str, seed: int) -> Settings:
+    """Settings of a run.
+
+    Raises:
+        SettingsError: the variant does not go with the base.
+
+    >>> variant_settings(Settings(batch_size=4096, max_steps=10), "batch 1024", 3).max_steps
+    40
+    """
+    settings = base.with_changes({**VARIANTS[variant], "seed": seed})
+    if settings.batch_size == base.batch_size or base.max_steps is None:
+        return settings
+    return settings.with_changes(
+        {"max_steps": base.max_steps * base.batch_size // settings.batch_size}
+    )
+
+
+def train(settings: Settings, store: Path, run: Path) -> Path:
+    """Train in a process of its own, or go on with it; the weights.
+
+    Raises:
+        ChildProcessError: the recipe failed; it has said why.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    config = run.with_name("settings.yaml")
+    write_text(config, to_yaml(settings))
+    command = [sys.executable, "-m", "myna_plugin.recipes.pretrain", "--store", str(store)]
+    command += ["--out", str(run), "--config", str(config), "--resume"]
+    if status := subprocess.run(command, check=False).returncode:
+        raise ChildProcessError(f"{run}: pre-training ended with exit status {status}")
+    return run / "final.safetensors"
+
+
+def read_scores(results: Path) -> dict[Score, float]:
+    """Test scores of a run's results.json, of the part chosen on validation."""
+    (tasks,) = json.loads(results.read_text(encoding="utf-8"))["models"].values()
+    return {
+        (task, metric): score["mean"]
+        for task, content in tasks.items()
+        for metric, score in content["scores"].items()
+        if (task, metric) in COLUMNS
+    }
+
+
+def scores_of(variant: str, score: Score, results: Results) -> dict[int, float]:
+    """A variant's score by seed, of the seeds that have it."""
+    by_seed = results.get(variant, {})
+    return {seed: scores[score] for seed, scores in by_seed.items() if score in scores}
+
+
+def compare(claim: Claim, results: Results) -> list[float]:
+    """By how much the better variant is better, seed by seed, of the seeds that both have."""
+    better = scores_of(claim.better, claim.score, results)
+    worse = scores_of(claim.worse, claim.score, results)
+    return [better[seed] - worse[seed] for seed in sorted(better.keys() & worse.keys())]
+
+
+def judge(differences: Sequence[float]) -> str:
+    """What the differences of all seeds say together.
+
+    >>> [judge(d) for d in ([0.1, 0.2, 0.1], [-0.1, -0.2, -0.1], [0.1, -0.1, 0.1], [0.1], [])]
+    ['holds', 'does not hold', 'undecided', 'too few seeds', 'not tested']
+    """
+    if len(differences) < 3:
+        return "too few seeds" if differences else "not tested"
+    if min(differences) > 0:
+        return "holds"
+    return "does not hold" if max(differences) < 0 else "undecided"
+
+
+def show(values: Sequence[float]) -> str:
+    """Mean and deviation of some scores; "" for none.
+
+    >>> show([0.7, 0.8]), show([0.7]), show([])
+    ('0.750 ± 0.071', '0.700', '')
+    """
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{spread}"
+
+
+def claim_rows(results: Results) -> Rows:
+    """A row for each claim."""
+    rows = [["claim", "score", "better", "worse", "difference", "here"]]
+    for claim in CLAIMS:
+        sides = [
+            show([*scores_of(variant, claim.score, results).values()])
+            for variant in (claim.better, claim.worse)
+        ]
+        differences = compare(claim, results)
+        rows.append(
+            [claim.text, COLUMNS[claim.score], *sides, show(differences), judge(differences)]
+        )
+    return rows
+
+
+def variant_rows(results: Results) -> Rows:
+    """A row for each variant that has been run."""
+    rows = [["variant", "seeds", *COLUMNS.values()]]
+    for variant, by_seed in results.items():
+        cells = [show([*scores_of(variant, score, results).values()]) for score in COLUMNS]
+        rows.append([variant, str(len(by_seed)), *cells])
+    return rows
+
+
+def describe(results: Results, base: Settings, command: str) -> str:
+    """The report, Markdown."""
+    steps = "" if base.max_steps is None else f"{base.max_steps:,} steps of "
+    return (
+        f"`{command}`: {steps}batch {base.batch_size}, {base.size}. Test scores, mean ± deviation "
+        "over seeds of pre-training. A claim holds if the better variant is better with every "
+        "seed, does not hold if it is worse with every seed, and is undecided otherwise.\n\n"
+        f"{markdown(claim_rows(results))}\n\n{markdown(variant_rows(results))}\n"
+    )
+
+
+def parse_variants(text: str) -> list[str]:
+    """Variants of "all" or of names joined by commas.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
+    names = list(VARIANTS) if text == "all" else text.split(",")
+    for name in names:
+        if name not in VARIANTS:
+            raise SettingsError(f"--variants {name}: there are {', '.join(VARIANTS)}")
+    return names
+
+
+@click.command(help=__doc__)
+@click.argument("store", type=click.Path(path_type=Path, exists=True))
+@click.argument("tasks", type=click.Path(path_type=Path, exists=True))
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Results folder.")
+@click.option("--settings", type=click.Path(path_type=Path), default=SETTINGS, help="YAML.")
+@click.option("--variants", default="all", show_default=True, help=", ".join(VARIANTS))
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--grid", type=click.Choice(list(GRIDS)), default="fast", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="Of the probe.")
+@click.option("--workers", type=click.IntRange(min=1), help="Default: cores.")
+def main(
+    store: Path,
+    tasks: Path,
+    changes: tuple[str, ...],
+    out: Path,
+    settings: Path,
+    variants: str,
+    seeds: int,
+    grid: str,
+    device: str,
+    workers: int | None,
+) -> None:
+    command = f"python -m benchmarks.rendered.claims {' '.join(sys.argv[1:])}"
+    results: Results = {}
+    try:
+        base = apply_file(Settings(), settings, read_yaml(settings))
+        base = base.with_changes(read_changes(changes))
+        names, device = parse_variants(variants), choose_device(device)
+        planned = {
+            (name, s): variant_settings(base, name, s) for s in range(seeds) for name in names
+        }
+        for (name, seed), run_settings in planned.items():
+            folder = out / f"{name.replace(' ', '-')}-{seed}"
+            if not (folder / "results.json").is_file():
+                weights = train(run_settings, store, folder / "run")
+                make_table(
+                    [Contestant(name, "myna_plugin", str(weights))],
+                    tasks,
+                    folder,
+                    grid=grid,
+                    seeds=1,
+                    device=device,
+                    workers=workers or available_cores(),
+                    batch_size=BATCH_SIZES[device.partition(":")[0]],
+                    cache=cache_folder() / "rendered",
+                    command=command,
+                )
+            results.setdefault(name, {})[seed] = read_scores(folder / "results.json")
+            # After each run, so that one that is stopped leaves a report of what it did.
+            write_text(out / "claims.md", describe(results, base, command))
+    except (SettingsError, ChildProcessError, *BAD_INPUT) as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from error
+    click.echo((out / "claims.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
