@@ -107,7 +107,6 @@ def test_other_weights_are_told_apart(exported, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.slow
 @pytest.mark.parametrize("patches", ["square", "vertical"])
 def test_one_patching_alone_agrees_too(tmp_path, patches):
     differences = adapter.export_onnx(load(tmp_path, patches), tmp_path / "model.onnx")
@@ -115,7 +114,6 @@ def test_one_patching_alone_agrees_too(tmp_path, patches):
 
 
 @needs_onnx
-@pytest.mark.slow
 def test_a_published_vertical_model_agrees_with_its_longer_chunks(tmp_path):
     torch.save(published_state_dict(1), tmp_path / "myna-vertical.pth")
     model = load_model(tmp_path / "myna-vertical.pth")
