@@ -35,9 +35,10 @@ import soxr
 import torch
 
 from myna_plugin.audio import SAMPLE_RATE, average_channels, load_audio
+from myna_plugin.cores import available_cores
 from myna_plugin.embedding import Embedder, encode_chunks
 from myna_plugin.encoder import MynaEncoder, initialise
-from myna_plugin.library.building import available_cores, build_library, describe
+from myna_plugin.library.building import build_library, describe
 from myna_plugin.library.encoding import SceneEncoder
 from myna_plugin.library.segments import cut_segments, window_length
 from myna_plugin.library.table import read_library

@@ -37,8 +37,8 @@ from benchmarks.rendered.table import (
     Contestant,
     make_table,
 )
+from myna_plugin.cores import available_cores
 from myna_plugin.experiment.tables import Rows, markdown
-from myna_plugin.hear_eval.parallel import available_cores
 from myna_plugin.pretraining.settings import Settings, SettingsError
 from myna_plugin.recipes.configuration import (
     apply_file,

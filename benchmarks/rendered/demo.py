@@ -30,8 +30,8 @@ from benchmarks.rendered.table import (
 from benchmarks.rendered.tasks import choose_soundfonts, gather_scores, make_tasks
 from myna_plugin.audio import AudioError
 from myna_plugin.checkpoint import DEFAULT_WEIGHTS
+from myna_plugin.cores import available_cores
 from myna_plugin.experiment.modules import ExperimentError
-from myna_plugin.hear_eval.parallel import available_cores
 from myna_plugin.tasks import TaskError
 from myna_plugin.tasks.task import SPLITS
 

@@ -36,6 +36,7 @@ import click
 import numpy as np
 
 from myna_plugin.audio import AudioError
+from myna_plugin.cores import available_cores
 from myna_plugin.experiment.cache import EmbeddingCache, folder_name
 from myna_plugin.experiment.embeddings import digest_audio, digest_experiment, embed_items
 from myna_plugin.experiment.modules import ExperimentError, LoadedModule, load_module
@@ -52,7 +53,6 @@ from myna_plugin.experiment.results import (
 from myna_plugin.experiment.tables import Rows, markdown
 from myna_plugin.hear_eval.files import digest_path, read_json, write_json
 from myna_plugin.hear_eval.messages import BadInputError
-from myna_plugin.hear_eval.parallel import available_cores
 from myna_plugin.hear_eval.provenance import now, versions
 from myna_plugin.probing import GRIDS as PROBE_GRIDS
 from myna_plugin.probing import HeadConfig, build_grid

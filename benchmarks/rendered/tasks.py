@@ -55,8 +55,8 @@ from benchmarks.rendered.soundfonts import (
     soundfont_digest,
 )
 from myna_plugin.audio import SAMPLE_RATE
+from myna_plugin.cores import available_cores
 from myna_plugin.hear_eval.files import write_json
-from myna_plugin.hear_eval.parallel import available_cores
 from myna_plugin.hear_eval.provenance import now, versions
 from myna_plugin.tasks import Item, Task, TaskError, validate_items
 from myna_plugin.tasks.clips import write_wav

@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from myna_plugin.cli.options import DEVICE, EMBEDDING, MODEL, ShardType
+from myna_plugin.cores import available_cores
 from myna_plugin.embedding import PRECISIONS
 from myna_plugin.library.building import (
     Outcome,
-    available_cores,
     build_library,
     describe,
     find_tracks,

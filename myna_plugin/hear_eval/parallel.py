@@ -6,12 +6,13 @@ every core without the seconds that each new process would take to import torch.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from myna_plugin.cores import available_cores
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -47,10 +48,3 @@ def run_in_threads(
                 yield keys[future], future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

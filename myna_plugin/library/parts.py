@@ -27,7 +27,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from myna_plugin.library.decoding_pool import LibraryError
-from myna_plugin.library.table import Facts, embedding_array, schema_of, write_library
+from myna_plugin.library.table import (
+    Facts,
+    embedding_array,
+    replacing,
+    schema_of,
+    write_library,
+)
 
 UNIT_TRACKS = 64
 """Tracks of a unit, on average; half of it at least."""
@@ -171,12 +177,8 @@ class Parts:
         self._write(self.path(unit.key), content)
 
     def _write(self, path: Path, content: bytes) -> None:
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_bytes(content)
 
     def merge(self) -> tuple[int, list[tuple[str, str]]]:
         """Make the library of all units, in order; what failed goes into the report. Tidy up.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.library.table import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,9 +124,5 @@ def save(figure: Figure, path: Path) -> None:
     kind = path.suffix.removeprefix(".")
     if kind not in known:
         raise LibraryError(f"{path}: a picture's name ends in .{', .'.join(sorted(known))}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         figure.savefig(partial, format=kind, dpi=150)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

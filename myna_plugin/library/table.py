@@ -93,7 +93,7 @@ def write_library(path: Path, tables: Tables, facts: Facts, folder: Path | None 
         LibraryError: another ending, or h5py is missing.
     """
     check_format(path)
-    with _replacing(path, folder or path.parent) as partial:
+    with replacing(path, folder or path.parent) as partial:
         return WRITERS[path.suffix](partial, tables, facts)
 
 
@@ -106,9 +106,14 @@ def check_format(path: Path) -> None:
 
 
 @contextmanager
-def _replacing(path: Path, folder: Path) -> Iterator[Path]:
-    """A file to write in `folder` that takes the place of `path` when the block ends well."""
-    partial = folder / f".{path.name}.{os.getpid()}.partial"
+def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """A file to write that takes the place of `path` when the block ends well.
+
+    Args:
+        path: the file to appear whole or not at all.
+        folder: where it is written meanwhile, on the same disk; None for beside it.
+    """
+    partial = (folder or path.parent) / f".{path.name}.{os.getpid()}.partial"
     try:
         yield partial
         with partial.open("rb+") as file:

@@ -109,8 +109,8 @@ def open_probe(settings: Settings) -> EncoderProbe | None:
     if not settings.probe_tasks:
         return None
     # Imported on use: all that scores tasks, which most runs do without.
+    from myna_plugin.cores import available_cores
     from myna_plugin.experiment.encoders import EncoderProbe, read_tasks
-    from myna_plugin.hear_eval.parallel import available_cores
     from myna_plugin.tasks import TaskError
 
     workers = available_cores()

@@ -40,6 +40,7 @@ import numpy as np
 import torch
 
 from myna_plugin.audio import AudioError
+from myna_plugin.cores import available_cores
 from myna_plugin.experiment import figures
 from myna_plugin.experiment.cache import Cost, EmbeddingCache, folder_name
 from myna_plugin.experiment.embeddings import digest_audio, digest_experiment, embed_items
@@ -59,7 +60,6 @@ from myna_plugin.experiment.results import (
 from myna_plugin.experiment.tables import describe_deviations, markdown, run_rows, task_rows
 from myna_plugin.hear_eval.files import write_json
 from myna_plugin.hear_eval.messages import BadInputError
-from myna_plugin.hear_eval.parallel import available_cores
 from myna_plugin.hear_eval.provenance import now, versions
 from myna_plugin.probing import GRID, GRIDS
 from myna_plugin.tasks import (
