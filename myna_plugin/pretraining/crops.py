@@ -44,7 +44,7 @@ class Views:
     """The two masked crops of every clip of a batch.
 
     Attributes:
-        clips: the clips' numbers, int64, shape (B,).
+        clips: the clips' numbers, int64, shape (B,); of several versions the first one's.
         starts: first frame of every crop, counted over all clips, int64, shape (2, B).
         tokens: visible tokens of every patching, int64, shape (G, 2, B, visible).
         patches: the visible patches' mel power, shape (G, 2, B, visible, 256), where they have been
@@ -77,6 +77,58 @@ def derive_seed(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
+@dataclass(frozen=True)
+class Versions:
+    """Which clips are versions of one sound, and how often the two views come from two of them.
+
+    In every `number * stride` neighbouring clips, those with one remainder by `stride` are versions
+    of one sound: with 2 and 1, clips 0 and 1, 2 and 3, ...; with 2 and 4, clips 0 and 4, 1 and 5,
+    2 and 6, 3 and 7, 8 and 12, ...
+
+    Attributes:
+        number: versions of every sound; 1 for none but itself.
+        stride: how far apart they are.
+        share: chance that a pair of views comes from two versions rather than one.
+    """
+
+    number: int = 1
+    stride: int = 1
+    share: float = 1.0
+
+    @property
+    def span(self) -> int:
+        """Neighbouring clips in which all versions of a sound are."""
+        return 1 if self.number == 1 else self.number * self.stride
+
+    def sounds_per_block(self, clips_per_block: int) -> int:
+        """Sounds in a block of clips; single clips are shuffled sound by sound."""
+        return max(1, clips_per_block // self.number)
+
+    def first(self, sounds: Tensor) -> Tensor:
+        """Number of the first version of each sound.
+
+        >>> Versions(2, 4).first(torch.arange(6)).tolist()
+        [0, 1, 2, 3, 8, 9]
+        """
+        if self.number == 1:
+            return sounds
+        return sounds // self.stride * self.span + sounds % self.stride
+
+    def draw(self, sounds: Tensor, generator: torch.Generator) -> Tensor:
+        """Clips that the two views of each sound are cut from, int64, shape (2, B)."""
+        if self.number == 1:
+            return sounds.expand(2, -1)
+        chance = torch.rand(3, len(sounds), generator=generator, device=sounds.device)
+        one = (chance[0] * self.number).long().clamp(max=self.number - 1)
+        ahead = 1 + (chance[1] * (self.number - 1)).long().clamp(max=self.number - 2)
+        other = torch.where(chance[2] < self.share, (one + ahead) % self.number, one)
+        return self.first(sounds) + torch.stack([one, other]) * self.stride
+
+
+SINGLE = Versions()
+"""Every clip is the only version of a sound."""
+
+
 class ViewSampler:
     """Draws the views of any step.
 
@@ -86,6 +138,9 @@ class ViewSampler:
     With `clips_per_block` n, clips kn to kn + n - 1 always come together, in one process's part of
     one batch: see `order_clips`. Laid out so that they differ in one respect alone, they are each
     other's hard negatives.
+
+    With `versions`, clips are several versions of one sound, an augmentation made beforehand. Only
+    one pair of views is cut from all of them, so none is the negative of another.
 
     Args:
         offsets: every clip's first frame, counted over all clips, int64, shape (clips,).
@@ -101,10 +156,11 @@ class ViewSampler:
         rank: of this process.
         world_size: number of processes.
         clips_per_block: neighbouring clips that stay together; 1 shuffles clip by clip.
+        versions: which clips are versions of one sound.
 
     Raises:
         ValueError: fewer clips than a batch, a batch that blocks do not fill, a clip shorter than
-            a crop, or an unknown masking.
+            a crop, versions that do not fill the store or the blocks, or an unknown masking.
     """
 
     def __init__(
@@ -122,8 +178,9 @@ class ViewSampler:
         rank: int = 0,
         world_size: int = 1,
         clips_per_block: int = 1,
+        versions: Versions = SINGLE,
     ) -> None:
-        check_batch(len(offsets), batch_size, world_size, clips_per_block)
+        check_batch(len(offsets), batch_size, world_size, clips_per_block, versions)
         check_crop(lengths, crop_frames, patchings)
         find_masking(masking)
         self.device = torch.device(device)
@@ -138,22 +195,27 @@ class ViewSampler:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.clips_per_block = clips_per_block
+        self.versions = versions
+        self.sounds_per_block = versions.sounds_per_block(clips_per_block)
         self._generator = torch.Generator(self.device)
         self._order: tuple[int, Tensor] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in the store."""
-        return len(self.offsets) // self.batch_size
+        return len(self.offsets) // self.versions.number // self.batch_size
 
-    def clips(self, step: int) -> Tensor:
-        """This process's clips of a step, int64, shape (batch_size / world_size,)."""
+    def sounds(self, step: int) -> Tensor:
+        """This process's sounds of a step, int64, shape (batch_size / world_size,).
+
+        Without versions they are the numbers of clips.
+        """
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             # Drawn on the CPU, so that the order is the same on every device.
             generator = torch.Generator().manual_seed(derive_seed(self.seed, 0, epoch))
-            order = order_clips(len(self.offsets), self.clips_per_block, generator)
+            n_sounds = len(self.offsets) // self.versions.number
+            order = order_clips(n_sounds, self.sounds_per_block, generator)
             self._order = epoch, order.to(self.device)
         share = self.batch_size // self.world_size
         start = position * self.batch_size + self.rank * share
@@ -161,22 +223,23 @@ class ViewSampler:
 
     def draw(self, step: int) -> Views:
         """This process's views of a step, on the sampler's device."""
-        clips = self.clips(step)
+        sounds = self.sounds(step)
         generator = self._generator.manual_seed(derive_seed(self.seed, 1, step, self.rank))
-        chance = torch.rand(2, len(clips), generator=generator, device=self.device)
+        chance = torch.rand(2, len(sounds), generator=generator, device=self.device)
+        clips = self.versions.draw(sounds, generator)
         room = self.room[clips]
         starts = self.offsets[clips] + torch.minimum((chance * room).long(), room - 1)
         tokens = [
             draw_masks(
                 self.masking,
-                len(clips),
+                len(sounds),
                 token_grid(patching, self.crop_frames),
                 self.mask_ratio,
                 generator,
             )
             for patching in self.patchings
         ]
-        return Views(clips, starts, torch.stack(tokens))
+        return Views(self.versions.first(sounds), starts, torch.stack(tokens))
 
 
 def order_clips(n_clips: int, clips_per_block: int, generator: torch.Generator) -> Tensor:
@@ -197,24 +260,43 @@ def order_clips(n_clips: int, clips_per_block: int, generator: torch.Generator) 
     return order[:n_clips]
 
 
-def check_batch(n_clips: int, batch_size: int, world_size: int, clips_per_block: int = 1) -> None:
+def check_batch(
+    n_clips: int,
+    batch_size: int,
+    world_size: int,
+    clips_per_block: int = 1,
+    versions: Versions = SINGLE,
+) -> None:
     """ValueError unless the batch divides among the processes and the store fills one."""
+    if clips_per_block > 1 and clips_per_block % versions.span:
+        raise ValueError(
+            f"clips_per_block must be 1 or a multiple of versions * version_stride="
+            f"{versions.span}, got {clips_per_block}"
+        )
+    if n_clips % versions.span:
+        raise ValueError(
+            f"the store holds {n_clips} clips, which is no multiple of versions * version_stride="
+            f"{versions.span}; it was not made of so many versions of every sound"
+        )
+    n_sounds = n_clips // versions.number
     if batch_size % world_size:
         raise ValueError(f"batch_size {batch_size} does not divide among {world_size} processes")
-    if batch_size // world_size % clips_per_block:
+    if batch_size // world_size % versions.sounds_per_block(clips_per_block):
         each = f" in each of {world_size} processes" if world_size > 1 else ""
         raise ValueError(
-            f"batch_size must be a multiple of {world_size * clips_per_block} to hold whole blocks "
-            f"of clips_per_block={clips_per_block}{each}, got {batch_size}"
+            "batch_size must be a multiple of "
+            f"{world_size * versions.sounds_per_block(clips_per_block)} to hold whole blocks of "
+            f"clips_per_block={clips_per_block}{each}, got {batch_size}"
         )
     if batch_size < 2:
         raise ValueError(
             f"batch_size must be at least 2 (others are the negatives), got {batch_size}"
         )
-    if n_clips < batch_size:
+    if n_sounds < batch_size:
+        what = f"{n_clips} clips" + (f" of {n_sounds} sounds" if n_sounds < n_clips else "")
         raise ValueError(
-            f"the store holds {n_clips} clips, fewer than one batch of {batch_size}; "
-            f"set batch_size to {n_clips} or less"
+            f"the store holds {what}, fewer than one batch of {batch_size}; "
+            f"set batch_size to {n_sounds} or less"
         )
 
 

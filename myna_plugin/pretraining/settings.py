@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from myna_plugin.encoder import SIZES, EncoderConfig
+from myna_plugin.pretraining.crops import Versions
 from myna_plugin.pretraining.losses import LOSSES
 from myna_plugin.pretraining.masking import MASKINGS, count_kept
 from myna_plugin.pretraining.optimiser import SCHEDULES
@@ -58,6 +59,11 @@ class Settings:
         clips_per_block: neighbouring clips of the store that always come into a batch together;
             in a store whose neighbours differ in one respect alone (one passage in several keys,
             say) they are hard negatives. 1, the paper's, shuffles clip by clip.
+        versions: clips of the store that are versions of one sound (played by other instruments,
+            shifted in pitch, ...); its two views are cut from two of them. An augmentation, which
+            the paper does without: 1.
+        version_stride: how far apart in the store the versions of a sound are.
+        version_share: chance that two views come from two versions rather than from one.
         epochs: passes over the store.
         max_steps: length of the run in steps, in place of `epochs`.
         learning_rate: of Adam; the highest where it changes.
@@ -107,6 +113,9 @@ class Settings:
     decoder_depth: int = 4
     batch_size: int = 4096
     clips_per_block: int = 1
+    versions: int = 1
+    version_stride: int = 1
+    version_share: float = 1.0
     epochs: int = 500
     max_steps: int | None = None
     learning_rate: float = 3e-4
@@ -168,6 +177,8 @@ class Settings:
                 "depth",
                 "decoder_depth",
                 "clips_per_block",
+                "versions",
+                "version_stride",
                 "epochs",
                 "max_steps",
                 "tile_rows",
@@ -188,16 +199,33 @@ class Settings:
                 raise SettingsError(f"{name}: must be above 0, got {getattr(self, name)}")
         if self.held_out_clips == 1:
             raise SettingsError("held_out_clips: must be 0 or at least 2, got 1")
-        for name in ("batch_size", "held_out_clips"):
-            if getattr(self, name) % self.clips_per_block:
-                raise SettingsError(
-                    f"{name}: must be a multiple of clips_per_block={self.clips_per_block}, "
-                    f"got {getattr(self, name)}"
-                )
+        self._check_blocks()
         if self.probe_every and not self.probe_tasks:
             raise SettingsError("probe_every: needs probe_tasks, the tasks to probe on")
         if self.gamma > 1:
             raise SettingsError(f"gamma: must not exceed 1, got {self.gamma}")
+        if not 0 <= self.version_share <= 1:
+            raise SettingsError(f"version_share: must be 0 to 1, got {self.version_share}")
+
+    def _check_blocks(self) -> None:
+        span, block = self.view_versions.span, self.clips_per_block
+        if block > 1 and block % span:
+            raise SettingsError(
+                f"clips_per_block: must be 1 or a multiple of versions * version_stride={span}, "
+                f"got {block}"
+            )
+        if self.batch_size % self.view_versions.sounds_per_block(block):
+            raise SettingsError(
+                f"batch_size: must be a multiple of clips_per_block={block}"
+                + (f" / versions={self.versions}" if self.versions > 1 else "")
+                + f", got {self.batch_size}"
+            )
+        if self.held_out_clips % self.clips_together:
+            name = "clips_per_block" if block >= span else "versions * version_stride"
+            raise SettingsError(
+                f"held_out_clips: must be a multiple of {name}={self.clips_together}, "
+                f"got {self.held_out_clips}"
+            )
 
     def encoder_config(self) -> EncoderConfig:
         """The encoder that these settings train."""
@@ -236,6 +264,16 @@ class Settings:
         """  # noqa: E501 - the message as it is printed
         read: dict[str, Any] = {name: read_value(name, value) for name, value in changes.items()}
         return replace(self, **read)
+
+    @property
+    def view_versions(self) -> Versions:
+        """Which clips are versions of one sound."""
+        return Versions(self.versions, self.version_stride, self.version_share)
+
+    @property
+    def clips_together(self) -> int:
+        """Neighbouring clips that are held out, or trained on, together."""
+        return max(self.clips_per_block, self.view_versions.span)
 
     @property
     def scheduled(self) -> bool:

@@ -24,6 +24,7 @@ from myna_plugin.encoder import MynaEncoder, initialise, parameter_count
 from myna_plugin.pretraining import distributed
 from myna_plugin.pretraining.autoencoder import MaskedAutoencoder
 from myna_plugin.pretraining.crops import (
+    SINGLE,
     HostViews,
     ResidentFrames,
     Views,
@@ -127,7 +128,7 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
     """
     check_store(settings, store)
     trained, monitored = choose_clips(
-        len(store), settings.held_out_clips, settings.seed, settings.clips_per_block
+        len(store), settings.held_out_clips, settings.seed, settings.clips_together
     )
     if not settings.held_out_clips:
         n_monitored = min(settings.monitor_clips, len(store))
@@ -139,7 +140,8 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
     state = folder.load_newest() if resume else None
     if state:
         _check_same_run(settings, store, folder, state)
-    total_steps = settings.total_steps(len(trained) // settings.batch_size)
+    n_sounds = len(trained) // settings.versions
+    total_steps = settings.total_steps(n_sounds // settings.batch_size)
     if distributed.launched_rank() == 0:
         size = _checkpoint_bytes(settings, len(trained))
         saves_every = math.gcd(settings.checkpoint_every, settings.probe_every)
@@ -157,6 +159,7 @@ def check_store(settings: Settings, store: Store) -> None:
             settings.batch_size,
             distributed.launched_world_size(),
             settings.clips_per_block,
+            settings.view_versions,
         )
         check_crop(store.frames, settings.crop_frames, settings.patchings)
     except ValueError as error:
@@ -389,6 +392,7 @@ class Trainer:
             rank=0 if alone else rank(),
             world_size=1 if alone else world_size(),
             clips_per_block=1 if alone else settings.clips_per_block,
+            versions=SINGLE if alone else settings.view_versions,
         )
 
     def _views(self) -> Generator[Views, None, None]:

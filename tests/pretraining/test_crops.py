@@ -9,6 +9,7 @@ from myna_plugin.encoder import PATCHINGS
 from myna_plugin.pretraining.crops import (
     HostViews,
     ResidentFrames,
+    Versions,
     ViewSampler,
     all_tokens,
     gather_patches,
@@ -57,7 +58,9 @@ def test_an_epoch_visits_every_clip_once_and_epochs_differ():
     store = MemoryStore()
     draws = sampler(store)
     assert draws.steps_per_epoch == 2
-    epochs = [torch.cat([draws.clips(2 * epoch), draws.clips(2 * epoch + 1)]) for epoch in range(5)]
+    epochs = [
+        torch.cat([draws.sounds(2 * epoch), draws.sounds(2 * epoch + 1)]) for epoch in range(5)
+    ]
     assert all(sorted(epoch.tolist()) == list(range(8)) for epoch in epochs)
     assert len({tuple(epoch.tolist()) for epoch in epochs}) > 1
 
@@ -103,13 +106,13 @@ def test_blocks_stay_together_in_every_batch_and_process():
     partners = []
     for step in range(12):
         parts = [
-            sampler(store, rank=rank, world_size=2, **settings).clips(step) for rank in range(2)
+            sampler(store, rank=rank, world_size=2, **settings).sounds(step) for rank in range(2)
         ]
-        assert torch.equal(torch.cat(parts), draws.clips(step))
+        assert torch.equal(torch.cat(parts), draws.sounds(step))
         for part in parts:
             clips = set(part.tolist())
             assert {clip ^ 1 for clip in clips} == clips
-        partners.append(frozenset(draws.clips(step).tolist()))
+        partners.append(frozenset(draws.sounds(step).tolist()))
     assert all(len(frozenset.union(*partners[k : k + 3])) == 24 for k in range(0, 12, 3))
     assert len(set(partners)) == 12  # blocks meet others from epoch to epoch
 
@@ -117,11 +120,62 @@ def test_blocks_stay_together_in_every_batch_and_process():
 def test_a_short_last_block_comes_into_batches_too():
     store = MemoryStore(lengths=[100] * 9)
     draws = sampler(store, batch_size=4, clips_per_block=4)
-    short = [8 in draws.clips(step) for step in range(60)]
+    short = [8 in draws.sounds(step) for step in range(60)]
     assert 5 < sum(short) < 55
     for epoch in range(30):
-        clips = torch.cat([draws.clips(2 * epoch), draws.clips(2 * epoch + 1)])
+        clips = torch.cat([draws.sounds(2 * epoch), draws.sounds(2 * epoch + 1)])
         assert len(clips.unique()) == 8
+
+
+@pytest.mark.parametrize(
+    ("versions", "block"), [((2, 4), 8), ((4, 1), 8), ((4, 1), 1), ((3, 2), 1)]
+)
+def test_the_views_of_a_sound_come_from_two_of_its_versions(versions, block):
+    """Written out clip by clip: (number of the sound, number of its version) of every clip."""
+    number, stride = versions
+    span = number * stride
+    told = [(c // span * stride + c % stride, c % span // stride) for c in range(48)]
+    store = MemoryStore(lengths=[100] * 48)
+    draws = sampler(
+        store, batch_size=4, clips_per_block=block, versions=Versions(number, stride, share=0.5)
+    )
+    assert draws.steps_per_epoch == 48 // number // 4
+    same, pairs = [], set()
+    for epoch in range(40):
+        met = []
+        for step in range(draws.steps_per_epoch):
+            views = draws.draw(epoch * draws.steps_per_epoch + step)
+            one, other = [[told[c] for c in (starts // 100).tolist()] for starts in views.starts]
+            assert [sound for sound, _ in one] == [sound for sound, _ in other]
+            assert [told[c] for c in views.clips.tolist()] == [(sound, 0) for sound, _ in one]
+            if block > 1:
+                blocks = {sound // (block // number) for sound, _ in one}
+                assert len(blocks) == 4 // (block // number)
+            met += [sound for sound, _ in one]
+            same += [a == b for a, b in zip(one, other, strict=True)]
+            pairs |= {(a[1], b[1]) for a, b in zip(one, other, strict=True)}
+        assert sorted(met) == list(range(48 // number))
+    assert 0.4 < np.mean(same) < 0.6
+    assert pairs == {(a, b) for a in range(number) for b in range(number)}
+
+
+def test_versions_always_differ_unless_told_otherwise():
+    store = MemoryStore(lengths=[100] * 24)
+    draws = sampler(store, versions=Versions(3, 2))
+    views = [draws.draw(step).starts // 100 for step in range(40)]
+    assert all((one != other).all() for one, other in views)
+
+
+def test_stores_without_so_many_versions_are_refused():
+    store = MemoryStore(lengths=[100] * 12)
+    with pytest.raises(ValueError, match=r"holds 12 clips, which is no multiple of .*=8"):
+        sampler(store, versions=Versions(2, 4))
+    with pytest.raises(ValueError, match=r"1 or a multiple of versions .*=6, got 4"):
+        sampler(store, versions=Versions(2, 3), clips_per_block=4)
+    with pytest.raises(
+        ValueError, match=r"12 clips of 6 sounds, fewer than one batch of 8; set .* 6"
+    ):
+        sampler(store, versions=Versions(2), batch_size=8)
 
 
 def test_crops_lie_within_their_clips_and_reach_both_ends():
@@ -151,8 +205,8 @@ def test_a_step_depends_on_its_number_alone():
 
 def test_processes_share_a_batch_without_overlap():
     store = MemoryStore()
-    parts = [sampler(store, rank=rank, world_size=2).clips(1) for rank in range(2)]
-    assert torch.equal(torch.cat(parts), sampler(store).clips(1))
+    parts = [sampler(store, rank=rank, world_size=2).sounds(1) for rank in range(2)]
+    assert torch.equal(torch.cat(parts), sampler(store).sounds(1))
 
 
 def test_views_from_host_memory_equal_resident_ones():

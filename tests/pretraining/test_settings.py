@@ -59,6 +59,20 @@ def test_mapping_round_trip():
         ({"warmup_steps": -1}, "warmup_steps: must be at least 0"),
         ({"clips_per_block": 0}, "clips_per_block: must be at least 1"),
         ({"clips_per_block": 6}, "batch_size: must be a multiple of clips_per_block=6, got 4096"),
+        ({"versions": 0}, "versions: must be at least 1"),
+        ({"version_share": 1.5}, "version_share: must be 0 to 1, got 1.5"),
+        (
+            {"versions": 2, "version_stride": 4, "clips_per_block": 4},
+            "clips_per_block: must be 1 or a multiple of versions . version_stride=8, got 4",
+        ),
+        (
+            {"versions": 2, "clips_per_block": 6},
+            "batch_size: must be a multiple of clips_per_block=6 / versions=2, got 4096",
+        ),
+        (
+            {"versions": 2, "version_stride": 4, "held_out_clips": 12},
+            "held_out_clips: must be a multiple of versions . version_stride=8, got 12",
+        ),
         (
             {"clips_per_block": 8, "held_out_clips": 12},
             "held_out_clips: must be a multiple of clips_per_block=8, got 12",

@@ -89,6 +89,7 @@ def without_speed(path):
     [
         {"masking": "two_stage"},
         {"loss": "sogclr", "clips_per_block": 2, "schedule": "cosine", "warmup_steps": 5},
+        {"versions": 2, "version_stride": 2},
     ],
 )
 def test_killed_and_resumed_equals_never_killed(store, tmp_path, changes):
@@ -390,12 +391,12 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint(store, tmp_p
         run(TINY, store, tmp_path)
 
 
-@pytest.mark.parametrize("clips_per_block", [1, 4])
-def test_held_out_clips_are_never_drawn(store, tmp_path, clips_per_block):
-    settings = replace(TINY, clips_per_block=clips_per_block)
+@pytest.mark.parametrize(("clips_per_block", "versions"), [(1, 1), (4, 1), (1, 4)])
+def test_held_out_clips_are_never_drawn(store, tmp_path, clips_per_block, versions):
+    settings = replace(TINY, clips_per_block=clips_per_block, versions=versions)
     plan = plan_run(settings, store, tmp_path, resume=False)
     made = Trainer(plan, torch.device("cpu"), lambda _: None)
-    _, held_out = choose_clips(24, 4, TINY.seed, clips_per_block)
+    _, held_out = choose_clips(24, 4, TINY.seed, settings.clips_together)
     forbidden = {
         int(frame)
         for clip in held_out
