@@ -10,12 +10,14 @@ STORE is made by `benchmarks.rendered.store`, TASKS by `benchmarks.rendered.task
 all of them alike. Every run is probed by `benchmarks.rendered.table`.
 
 OUT receives claims.md and a folder for each run. The same command goes on where it was stopped: a
-run that is trained and scored is kept, and only its results.json is needed for that.
+run that is trained and scored is kept, and only its results.json is needed for that. So several
+such commands can share the work, each with some of the --variants; --only-report then tells of all.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -36,6 +38,7 @@ from benchmarks.rendered.table import (
     TAGS_TASK,
     Contestant,
     make_table,
+    read_tasks,
 )
 from myna_plugin.cores import available_cores
 from myna_plugin.experiment.tables import Rows, markdown
@@ -51,6 +54,8 @@ from myna_plugin.recipes.probe import cache_folder, choose_device
 
 SETTINGS = Path(__file__).parents[2] / "recipes" / "pretrain" / "rendered.yaml"
 
+REPORT = "claims.md"
+
 KEY = (KEY_TASK, "weighted_key_score")
 STYLE = (STYLE_TASK, "accuracy")
 TAGS = (TAGS_TASK, "average_precision_macro")
@@ -58,19 +63,30 @@ TAGS = (TAGS_TASK, "average_precision_macro")
 Score = tuple[str, str]
 """A task and a metric, one of `table.COLUMNS`."""
 
+SQUARE = {"patchings": ["square"]}
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "hybrid": {},
-    "square": {"patchings": ["square"]},
+    "square": SQUARE,
     "vertical": {"patchings": ["vertical"]},
-    "half masked": {"mask_ratio": 0.5},
-    "three quarters masked": {"mask_ratio": 0.75},
-    "batch 1024": {"batch_size": 1024},
     "masked auto-encoder": {"objective": "mae"},
+    "no blocks": {"clips_per_block": 1},
+    "pitch shifts": {"clips_per_block": 1, "versions": 4},
+    "other instruments": {"versions": 2, "version_stride": 4, "version_share": 0.5},
     "log mel": {"log_mel": True},
     "chunks of 6 s": {"crop_frames": 192},
-    "no blocks": {"clips_per_block": 1},
+    "square half masked": {**SQUARE, "mask_ratio": 0.5},
+    "square 3/4 masked": {**SQUARE, "mask_ratio": 0.75},
+    "square 95 % masked": {**SQUARE, "mask_ratio": 0.95},
+    "square batch 1024": {**SQUARE, "batch_size": 1024},
 }
-"""What each variant changes. A smaller batch takes more steps, so all see as many examples."""
+"""What each variant changes. A smaller batch takes more steps, so all see as many examples.
+
+Masks and batches are compared with square patches, as the paper does (Figure 4, Table 2). The
+versions are those of a store's blocks as they are by default: each passage with 2 instrumentations
+in 4 keys, the keys next to each other. Pitch shifts are without blocks, where few other clips of
+one passage are in a batch, so they are compared with "no blocks".
+"""
 
 
 @dataclass(frozen=True)
@@ -95,12 +111,17 @@ CLAIMS = (
     Claim("hybrid keeps vertical's key", "hybrid", "vertical", KEY),
     Claim("hybrid keeps square's style", "hybrid", "square", STYLE),
     Claim("hybrid keeps square's instruments", "hybrid", "square", TAGS),
-    Claim("90 % masked beats half masked on key", "hybrid", "half masked", KEY),
-    Claim("90 % masked beats three quarters masked on key", "hybrid", "three quarters masked", KEY),
-    Claim("90 % masked beats half masked on style", "hybrid", "half masked", STYLE),
-    Claim("batch 4096 beats 1024 on key", "hybrid", "batch 1024", KEY),
-    Claim("batch 4096 beats 1024 on style", "hybrid", "batch 1024", STYLE),
+    Claim("90 % masked beats half masked on key", "square", "square half masked", KEY),
+    Claim("90 % masked beats half masked on style", "square", "square half masked", STYLE),
+    Claim("90 % masked beats half masked on instruments", "square", "square half masked", TAGS),
+    Claim("90 % masked beats 3/4 masked on key", "square", "square 3/4 masked", KEY),
+    Claim("90 % masked beats 95 % masked on key", "square", "square 95 % masked", KEY),
+    Claim("batch 4096 beats 1024 on key", "square", "square batch 1024", KEY),
+    Claim("batch 4096 beats 1024 on style", "square", "square batch 1024", STYLE),
     Claim("contrast beats the masked auto-encoder on key", "hybrid", "masked auto-encoder", KEY),
+    Claim("shifting the pitch of views hurts the key", "no blocks", "pitch shifts", KEY),
+    Claim("shifting the pitch of views hurts the style", "no blocks", "pitch shifts", STYLE),
+    Claim("views by other instruments help the key", "other instruments", "hybrid", KEY),
     Claim("a log mel helps the key", "log mel", "hybrid", KEY),
     Claim("a log mel helps the style", "log mel", "hybrid", STYLE),
     Claim("chunks of 6 s help the key", "chunks of 6 s", "hybrid", KEY),
@@ -117,7 +138,7 @@ def variant_settings(base: Settings, variant: str, seed: int) -> Settings:
     Raises:
         SettingsError: the variant does not go with the base.
 
-    >>> variant_settings(Settings(batch_size=4096, max_steps=10), "batch 1024", 3).max_steps
+    >>> variant_settings(Settings(batch_size=4096, max_steps=10), "square batch 1024", 3).max_steps
     40
     """
     settings = base.with_changes({**VARIANTS[variant], "seed": seed})
@@ -126,6 +147,15 @@ def variant_settings(base: Settings, variant: str, seed: int) -> Settings:
     return settings.with_changes(
         {"max_steps": base.max_steps * base.batch_size // settings.batch_size}
     )
+
+
+def run_folder(variant: str, seed: int) -> str:
+    """Name of a run's folder.
+
+    >>> run_folder("square 3/4 masked", 1)
+    'square-3-4-masked-1'
+    """
+    return "-".join([*re.findall(r"[a-z0-9]+", variant.lower()), str(seed)])
 
 
 def train(settings: Settings, store: Path, run: Path) -> Path:
@@ -252,6 +282,7 @@ def parse_variants(text: str) -> list[str]:
 @click.option("--grid", type=click.Choice(list(GRIDS)), default="fast", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="Of the probe.")
 @click.option("--workers", type=click.IntRange(min=1), help="Default: cores.")
+@click.option("--only-report", is_flag=True, help="Tell of the runs that are done; make none.")
 def main(
     store: Path,
     tasks: Path,
@@ -263,6 +294,7 @@ def main(
     grid: str,
     device: str,
     workers: int | None,
+    only_report: bool,
 ) -> None:
     command = f"python -m benchmarks.rendered.claims {' '.join(sys.argv[1:])}"
     results: Results = {}
@@ -273,29 +305,38 @@ def main(
         planned = {
             (name, s): variant_settings(base, name, s) for s in range(seeds) for name in names
         }
+        workers = workers or available_cores()
+        scored = {run: out / run_folder(*run) / "results.json" for run in planned}
+        if only_report:
+            planned = {run: planned[run] for run, path in scored.items() if path.is_file()}
+        # Once for all runs, and only if there is one to score.
+        done = all(scored[run].is_file() for run in planned)
+        tasks_read = [] if done else read_tasks(tasks, workers, progress=False)
         for (name, seed), run_settings in planned.items():
-            folder = out / f"{name.replace(' ', '-')}-{seed}"
-            if not (folder / "results.json").is_file():
+            folder = out / run_folder(name, seed)
+            if not scored[name, seed].is_file():
                 weights = train(run_settings, store, folder / "run")
                 make_table(
                     [Contestant(name, "myna_plugin", str(weights))],
-                    tasks,
+                    tasks_read,
                     folder,
                     grid=grid,
                     seeds=1,
                     device=device,
-                    workers=workers or available_cores(),
+                    workers=workers,
                     batch_size=BATCH_SIZES[device.partition(":")[0]],
                     cache=cache_folder() / "rendered",
                     command=command,
                 )
-            results.setdefault(name, {})[seed] = read_scores(folder / "results.json")
+            results.setdefault(name, {})[seed] = read_scores(scored[name, seed])
             # After each run, so that one that is stopped leaves a report of what it did.
-            write_text(out / "claims.md", describe(results, base, command))
+            write_text(out / REPORT, describe(results, base, command))
+        if not results:
+            raise SettingsError(f"{out}: no run is done, so there is nothing to report")
     except (SettingsError, ChildProcessError, *BAD_INPUT) as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from error
-    click.echo((out / "claims.md").read_text(encoding="utf-8"))
+    click.echo((out / REPORT).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from benchmarks.rendered.table import (
     baseline,
     make_table,
     parse_weights,
+    read_tasks,
 )
 from benchmarks.rendered.tasks import choose_soundfonts, gather_scores, make_tasks
 from myna_plugin.audio import AudioError
@@ -82,7 +83,7 @@ def main(
     workers: int | None,
 ) -> None:
     command = shlex.join(["python", "-m", "benchmarks.rendered.demo", *sys.argv[1:]])
-    workers = workers or available_cores()
+    workers, progress = workers or available_cores(), sys.stderr.isatty()
     try:
         contestants = [choose_model(weights), *map(baseline, BASELINES)]
         if not (out / "tasks").exists():
@@ -104,7 +105,7 @@ def main(
             click.echo(f"{out / 'tasks'}: kept; remove {out} to render anew", err=True)
         text = make_table(
             contestants,
-            out / "tasks",
+            read_tasks(out / "tasks", workers, progress),
             out / "table",
             grid="linear",
             seeds=1,
@@ -113,7 +114,7 @@ def main(
             batch_size=BATCH_SIZES["cpu"],
             cache=out / "embeddings",
             command=command,
-            progress=sys.stderr.isatty(),
+            progress=progress,
         )
     except (
         *(ScoreError, SoundfontError, TaskError, AudioError, ExperimentError, OSError),

@@ -380,7 +380,7 @@ def is_current(
 
 
 def score_notes(
-    contestant: Contestant, tasks: Path, out: Path, device: str, grid: str, points: int
+    contestant: Contestant, out: Path, device: str, tasks: Path, grid: str, points: int
 ) -> Scores:
     """Score timestamp embeddings on the notes task with heareval.
 
@@ -572,19 +572,20 @@ def main(
         contestants += parse_baselines(baselines)
         if not contestants:
             raise ExperimentError("nothing to score: give --weights or --baselines")
+        workers, progress = workers or available_cores(), sys.stderr.isatty()
         text = make_table(
             contestants,
-            tasks,
+            read_tasks(tasks, workers, progress),
             out,
             grid=grid,
             seeds=seeds,
             device=device,
-            workers=workers or available_cores(),
+            workers=workers,
             batch_size=batch_size or BATCH_SIZES[device.partition(":")[0]],
             cache=cache or cache_folder() / "rendered",
-            notes=(notes_grid, notes_grid_points) if notes else None,
+            notes=(tasks, notes_grid, notes_grid_points) if notes else None,
             command=command,
-            progress=sys.stderr.isatty(),
+            progress=progress,
         )
     except BAD_INPUT as error:
         message = error.format_message() if isinstance(error, BadInputError) else str(error)
@@ -595,7 +596,7 @@ def main(
 
 def make_table(
     contestants: Sequence[Contestant],
-    tasks_folder: Path,
+    tasks: Sequence[TaskData],
     out: Path,
     *,
     grid: str,
@@ -604,15 +605,15 @@ def make_table(
     workers: int,
     batch_size: int,
     cache: Path,
-    notes: tuple[str, int] | None = None,
+    notes: tuple[Path, str, int] | None = None,
     command: str = "",
     progress: bool = False,
 ) -> str:
-    """Score contestants on the tasks of a folder and write table and results.
+    """Score contestants on tasks and write table and results.
 
     Args:
         contestants: in the order of the table.
-        tasks_folder: holds the task folders.
+        tasks: from `read_tasks`.
         out: where results go.
         grid: a name in `GRIDS`.
         seeds: of the probe, from 0.
@@ -620,7 +621,7 @@ def make_table(
         workers: files to decode at a time.
         batch_size: clips to embed together.
         cache: folder of embeddings.
-        notes: heareval's grid and its points, to score the notes task; None to leave it out.
+        notes: to score the notes task, the folder it is in, heareval's grid and its points.
         command: for the record.
         progress: show progress bars.
 
@@ -628,7 +629,6 @@ def make_table(
         The Markdown.
     """
     folders = choose_folders(contestants, out)
-    tasks = read_tasks(tasks_folder, workers, progress)
     results: dict[str, dict[str, Any]] = {}
     for contestant, folder in zip(contestants, folders, strict=True):
         paths = score_contestant(
@@ -647,7 +647,7 @@ def make_table(
         )
         results[contestant.name] = read_results(paths)
         if notes is not None and not contestant.module.endswith(f".{TEMPLATES}"):
-            scores = score_notes(contestant, tasks_folder, folder, device, *notes)
+            scores = score_notes(contestant, folder, device, *notes)
             results[contestant.name][NOTES_TASK] = {"scores": scores}
         # After each model, so that a run that is stopped leaves a table of what it did.
         text = describe_table(results, tasks, grid, seeds)

@@ -63,6 +63,7 @@ def faked(monkeypatch):
         (out / "results.json").write_text(json.dumps({"models": {contestant.name: {KEY[0]: task}}}))
 
     monkeypatch.setattr(claims, "train", train)
+    monkeypatch.setattr(claims, "read_tasks", lambda *_, **__: [])
     monkeypatch.setattr(claims, "make_table", make_table)
     return trained
 
@@ -79,6 +80,10 @@ def test_runs_are_made_once_and_reported(tmp_path, faked):
     assert faked[4:] == ["hybrid-2", "vertical-2"]
     assert "| 0.100 ± 0.000 | holds |" in again.output
     assert (out / "claims.md").read_text() in again.output
+    report = CliRunner().invoke(claims.main, [*arguments, "all", "--only-report"])
+    assert report.exit_code == 0, report.output
+    assert len(faked) == 6
+    assert "| 0.100 ± 0.000 | holds |" in report.output
 
 
 @pytest.mark.parametrize(
@@ -86,6 +91,7 @@ def test_runs_are_made_once_and_reported(tmp_path, faked):
     [
         (["--variants", "triangle"], "--variants triangle: there are hybrid, square"),
         (["batch_sise=8"], "did you mean batch_size"),
+        (["--only-report"], "no run is done"),
         (["batch_size=100"], "multiple of clips_per_block=16"),
     ],
 )
