@@ -27,6 +27,7 @@ from myna_plugin.encoder import (
     initialise,
 )
 from myna_plugin.vit import HEAD_DIM
+from myna_plugin.writing import replacing
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default.safetensors"
 """The packaged default model."""
@@ -427,12 +428,8 @@ def save_checkpoint(
         "config": json.dumps(asdict(encoder.config)),
         "tokenizers": json.dumps({name: _digest(tensors, name) for name in names}),
     }
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         save_file(tensors, partial, metadata=facts)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _build(config: EncoderConfig) -> MynaEncoder:

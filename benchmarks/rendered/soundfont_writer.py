@@ -10,7 +10,6 @@ Source of the file format: SoundFont Technical Specification 2.01.
 from __future__ import annotations
 
 import argparse
-import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy.signal import butter, sosfilt
+
+from myna_plugin.writing import replacing
 
 RATE = 32_000
 ATTACK_S = 0.12
@@ -190,12 +191,8 @@ def write_soundfont(path: str | Path, seed: int, programs: Sequence[int] = range
     path = Path(path)
     instruments = [_draw_instrument(program, seed) for program in programs]
     instruments.append(_draw_drums(seed))
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(_soundfont_file(instruments, f"Drawn instruments {seed}"))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        partial.write_bytes(_soundfont_file(instruments, f"Drawn instruments {seed}"))
     return path
 
 

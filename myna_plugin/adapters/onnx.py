@@ -9,7 +9,6 @@ is the same.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +23,7 @@ from myna_plugin.embedding import Embedder
 from myna_plugin.encoder import PATCHINGS, token_grid
 from myna_plugin.spectrogram import HOP_LENGTH, MARGIN, N_FFT, MelSpectrogram
 from myna_plugin.vit import HEAD_DIM, Attention, Block, FeedForward
+from myna_plugin.writing import replacing
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -152,8 +152,7 @@ def export_onnx(model: Embedder, path: Path) -> dict[float, float]:
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         import_toolkit(name, "'myna-plugin[onnx]'", "export to ONNX")
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         _write(model, partial)
         differences = compare_onnx(model, partial)
         if not all(difference <= TOLERANCE for difference in differences.values()):  # NaN too
@@ -161,9 +160,6 @@ def export_onnx(model: Embedder, path: Path) -> dict[float, float]:
                 f"{path}: not written; its embeddings differ from torch's by {differences} of "
                 f"their norm at these seconds, more than {TOLERANCE:.0e}"
             )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return differences
 
 

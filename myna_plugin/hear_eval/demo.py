@@ -6,13 +6,13 @@ labelled by pitch class). Both are synthetic; `tools/make_demo_tasks.py` makes t
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import soundfile
 from tqdm import tqdm
 
 from myna_plugin.audio import SAMPLE_RATE, load_audio
+from myna_plugin.writing import replacing
 
 PACKED = Path(__file__).parent / "demo_tasks"
 
@@ -53,13 +53,9 @@ def _unpacked_name(source: Path) -> Path:
 def _unpack(source: Path, target: Path) -> None:
     """Copy one file, decoding audio, so that `target` is never seen half-written."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
+    with replacing(target) as partial:
         if source.suffix == ".ogg":
             samples = load_audio(source).numpy()
             soundfile.write(partial, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
         else:
             partial.write_bytes(source.read_bytes())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from myna_plugin.writing import replacing
 
 BLOCK = 1 << 20
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write beside `path` and move it there once it is on the disk: no part is ever seen."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        partial.write_bytes(content)
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:

@@ -29,6 +29,7 @@ from myna_plugin.hear_eval.files import write_whole
 from myna_plugin.hear_eval.hear_task import HearTask
 from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.parallel import run_in_threads
+from myna_plugin.writing import PARTIALS
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 """Looked for in this order where a file is there under another suffix; lossless ones first."""
@@ -176,7 +177,7 @@ def _fill(
 
 
 def _move_into_place(staging: Path, rate_dir: Path) -> None:
-    for leftover in staging.rglob(".*.part"):
+    for leftover in staging.rglob(PARTIALS):
         leftover.unlink()
     if not rate_dir.exists():
         os.rename(staging, rate_dir)

@@ -30,10 +30,10 @@ from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.table import (
     Facts,
     embedding_array,
-    replacing,
     schema_of,
     write_library,
 )
+from myna_plugin.writing import replacing
 
 UNIT_TRACKS = 64
 """Tracks of a unit, on average; half of it at least."""

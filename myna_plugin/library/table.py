@@ -16,10 +16,8 @@ options) is JSON: the Parquet schema's metadata under "myna", the array or attri
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.writing import replacing
 
 ABOUT = b"myna"
 
@@ -93,7 +92,7 @@ def write_library(path: Path, tables: Tables, facts: Facts, folder: Path | None 
         LibraryError: another ending, or h5py is missing.
     """
     check_format(path)
-    with replacing(path, folder or path.parent) as partial:
+    with replacing(path, folder) as partial:
         return WRITERS[path.suffix](partial, tables, facts)
 
 
@@ -103,24 +102,6 @@ def check_format(path: Path) -> None:
         raise LibraryError(f"{path}: a library's name ends in {', '.join(WRITERS)}")
     if path.suffix == ".h5":
         _h5py(path)
-
-
-@contextmanager
-def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
-    """A file to write that takes the place of `path` when the block ends well.
-
-    Args:
-        path: the file to appear whole or not at all.
-        folder: where it is written meanwhile, on the same disk; None for beside it.
-    """
-    partial = (folder or path.parent) / f".{path.name}.{os.getpid()}.partial"
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_parquet(path: Path, tables: Tables, facts: Facts) -> int:

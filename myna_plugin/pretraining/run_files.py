@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from myna_plugin.pretraining.store_writer import replacing
+from myna_plugin.writing import PARTIALS
 
 FORMAT: dict[str, Any] = {"format": "myna-training", "version": 1}
 """What a checkpoint must say for this program to go on from it."""
@@ -112,7 +113,7 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be made ({error.strerror})") from error
-        for half_written in self.checkpoints.glob("*.tmp"):
+        for half_written in self.checkpoints.glob(PARTIALS):
             half_written.unlink()
 
     def saved_steps(self) -> list[int]:

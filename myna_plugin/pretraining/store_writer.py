@@ -29,6 +29,8 @@ from myna_plugin.pretraining.store import (
     shard_path,
 )
 from myna_plugin.spectrogram import N_MELS
+from myna_plugin.writing import PARTIALS
+from myna_plugin.writing import replacing as replacing_path
 
 WORK = "store.unfinished"
 """Folder inside a store for what is needed only until it is complete."""
@@ -40,17 +42,8 @@ INDEX_BYTES_PER_FILE = 200
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that appears at `path` when the block ends well, complete and on disk."""
-    # Not `tempfile`: that makes files which only their owner may read.
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:  # Ctrl-C too must leave no half-written file
-        beside.unlink(missing_ok=True)
-        raise
+    with replacing_path(path) as partial, partial.open("wb") as file:
+        yield file
     _sync_folder(path.parent)
 
 
@@ -135,7 +128,7 @@ def writing(store: Path, say: Callable[[str], None] = print) -> Iterator[None]:
         _lock(lock.fileno(), store, say)
         try:
             for folder in (store, work, store / "shards"):
-                for left_over in folder.glob("*.tmp"):
+                for left_over in folder.glob(PARTIALS):
                     left_over.unlink(missing_ok=True)
             yield
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from myna_plugin.audio import SAMPLE_RATE, AudioError, load_audio
 from myna_plugin.tasks.task import Item, TaskError
+from myna_plugin.writing import replacing
 
 SUBTYPE = "PCM_16"
 """What written clips are, as HEAR's public tasks: 16 bit; samples beyond [-1, 1] are clipped."""
@@ -136,9 +136,8 @@ def write_wav(path: Path, samples: np.ndarray, sample_rate: int) -> None:
     Raises:
         TaskError: it cannot be written.
     """
-    part = path.with_name(path.name + ".part")
     try:
-        soundfile.write(part, samples, sample_rate, subtype=SUBTYPE, format="WAV")
-        os.replace(part, path)
+        with replacing(path) as partial:
+            soundfile.write(partial, samples, sample_rate, subtype=SUBTYPE, format="WAV")
     except (soundfile.SoundFileError, OSError) as error:
         raise TaskError(f"{path}: cannot be written ({error})") from error

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from myna_plugin.tasks.task import TaskError
+from myna_plugin.writing import replacing
 
 
 def audio_folders(root: Path, patterns: Sequence[str]) -> list[Path]:
@@ -128,9 +128,8 @@ def read_json(path: Path) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:

@@ -164,12 +164,12 @@ def test_half_written_file_of_a_stopped_run_is_not_taken_for_whole(tmp_path):
     folder = scene_task(tmp_path / "task")
     staged = folder / f".{RATE}.part" / "test"
     staged.mkdir(parents=True)
-    (staged / ".test0.wav.99.part").write_bytes(b"RIFF")
+    (staged / "test0.wav.99.tmp").write_bytes(b"RIFF")
     (staged / "test1.wav").write_bytes(b"RIFF")  # without a record: of unknown origin
     (staged.parent / resampling.RECORD).write_text('{"split": "te')
     make(folder)
     made = folder / str(RATE)
-    assert not list(made.rglob("*.part"))
+    assert not list(made.rglob("*.tmp"))
     assert soundfile.info(made / "test" / "test1.wav").frames == 8_000
 
 
@@ -255,7 +255,7 @@ def test_full_disk_is_bad_input_and_leaves_no_part_of_a_file(tmp_path):
     with pytest.raises(BadInputError, match=message), full_disk():
         make(folder)
     assert not (folder / str(RATE)).exists()
-    assert not list((folder / f".{RATE}.part").rglob("*.part"))
+    assert not list((folder / f".{RATE}.part").rglob("*.tmp"))
     assert not list((folder / f".{RATE}.part").rglob("*.wav"))
 
 

@@ -30,7 +30,7 @@ from myna_plugin.pretraining.preparation import (
     settings_of,
 )
 from myna_plugin.pretraining.store import Index, Store, StoreError, shard_path
-from myna_plugin.pretraining.store_writer import WORK, replacing, write_settings, writing
+from myna_plugin.pretraining.store_writer import WORK, write_settings, writing
 from myna_plugin.pretraining.worker_pool import WorkerDiedError
 from myna_plugin.spectrogram import MelSpectrogram
 
@@ -599,26 +599,6 @@ def test_a_disk_too_small_is_refused_before_anything_is_decoded(music, tmp_path,
     build(music, tmp_path / "store")
     taken = sum(map(len, contents(tmp_path / "store").values()))
     assert 0.95 * 4.90e6 < taken < 4.90e6
-
-
-def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path, monkeypatch):
-    def refuse(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="No space"), replacing(path) as file:
-        file.write(b"new")
-    assert contents(tmp_path) == {"file": b"old"}
-
-
-def test_written_files_have_the_usual_permissions(tmp_path):
-    (tmp_path / "plain").touch()
-    with replacing(tmp_path / "replaced") as file:
-        file.write(b"?")
-    modes = [(tmp_path / name).stat().st_mode for name in ("plain", "replaced")]
-    assert modes[0] == modes[1]
 
 
 def test_two_runs_at_once_are_refused(music, tmp_path):

@@ -9,7 +9,7 @@ import soundfile
 
 from myna_plugin.audio import AudioError
 from myna_plugin.tasks import Item, TaskError
-from myna_plugin.tasks.clips import is_whole_file, load_clips, write_clips
+from myna_plugin.tasks.clips import is_whole_file, load_clips, write_clips, write_wav
 
 RATE = 8_000
 
@@ -66,3 +66,14 @@ def test_an_unreadable_file_is_named(ramp, tmp_path):
     with pytest.raises(AudioError, match=r"bad\.wav"):
         write_clips([bad], {"ramp": tmp_path / "out" / "ramp.wav"}, None)
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_clip_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def fill_up(file, *_, **__):
+        file.write_bytes(b"RIFF")
+        raise soundfile.LibsndfileError(2)
+
+    monkeypatch.setattr(soundfile, "write", fill_up)
+    with pytest.raises(TaskError, match=r"a\.wav: cannot be written"):
+        write_wav(tmp_path / "a.wav", np.zeros(8, np.float32), RATE)
+    assert not list(tmp_path.iterdir())
