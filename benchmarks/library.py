@@ -36,13 +36,13 @@ import torch
 
 from myna_plugin.audio import SAMPLE_RATE, average_channels, load_audio
 from myna_plugin.cores import available_cores
+from myna_plugin.devices import choose_device
 from myna_plugin.embedding import Embedder, encode_chunks
 from myna_plugin.encoder import MynaEncoder, initialise
 from myna_plugin.library.building import build_library, describe
 from myna_plugin.library.encoding import SceneEncoder
 from myna_plugin.library.segments import cut_segments, window_length
 from myna_plugin.library.table import read_library
-from myna_plugin.model import choose_device
 
 RATE = 44_100
 SUFFIXES = (".mp3", ".flac", ".ogg")
@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--literal", type=int, help="tracks for the literal pipeline; default: 24")
     parser.add_argument("--workers", type=int, nargs="*", help="default: 1, 8 and one a core")
     options = parser.parse_args()
-    device = choose_device(options.device)
+    device = torch.device(choose_device(options.device))
     on_cpu = device.type == "cpu"
     cores = available_cores()
     seconds = options.seconds or (30.0 if on_cpu else 180.0)

@@ -22,37 +22,11 @@ from torch import Tensor
 from myna_plugin.audio import SAMPLE_RATE, resample
 from myna_plugin.checkpoint import embedding_patchings, load_encoder
 from myna_plugin.decoding import decode_audio
+from myna_plugin.devices import choose_device
 from myna_plugin.embedding import Embedder
 
 Audio = str | os.PathLike[str] | np.ndarray | Tensor
 """A file, or a waveform of shape (S,) or (C, S)."""
-
-
-class DeviceError(ValueError):
-    """A device that is not there; the message says which are."""
-
-
-def choose_device(device: str) -> torch.device:
-    """A torch device; "auto" is CUDA where there is one, else the CPU.
-
-    Raises:
-        DeviceError: there is no such device here.
-
-    >>> choose_device("cpu")
-    device(type='cpu')
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise DeviceError(f"device {device!r}: must be auto, cpu, cuda or cuda:N") from error
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"device {device!r}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-            "devices here; choose another, or cpu"
-        )
-    return chosen
 
 
 class Myna:

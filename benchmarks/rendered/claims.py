@@ -41,6 +41,7 @@ from benchmarks.rendered.table import (
     read_tasks,
 )
 from myna_plugin.cores import available_cores
+from myna_plugin.devices import choose_device
 from myna_plugin.experiment.tables import Rows, markdown
 from myna_plugin.pretraining.settings import Settings, SettingsError
 from myna_plugin.recipes.configuration import (
@@ -50,7 +51,7 @@ from myna_plugin.recipes.configuration import (
     to_yaml,
     write_text,
 )
-from myna_plugin.recipes.probe import cache_folder, choose_device
+from myna_plugin.recipes.probe import cache_folder
 
 SETTINGS = Path(__file__).parents[2] / "recipes" / "pretrain" / "rendered.yaml"
 

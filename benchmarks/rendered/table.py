@@ -37,6 +37,7 @@ import numpy as np
 
 from myna_plugin.audio import AudioError
 from myna_plugin.cores import available_cores
+from myna_plugin.devices import DeviceError, choose_device
 from myna_plugin.experiment.cache import EmbeddingCache, folder_name
 from myna_plugin.experiment.embeddings import digest_audio, digest_experiment, embed_items
 from myna_plugin.experiment.modules import ExperimentError, LoadedModule, load_module
@@ -56,7 +57,7 @@ from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.provenance import now, versions
 from myna_plugin.probing import GRIDS as PROBE_GRIDS
 from myna_plugin.probing import HeadConfig, build_grid
-from myna_plugin.recipes.probe import UNFINISHED, cache_folder, choose_device, parse_options
+from myna_plugin.recipes.probe import UNFINISHED, cache_folder, parse_options
 from myna_plugin.tasks import HEAR, Item, Task, TaskError, encode_targets, load_task
 from myna_plugin.tasks.folders import write_text
 from myna_plugin.tasks.giantsteps import KEYS
@@ -118,7 +119,7 @@ BATCH_SIZES = {"cpu": 16, "cuda": 256}
 
 HEAR_EVAL = "import sys; from myna_plugin.hear_eval.cli import main; sys.exit(main())"
 
-BAD_INPUT = (AudioError, TaskError, ExperimentError, BadInputError, OSError)
+BAD_INPUT = (AudioError, DeviceError, TaskError, ExperimentError, BadInputError, OSError)
 
 Scores = dict[str, dict[str, float | None]]
 """By metric, the mean over seeds and the deviation, None for one seed."""

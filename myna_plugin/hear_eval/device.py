@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 
 import torch
 
+from myna_plugin.devices import DeviceError, choose_device
 from myna_plugin.hear_eval.messages import BadInputError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -26,21 +26,16 @@ def device_environment(device: str) -> dict[str, str]:
     """
     if device == "auto":
         return {}
-    if device == "cpu":
+    try:
+        chosen = torch.device(choose_device(device))
+    except DeviceError as error:
+        raise BadInputError(f"--{error}") from error
+    if chosen.type == "cpu":
         return {VISIBLE: ""}
-    match = re.fullmatch(r"cuda(?::(\d+))?", device)
-    if match is None:
-        raise BadInputError(f"--device {device}: must be auto, cpu, cuda or cuda:N")
-    index, count = int(match[1] or 0), torch.cuda.device_count()
-    if index >= count:
-        raise BadInputError(
-            f"--device {device}: torch {torch.__version__} sees {count} CUDA devices here; choose "
-            + (f"cuda:0 to cuda:{count - 1}" if count else "cpu, or install a torch with CUDA")
-        )
-    if match[1] is None:
+    if chosen.index is None:
         return {}
     visible = os.environ.get(VISIBLE, "").strip()
-    return {VISIBLE: visible.split(",")[index].strip() if visible else str(index)}
+    return {VISIBLE: visible.split(",")[chosen.index].strip() if visible else str(chosen.index)}
 
 
 def uses_cuda(device: str) -> bool:

@@ -41,6 +41,7 @@ import torch
 
 from myna_plugin.audio import AudioError
 from myna_plugin.cores import available_cores
+from myna_plugin.devices import DeviceError, choose_device
 from myna_plugin.experiment import figures
 from myna_plugin.experiment.cache import Cost, EmbeddingCache, folder_name
 from myna_plugin.experiment.embeddings import digest_audio, digest_experiment, embed_items
@@ -79,7 +80,7 @@ from myna_plugin.tasks.folders import write_text
 from myna_plugin.tasks.loading import describe_sizes
 from myna_plugin.tasks.task import validate_items
 
-BAD_INPUT = (AudioError, TaskError, ExperimentError, BadInputError, OSError)
+BAD_INPUT = (AudioError, DeviceError, TaskError, ExperimentError, BadInputError, OSError)
 """What is answered with one line and status 2."""
 
 
@@ -111,24 +112,6 @@ def parse_options(text: str) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise ExperimentError(f"--model-options: expected an object, got {text}")
     return options
-
-
-def choose_device(name: str) -> str:
-    """The torch device that --device means.
-
-    Raises:
-        ExperimentError: there is no such device here.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.partition(":")[0] not in BATCH_SIZES:
-        raise ExperimentError(f"--device {name}: must be auto, cpu, cuda or cuda:N")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ExperimentError(f"--device {name}: cannot be used here ({reason})") from error
-    return name
 
 
 def draw_figures(
@@ -218,7 +201,8 @@ def resolve(options: Mapping[str, Any]) -> Settings:
     """Settings from the command's options, with the defaults that depend on the machine.
 
     Raises:
-        ExperimentError: --model-options cannot be read, or there is no such device.
+        DeviceError: there is no such device.
+        ExperimentError: --model-options cannot be read.
     """
     device = choose_device(options["device"])
     found = {

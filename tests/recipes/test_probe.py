@@ -445,7 +445,7 @@ def test_a_damaged_block_is_embedded_again(quick, bands, emomusic, tmp_path):
         (("--model-options", '{"fault": "width", "after": 5}'), "embeddings of width 23"),
         (("--model-options", '{"fault": "list"}'), "returned list, not (n_sounds, width)"),
         (("--model-options", '{"fault": "rank"}'), "not (n_sounds, width)"),
-        (("--device", "cuda:99"), "--device cuda:99"),
+        (("--device", "cuda:99"), "device cuda:99: torch"),
         (("--test-fold", 1), "--test-fold 1: emomusic is not a k-fold task"),
         (("--layout", "marble"), "layout 'marble'"),
     ],

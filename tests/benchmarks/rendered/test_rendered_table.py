@@ -242,7 +242,7 @@ def test_table_golden():
         (("--baselines", "none"), "nothing to score"),
         (("--weights", "a=", "--weights", "a="), "two models are called 'a'"),
         (("--model-options", "[1]"), "--model-options: expected an object"),
-        (("--device", "tpu"), "--device tpu"),
+        (("--device", "tpu"), "device tpu: must be"),
     ],
 )
 def test_bad_arguments_are_one_line(tasks, tmp_path, arguments, message):
