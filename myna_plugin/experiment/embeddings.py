@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,15 +18,13 @@ from myna_plugin.experiment.modules import ExperimentError, LoadedModule
 from myna_plugin.hear_eval.files import digest_path
 from myna_plugin.tasks import Item, TaskError
 from myna_plugin.tasks.clips import group_by_file, load_clips
+from myna_plugin.threads import map_ahead
 
 BLOCK_CLIPS = 256
 """Clips in a block of the cache: what an interruption may lose."""
 
 WAITING_BATCHES = 4
 """Full batches' worth of clips that may wait for others of their length."""
-
-Value = TypeVar("Value")
-Result = TypeVar("Result")
 
 
 def digest_audio(
@@ -172,59 +166,6 @@ def _decode(
 
     for clips in map_ahead(load, group_by_file(items).items(), workers):
         yield from clips
-
-
-def map_ahead(
-    function: Callable[[Value], Result], values: Iterable[Value], workers: int
-) -> Iterator[Result]:
-    """As `map`, in threads, never more than a few results ahead: memory stays bounded.
-
-    >>> list(map_ahead(abs, [-1, 2, -3], workers=2))
-    [1, 2, 3]
-    """
-    # Not futures: Ctrl-C could strike while one's lock is held, and leave it shut for ever.
-    jobs: SimpleQueue[tuple[Value, SimpleQueue[Callable[[], Result]]] | None] = SimpleQueue()
-    waiting: deque[SimpleQueue[Callable[[], Result]]] = deque()
-
-    def work() -> None:
-        while (job := jobs.get()) is not None:
-            value, answer = job
-            answer.put(_try(function, value))
-
-    threads = [Thread(target=work, daemon=True) for _ in range(workers)]
-    try:
-        for thread in threads:
-            thread.start()
-        for value in values:
-            waiting.append(SimpleQueue())
-            jobs.put((value, waiting[-1]))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().get()()
-        while waiting:
-            yield waiting.popleft().get()()
-    finally:
-        with suppress(Empty):
-            while True:
-                jobs.get_nowait()
-        for _ in threads:
-            jobs.put(None)
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join()
-
-
-def _try(function: Callable[[Value], Result], value: Value) -> Callable[[], Result]:
-    """Call a function, and return one that gives its result or raises its error."""
-    try:
-        result = function(value)
-    except BaseException as error:  # noqa: BLE001 (raised where the result is awaited)
-        failure = error
-
-        def answer() -> Result:
-            raise failure
-
-        return answer
-    return lambda: result
 
 
 def group_by_length(

@@ -1,18 +1,15 @@
-"""Many small jobs on all cores, under a progress bar.
-
-In threads: soundfile, soxr and hashlib leave Python's lock while they work, so that threads use
-every core without the seconds that each new process would take to import torch.
-"""
+"""Many small jobs on all cores, under a progress bar."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from typing import TypeVar
 
 from tqdm import tqdm
 
 from myna_plugin.cores import available_cores
+from myna_plugin.threads import map_as_done
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -34,17 +31,5 @@ def run_in_threads(
     >>> dict(run_in_threads({2: lambda: "two"}, "counting", "number"))
     {2: 'two'}
     """
-    with ThreadPoolExecutor(available_cores()) as pool:
-        keys = {pool.submit(job): key for key, job in jobs.items()}
-        try:
-            for future in tqdm(
-                as_completed(keys),
-                desc=description,
-                total=len(keys),
-                unit=unit,
-                leave=False,
-                disable=None,
-            ):
-                yield keys[future], future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with closing(map_as_done(lambda key: jobs[key](), jobs, available_cores())) as done:
+        yield from tqdm(done, description, len(jobs), unit=unit, leave=False, disable=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from myna_plugin.audio import AudioError
 from myna_plugin.tasks.clips import AudioInfo, group_by_file, read_info
 from myna_plugin.tasks.task import Item, Task, TaskError, validate_items
+from myna_plugin.threads import map_as_done
 
 PROBE_SECONDS = 0.05
 """How much is decoded at either end of a file."""
@@ -111,11 +112,8 @@ def check(task: Task, items: Sequence[Item], jobs: int = 4, progress: bool = Fal
         progress: show a progress bar.
     """
     groups = group_by_file(items)
-    with ThreadPoolExecutor(jobs) as pool:
-        found = tqdm(
-            pool.map(_probe, groups), "check", len(groups), unit="file", disable=not progress
-        )
-        results = dict(zip(groups, found, strict=True))
+    with closing(map_as_done(_probe, groups, jobs)) as probed:
+        results = dict(tqdm(probed, "check", len(groups), unit="file", disable=not progress))
     kinds: dict[str, list[Fault]] = {
         kind: [] for kind in ("missing", "unreadable", "wrong_length", "known")
     }

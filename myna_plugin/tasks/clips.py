@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from myna_plugin.audio import SAMPLE_RATE, AudioError, load_audio
 from myna_plugin.tasks.task import Item, TaskError
+from myna_plugin.threads import map_as_done
 from myna_plugin.writing import replacing
 
 SUBTYPE = "PCM_16"
@@ -118,14 +119,15 @@ def write_clips(
     for folder in {destinations[item.clip_id].parent for item in missing}:
         folder.mkdir(parents=True, exist_ok=True)
 
-    def write_file(path: Path, clips: list[Item]) -> None:
+    groups = group_by_file(missing)
+
+    def write_file(path: Path) -> None:
         rate = sample_rate or read_info(path).sample_rate
+        clips = groups[path]
         for item, waveform in zip(clips, load_clips(path, clips, rate), strict=True):
             write_wav(destinations[item.clip_id], waveform.numpy(), rate)
 
-    groups = group_by_file(missing)
-    with ThreadPoolExecutor(jobs) as pool:
-        written = pool.map(write_file, groups.keys(), groups.values())
+    with closing(map_as_done(write_file, groups, jobs)) as written:
         for _ in tqdm(written, "audio", len(groups), unit="file", disable=not progress):
             pass
 

@@ -1,6 +1,5 @@
 """Embedding clips in parallel and in batches, against one clip after the other."""
 
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from myna_plugin.experiment.embeddings import (
     digest_audio,
     embed_items,
     group_by_length,
-    map_ahead,
 )
 from myna_plugin.experiment.modules import load_module
 from myna_plugin.tasks import Item
@@ -105,21 +103,6 @@ def test_batches_hold_one_length_and_little_waits():
         given += [item.clip_id for item, _ in batch]
         assert taken - len(given) < WAITING_BATCHES * 8
     assert Counter(given) == Counter(item.clip_id for item, _ in clips)
-
-
-def test_results_wait_for_whoever_takes_them():
-    """Else all decoded audio of a data set would lie in memory."""
-    started, lock = [], threading.Lock()
-
-    def work(number):
-        with lock:
-            started.append(number)
-        return number
-
-    results = map_ahead(work, range(100), workers=2)
-    assert [next(results) for _ in range(3)] == [0, 1, 2]
-    assert len(started) <= 3 + 2 * 2 + 1
-    assert list(results) == list(range(3, 100))
 
 
 def test_two_runs_may_share_a_cache(tmp_path):
