@@ -122,12 +122,19 @@ def find_fault(module: str) -> str | None:
 def _find_spec(module: str, folders: list[str] | None) -> ModuleSpec | None:
     if folders is None:
         return importlib.util.find_spec(module)
+    portions: list[str] = []
     for folder in folders:  # importlib.util.find_spec("a.b") would import a
         finder = pkgutil.get_importer(folder)
         spec = finder.find_spec(module) if finder else None
-        if spec is not None:
+        if spec is not None and spec.loader is not None:
             return spec
-    return None
+        if spec is not None:  # a namespace's portion here; a later folder may hold the module
+            portions += spec.submodule_search_locations or []
+    if not portions:
+        return None
+    namespace = ModuleSpec(module, None, is_package=True)
+    namespace.submodule_search_locations = portions
+    return namespace
 
 
 def _identify(distribution: Any) -> tuple[str, str | None]:

@@ -1,11 +1,13 @@
 """Entry points: found, named, never imported, and no broken one is fatal."""
 
+import os
+import subprocess
 import sys
 
 import pytest
 
 from myna_plugin.hear_eval.messages import BadInputError
-from myna_plugin.hear_eval.registry import HearModel, list_models, resolve
+from myna_plugin.hear_eval.registry import HearModel, find_fault, list_models, resolve
 
 
 @pytest.fixture
@@ -108,6 +110,22 @@ def test_import_path_need_not_be_registered(add_distribution):
 def test_package_and_module_with_a_colon_is_that_submodule(add_distribution):
     add_distribution("colon-hear", "colon = colon:hear", modules=["colon.hear"])
     assert named("colon")[0].module == "colon.hear"
+
+
+@pytest.mark.parametrize("files", [["hear.py"], ["__init__.py", "hear.py"]])
+def test_a_namespace_may_lie_in_several_folders(import_folder, monkeypatch, files):
+    """As for `import`: all portions of a namespace count, and a package goes before them."""
+    (import_folder / "space" / "models").mkdir(parents=True)
+    other = import_folder / "other" / "space" / "models"
+    other.mkdir(parents=True)
+    for name in files:
+        (other / name).touch()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(import_folder / "other")])
+    command = [sys.executable, "-c", "import space.models.hear"]
+    subprocess.run(command, env={"PYTHONPATH": os.pathsep.join(sys.path)}, check=True)
+    assert find_fault("space.models.hear") is None
+    assert find_fault("space.models.gone") == "there is no module space.models.gone"
+    assert "space" not in sys.modules
 
 
 def test_unknown_module_is_bad_input_and_names_what_there_is(add_distribution):
