@@ -48,6 +48,7 @@ class Embedder(nn.Module):
         *,
         hop_ms: float = 50.0,
         timestamp_mode: str = "tokens",
+        timestamp_layer: int | None = None,
         batch_size: int | None = None,
         precision: str = "float32",
         compile: bool = False,
@@ -59,6 +60,9 @@ class Embedder(nn.Module):
             patchings: which of its patchings to embed with, concatenated in this order.
             hop_ms: milliseconds between timestamp embeddings, > 0.
             timestamp_mode: "tokens" or "window"; see `embed_timestamps`.
+            timestamp_layer: the transformer block that timestamp embeddings are read off, 1 to
+                the encoder's depth; None for the one that its configuration names, or the last.
+                Earlier blocks tell better what happens when.
             batch_size: chunks a pass of the encoder; None for 32 on a CPU and 1280 elsewhere. It
                 changes speed and memory only.
             precision: "float32", "bfloat16" or "float16": what the encoder computes in. The
@@ -74,6 +78,9 @@ class Embedder(nn.Module):
             raise ValueError(f"hop_ms must be positive, got {hop_ms}")
         if timestamp_mode not in TIMESTAMP_MODES:
             raise ValueError(f"timestamp_mode must be one of {TIMESTAMP_MODES}: {timestamp_mode!r}")
+        depth = encoder.config.depth
+        if timestamp_layer is not None and not 1 <= timestamp_layer <= depth:
+            raise ValueError(f"timestamp_layer must be 1 to {depth}, got {timestamp_layer}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {tuple(PRECISIONS)}, got {precision!r}")
         if batch_size is not None and batch_size < 1:
@@ -83,6 +90,7 @@ class Embedder(nn.Module):
         self.patchings = patchings
         self.hop_ms = float(hop_ms)
         self.timestamp_mode = timestamp_mode
+        self.timestamp_layer = timestamp_layer or encoder.config.timestamp_layer or depth
         self.batch_size = batch_size
         self.compile_encoder = compile
         self.sample_rate = SAMPLE_RATE
@@ -139,7 +147,8 @@ class Embedder(nn.Module):
         In mode "tokens" chunks overlap by half and their encoded tokens become a sequence: square
         tokens averaged over the frequency rows, vertical tokens as they are, one vector a patch
         column; where two chunks give a column, the one it lies more centrally in counts more. The
-        grid is read off that sequence by linear interpolation between the columns' centres.
+        grid is read off that sequence by linear interpolation between the columns' centres. The
+        tokens are those after block `timestamp_layer` and the final norm.
 
         In mode "window", the slow reference, a full chunk is embedded around each time (less of it
         within half a chunk of the sound's ends).
@@ -225,14 +234,14 @@ class Embedder(nn.Module):
             parts.append(self._embed(mel[..., full * size :]).unsqueeze(1))
         return parts
 
-    def _embed(self, chunks: Tensor) -> Tensor:
+    def _embed(self, chunks: Tensor, depth: int | None = None) -> Tensor:
         """Mean-pooled embeddings of chunks of one width: (N, M, F) -> (N, D), float32."""
-        return torch.cat([tokens.mean(1) for tokens in self._encode(chunks)], dim=-1).float()
+        return torch.cat([tokens.mean(1) for tokens in self._encode(chunks, depth)], dim=-1).float()
 
-    def _encode(self, chunks: Tensor) -> list[Tensor]:
+    def _encode(self, chunks: Tensor, depth: int | None = None) -> list[Tensor]:
         """Encoded tokens (N, tokens, D) of chunks of one width, for each patching."""
         encode = compiled_encode() if self.compile_encoder else encode_chunks
-        return encode(self.encoder, chunks, self.patchings)
+        return encode(self.encoder, chunks, self.patchings, depth)
 
     def _embed_tokens_at(self, waveform: Tensor, positions: Tensor) -> Tensor:
         """Vectors at some positions (in frames, ascending) from the tokens of overlapping chunks.
@@ -271,9 +280,10 @@ class Embedder(nn.Module):
         pieces = []  # (first chunk, number of chunks, tokens a patching)
         if full:
             chunks = mel.unfold(-1, size, hop)[:, :, :full].transpose(1, 2)
-            pieces.append((0, full, self._encode(chunks.flatten(0, 1))))
+            pieces.append((0, full, self._encode(chunks.flatten(0, 1), self.timestamp_layer)))
         if full < n_chunks:
-            pieces.append((full, 1, self._encode(mel[..., full * hop :])))
+            rest = mel[..., full * hop :]
+            pieces.append((full, 1, self._encode(rest, self.timestamp_layer)))
         merged = []
         for i, patching in enumerate(self.patchings):
             width = PATCHINGS[patching][1]
@@ -309,23 +319,30 @@ class Embedder(nn.Module):
         for width in {stop - start for start, stop in windows}:
             chosen = [i for i, (start, stop) in enumerate(windows) if stop - start == width]
             cut = torch.stack([mel[..., windows[i][0] : windows[i][1]] for i in chosen], dim=1)
-            result[:, chosen] = self._embed(cut.flatten(0, 1)).unflatten(0, cut.shape[:2])
+            result[:, chosen] = self._embed(cut.flatten(0, 1), self.timestamp_layer).unflatten(
+                0, cut.shape[:2]
+            )
         return result
 
 
-def encode_chunks(encoder: MynaEncoder, chunks: Tensor, patchings: tuple[str, ...]) -> list[Tensor]:
-    """Encoded tokens (N, tokens, D) of chunks (N, M, F), for each patching.
+def encode_chunks(
+    encoder: MynaEncoder,
+    chunks: Tensor,
+    patchings: tuple[str, ...],
+    depth: int | None = None,
+) -> list[Tensor]:
+    """Tokens (N, tokens, D) of chunks (N, M, F) after `depth` blocks, for each patching.
 
     Patchings whose token counts agree (48 each for a full chunk) share one pass.
     """
     tokens = [encoder.tokens(fill_patches(chunks, p), p) for p in patchings]
     if len({t.shape[1] for t in tokens}) == 1:
-        return list(encoder.transformer(torch.cat(tokens)).chunk(len(tokens)))
-    return [encoder.transformer(t) for t in tokens]
+        return list(encoder.transformer(torch.cat(tokens), depth).chunk(len(tokens)))
+    return [encoder.transformer(t, depth) for t in tokens]
 
 
 @cache
-def compiled_encode() -> Callable[[MynaEncoder, Tensor, tuple[str, ...]], list[Tensor]]:
+def compiled_encode() -> Callable[..., list[Tensor]]:
     """`encode_chunks` through `torch.compile`; one for all models, so models stay picklable.
 
     On CUDA its kernels are replayed as one graph for each shape: short sounds are bound by

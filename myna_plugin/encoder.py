@@ -55,9 +55,11 @@ class EncoderConfig:
         projector: output widths of the projector's linear layers; empty for none.
         log_mel: whether the input is log(1 + power) instead of power (off in published models).
         chunk_frames: frames of a full input, a multiple of every patch's frames.
+        timestamp_layer: the block, from 1, whose tokens tell best what happens when, if that has
+            been measured; None for the last one.
 
     Raises:
-        ValueError: an unknown or repeated patching, or a size that is not positive.
+        ValueError: an unknown or repeated patching, a size that is not positive, or no such block.
     """
 
     patchings: tuple[str, ...] = ("square", "vertical")
@@ -68,6 +70,7 @@ class EncoderConfig:
     projector: tuple[int, ...] = ()
     log_mel: bool = False
     chunk_frames: int = CHUNK_FRAMES
+    timestamp_layer: int | None = None
 
     def __post_init__(self) -> None:
         known = sorted(PATCHINGS)
@@ -77,6 +80,10 @@ class EncoderConfig:
             raise ValueError(f"patchings must be different ones of {known}, got {self.patchings}")
         if min(self.embed_dim, self.depth, self.num_heads, self.mlp_dim, *self.projector, 1) < 1:
             raise ValueError(f"sizes must be positive: {self}")
+        if self.timestamp_layer is not None and not 1 <= self.timestamp_layer <= self.depth:
+            raise ValueError(
+                f"timestamp_layer must be 1 to {self.depth}, got {self.timestamp_layer}"
+            )
         if (
             any(self.chunk_frames % PATCHINGS[p][1] for p in self.patchings)
             or self.chunk_frames < 1

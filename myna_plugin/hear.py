@@ -19,6 +19,7 @@ def load_model(
     embedding: str = "auto",
     hop_ms: float = 50.0,
     timestamp_mode: str = "tokens",
+    timestamp_layer: int | None = None,
     batch_size: int | None = None,
     precision: str = "float32",
     compile: bool = False,
@@ -33,6 +34,9 @@ def load_model(
             which patching it is; a published name or this option does.
         hop_ms: milliseconds between timestamp embeddings.
         timestamp_mode: "tokens", or "window" for the slow reference.
+        timestamp_layer: the transformer block that timestamp embeddings are read off, from 1;
+            None for the one that the checkpoint names, or else the last. For onsets and other
+            events earlier blocks can be far better.
         batch_size: chunks a pass of the encoder; None chooses by device. Never changes a result.
         precision: "float32", "bfloat16" or "float16" for the encoder; halves are meant for CUDA.
         compile: run the encoder through `torch.compile`, for large jobs on CUDA.
@@ -51,6 +55,7 @@ def load_model(
         embedding_patchings(embedding, encoder.config.patchings),
         hop_ms=hop_ms,
         timestamp_mode=timestamp_mode,
+        timestamp_layer=timestamp_layer,
         batch_size=batch_size,
         precision=precision,
         compile=compile,

@@ -56,6 +56,7 @@ class Myna:
         device: str = "auto",
         precision: str = "float32",
         hop_ms: float = 50.0,
+        timestamp_layer: int | None = None,
         batch_size: int | None = None,
         compile: bool = False,
     ) -> Myna:
@@ -69,6 +70,8 @@ class Myna:
             device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
             precision: "float32", "bfloat16" or "float16" for the encoder; halves are for CUDA.
             hop_ms: milliseconds between timestamp embeddings.
+            timestamp_layer: the transformer block that they are read off, from 1; None for the one
+                that the checkpoint names, or else the last.
             batch_size: chunks a pass of the encoder; None chooses by device.
             compile: run the encoder through `torch.compile`, for large jobs on CUDA.
 
@@ -84,6 +87,7 @@ class Myna:
             encoder,
             embedding_patchings(embedding, encoder.config.patchings),
             hop_ms=hop_ms,
+            timestamp_layer=timestamp_layer,
             batch_size=batch_size,
             precision=precision,
             compile=compile,

@@ -124,7 +124,8 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(dim, num_heads, mlp_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.layers:
+    def forward(self, x: Tensor, depth: int | None = None) -> Tensor:
+        """Encode tokens with the first `depth` blocks, None for all, and the final norm."""
+        for block in self.layers[:depth]:
             x = block(x)
         return self.norm(x)

@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import literal_pipeline
 import pytest
@@ -227,12 +228,32 @@ def test_nan_late_in_a_sound_is_found(sound):
         tiny_embedder(batch_size=2).embed_scenes(sound)
 
 
+@pytest.mark.parametrize("mode", ["tokens", "window"])
+def test_timestamps_of_an_earlier_block_are_those_of_a_model_that_ends_there(sound, mode):
+    model = tiny_embedder(timestamp_mode=mode, timestamp_layer=1)
+    shallow = MynaEncoder(replace(model.encoder.config, depth=1)).eval()
+    shallow.load_state_dict(model.encoder.state_dict(), strict=False)
+    expected = Embedder(shallow, model.patchings, timestamp_mode=mode).embed_timestamps(sound)
+    got = model.embed_timestamps(sound)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    whole = tiny_embedder(timestamp_mode=mode)
+    assert not torch.allclose(got[0], whole.embed_timestamps(sound)[0], atol=1e-2)
+    assert torch.equal(model.embed_scenes(sound), whole.embed_scenes(sound))
+    # A checkpoint may name the block itself.
+    named = MynaEncoder(replace(model.encoder.config, timestamp_layer=1)).eval()
+    named.load_state_dict(model.encoder.state_dict())
+    by_name = Embedder(named, model.patchings, timestamp_mode=mode)
+    assert torch.equal(by_name.embed_timestamps(sound)[0], got[0])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"hop_ms": 0}, "hop_ms must be positive"),
         ({"hop_ms": math.nan}, "hop_ms must be positive"),
         ({"timestamp_mode": "magic"}, "timestamp_mode must be one of"),
+        ({"timestamp_layer": 0}, "timestamp_layer must be 1 to 2, got 0"),
+        ({"timestamp_layer": 3}, "timestamp_layer must be 1 to 2, got 3"),
         ({"precision": "int8"}, "precision must be one of"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],

@@ -75,6 +75,7 @@ def test_sizes_have_heads_of_64(size):
         ({"patchings": ()}, "one or two patchings"),
         ({"depth": 0}, "sizes must be positive"),
         ({"chunk_frames": 98}, "98 frames a chunk do not divide"),
+        ({"timestamp_layer": 0}, "timestamp_layer must be 1 to"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, message):

@@ -31,8 +31,8 @@ class HiddenStates(nn.Module):
     """Waveforms -> the hidden states of all layers, a vector every `hop_ms`.
 
     The last state, which carries the transformer's final norm, is what
-    `Embedder.embed_timestamps` returns in mode "tokens"; the others are read off the same tokens
-    one or more blocks earlier, before any norm.
+    `Embedder.embed_timestamps` returns in mode "tokens" of the last block; the others are read off
+    the same tokens one or more blocks earlier, before any norm.
 
     Attributes:
         sample_rate: 16000 Hz.
