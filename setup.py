@@ -63,7 +63,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["myna_plugin", "myna_plugin.*"]),
     package_data={
-        "myna_plugin": ["py.typed"],
+        "myna_plugin": ["py.typed", "weights/*.safetensors"],
         "myna_plugin.hear_eval": [
             "demo_tasks/README.md",
             "demo_tasks/*/*.json",

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from myna_plugin.encoder import (
@@ -24,16 +24,12 @@ from myna_plugin.encoder import (
     TOKENIZER_NAMES,
     EncoderConfig,
     MynaEncoder,
-    initialise,
 )
 from myna_plugin.vit import HEAD_DIM
 from myna_plugin.writing import replacing
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default.safetensors"
 """The packaged default model."""
-
-DEFAULT_SEED = 0
-"""Seed of the random initialisation that stands in while no trained default is packaged."""
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -91,18 +87,8 @@ def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEnc
         raise ValueError(
             f"embedding must be auto, hybrid, {' or '.join(PATCHINGS)}, got {embedding!r}"
         )
-    if str(source) == "" and not DEFAULT_WEIGHTS.is_file():
-        warnings.warn(
-            f"no trained weights are packaged yet ({DEFAULT_WEIGHTS} is absent): the model is a "
-            f"random initialisation (seed {DEFAULT_SEED}); pass a checkpoint for real embeddings",
-            UserWarning,
-            stacklevel=3,
-        )
-        encoder = initialise(_build(EncoderConfig()), DEFAULT_SEED)
-        _check_embedding(embedding, encoder.config.patchings, "the packaged default")
-    else:
-        path, known = resolve(source)
-        encoder = read_encoder(path, patchings=known, embedding=embedding)
+    path, known = resolve(source)
+    encoder = read_encoder(path, patchings=known, embedding=embedding)
     return encoder.eval().requires_grad_(False)
 
 
@@ -115,6 +101,8 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
     """
     text = str(source)
     if text == "":
+        if not DEFAULT_WEIGHTS.is_file():
+            raise CheckpointError(f"{DEFAULT_WEIGHTS}: missing; install myna-plugin anew")
         return DEFAULT_WEIGHTS, None
     if text.startswith("hf://"):
         address = text.removeprefix("hf://")
@@ -429,7 +417,8 @@ def save_checkpoint(
         "tokenizers": json.dumps({name: _digest(tensors, name) for name in names}),
     }
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata=facts)
+        # Not `save_file`: its files may be read by their owner alone.
+        partial.write_bytes(save(tensors, metadata=facts))
 
 
 def _build(config: EncoderConfig) -> MynaEncoder:

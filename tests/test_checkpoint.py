@@ -300,23 +300,26 @@ def test_unknown_embeddings_are_refused():
         load_encoder("", embedding="round")
 
 
-def test_the_default_without_packaged_weights_is_seeded_and_warns(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint, "DEFAULT_WEIGHTS", tmp_path / "default.safetensors")
-    with pytest.warns(UserWarning, match=r"default\.safetensors is absent.*random initialisation"):
-        first = load_encoder("")
-    with pytest.warns(UserWarning, match="random initialisation"):
-        second = load_encoder("")
-    assert all(torch.equal(v, second.state_dict()[k]) for k, v in first.state_dict().items())
-
-
-def test_packaged_weights_are_loaded_without_a_warning(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint, "DEFAULT_WEIGHTS", tmp_path / "default.safetensors")
-    save_checkpoint(
-        initialise(MynaEncoder(EncoderConfig(**TINY)), 1), tmp_path / "default.safetensors"
-    )
+def test_the_packaged_default_is_the_trained_hybrid():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert load_encoder("").config.embed_dim == 64
+        encoder = load_encoder("")
+    assert encoder.config == EncoderConfig(timestamp_layer=4)
+    assert {value.dtype for value in encoder.state_dict().values()} == {torch.float32}
+    # Trained weights are no longer those that any seed gives: biases begin at 0.
+    assert float(encoder.transformer.layers[0][1].net[1].bias.abs().mean()) > 0.01
+
+
+def test_a_default_that_is_not_there_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "DEFAULT_WEIGHTS", tmp_path / "default.safetensors")
+    with pytest.raises(CheckpointError, match=r"default\.safetensors: missing; install"):
+        load_encoder("")
+
+
+def test_a_checkpoint_may_be_read_by_whom_other_files_may(tmp_path):
+    save_checkpoint(MynaEncoder(EncoderConfig(**TINY)), tmp_path / "a.safetensors")
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
 def test_metadata_is_plain_json(tmp_path):

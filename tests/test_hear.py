@@ -105,6 +105,7 @@ def test_options_arrive_as_json_would_send_them(tmp_path, sound):
         "embedding": "vertical",
         "hop_ms": 25,
         "timestamp_mode": "window",
+        "timestamp_layer": 2,
         "batch_size": 4,
         "precision": "float32",
     }
@@ -122,7 +123,7 @@ def test_float64_audio_is_taken_as_float32(model, sound):
 
 def test_the_default_model_is_a_hybrid_vit_s():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("error")
         model = myna_plugin.load_model()
     assert model.scene_embedding_size == 768
     assert model.encoder.config.depth == 12

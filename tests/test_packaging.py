@@ -106,6 +106,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel_names: set[str]) -> None
 
     assert tops == {"myna_plugin", f"myna_plugin-{myna_plugin.__version__}.dist-info"}
     assert "myna_plugin/py.typed" in wheel_names
+    assert "myna_plugin/weights/default.safetensors" in wheel_names
     assert any(name.endswith("licenses/LICENSE") for name in wheel_names)
 
 

@@ -22,7 +22,6 @@ from benchmarks.rendered.scores import ScoreError
 from benchmarks.rendered.soundfonts import SoundfontError
 from benchmarks.rendered.table import (
     BATCH_SIZES,
-    Contestant,
     baseline,
     make_table,
     parse_weights,
@@ -30,7 +29,6 @@ from benchmarks.rendered.table import (
 )
 from benchmarks.rendered.tasks import choose_soundfonts, gather_scores, make_tasks
 from myna_plugin.audio import AudioError
-from myna_plugin.checkpoint import DEFAULT_WEIGHTS
 from myna_plugin.cores import available_cores
 from myna_plugin.experiment.modules import ExperimentError
 from myna_plugin.tasks import TaskError
@@ -49,16 +47,6 @@ BASELINES = ("mel_statistics", "chroma", "krumhansl")
 
 FOLDER = click.Path(path_type=Path)
 SIZE = click.IntRange(min=1)
-
-
-def choose_model(weights: str | None) -> Contestant:
-    """The model to show: the given weights, the packaged ones, or else random ones."""
-    if weights is not None:
-        return parse_weights(weights, "myna_plugin", {})
-    if DEFAULT_WEIGHTS.is_file():
-        return Contestant("myna", "myna_plugin")
-    click.echo("no weights are packaged: a model with random weights stands in", err=True)
-    return baseline("random_vit")
 
 
 @click.command(help=__doc__)
@@ -85,7 +73,8 @@ def main(
     command = shlex.join(["python", "-m", "benchmarks.rendered.demo", *sys.argv[1:]])
     workers, progress = workers or available_cores(), sys.stderr.isatty()
     try:
-        contestants = [choose_model(weights), *map(baseline, BASELINES)]
+        model = parse_weights(weights or "myna=", "myna_plugin", {})
+        contestants = [model, *map(baseline, BASELINES)]
         if not (out / "tasks").exists():
             works = gather_scores(scores, midi, 0 if scores or midi else COMPOSED, seed)
             out.mkdir(parents=True, exist_ok=True)

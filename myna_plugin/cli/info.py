@@ -50,7 +50,7 @@ def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, A
     encoder = load_encoder(checkpoint, embedding=embedding)
     config = encoder.config
     facts: dict[str, Any] = {
-        "file": str(path) if path.is_file() else "none: random weights",
+        "file": str(path),
         "patchings": list(config.patchings),
         "embedding size": len(config.patchings) * config.embed_dim,
         "width": config.embed_dim,
@@ -67,7 +67,7 @@ def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, A
         ],
         "weights": fingerprint(encoder),
     }
-    metadata = read_tensors(path)[1] if path.is_file() else {}
+    metadata = read_tensors(path)[1]
     facts["format"] = (
         f"{metadata['format']} {metadata.get('format_version', '')}".strip()
         if "format" in metadata

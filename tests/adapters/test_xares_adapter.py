@@ -41,7 +41,6 @@ def check(encoder):
     assert not encoded.requires_grad
 
 
-@pytest.mark.filterwarnings("ignore:no trained weights")
 def test_the_adapter_has_one_encoder_that_takes_no_arguments():
     check(encoder_class(ROOT / "myna_plugin" / "adapters" / "xares.py")())
 

@@ -62,7 +62,10 @@ def test_recipes_are_valid_and_headed(path):
 
 def test_the_recipes_are_those_promised():
     names = {path.stem for path in RECIPES.glob("*.yaml")}
-    assert names == {"base", "vertical", "hybrid", "mae", "hybrid_85m", "rendered", "smoke"}
+    assert names == {
+        *("base", "vertical", "hybrid", "mae", "hybrid_85m"),
+        *("default", "rendered", "smoke"),
+    }
     assert read_settings(RECIPES / "mae.yaml", []).objective == "mae"
     assert read_settings(RECIPES / "hybrid_85m.yaml", []).encoder_config().embed_dim == 768
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.rendered import demo, table
+from benchmarks.rendered import demo
 from benchmarks.rendered.soundfont_writer import write_soundfont
 from myna_plugin.checkpoint import save_checkpoint
 from myna_plugin.encoder import EncoderConfig, MynaEncoder, initialise
@@ -66,12 +66,3 @@ def test_bad_input_is_one_line(tmp_path, arguments, message):
     assert result.exit_code == 2
     assert message in result.output.splitlines()[-1]
     assert not (tmp_path / "demo" / "tasks").exists()
-
-
-def test_shipped_weights_are_the_default(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(demo, "DEFAULT_WEIGHTS", tmp_path / "absent.safetensors")
-    assert demo.choose_model(None).name == "random vit"
-    assert "no weights are packaged" in capsys.readouterr().err
-    (tmp_path / "here.safetensors").touch()
-    monkeypatch.setattr(demo, "DEFAULT_WEIGHTS", tmp_path / "here.safetensors")
-    assert demo.choose_model(None) == table.Contestant("myna", "myna_plugin")
