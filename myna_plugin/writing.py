@@ -30,3 +30,9 @@ def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, that appears whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -49,9 +49,9 @@ from myna_plugin.recipes.configuration import (
     read_changes,
     read_yaml,
     to_yaml,
-    write_text,
 )
 from myna_plugin.recipes.probe import cache_folder
+from myna_plugin.writing import write_text
 
 SETTINGS = Path(__file__).parents[2] / "recipes" / "pretrain" / "rendered.yaml"
 

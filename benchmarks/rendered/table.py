@@ -59,11 +59,11 @@ from myna_plugin.probing import GRIDS as PROBE_GRIDS
 from myna_plugin.probing import HeadConfig, build_grid
 from myna_plugin.recipes.probe import UNFINISHED, cache_folder, parse_options
 from myna_plugin.tasks import HEAR, Item, Task, TaskError, encode_targets, load_task
-from myna_plugin.tasks.folders import write_text
 from myna_plugin.tasks.giantsteps import KEYS
 from myna_plugin.tasks.loading import describe_sizes
 from myna_plugin.tasks.metrics import score_outputs
 from myna_plugin.tasks.task import SPLITS
+from myna_plugin.writing import write_text
 
 BASELINE_FOLDER = Path(__file__).parent / "baselines"
 

@@ -60,10 +60,10 @@ from myna_plugin.hear_eval.files import write_json
 from myna_plugin.hear_eval.provenance import now, versions
 from myna_plugin.tasks import Item, Task, TaskError, validate_items
 from myna_plugin.tasks.clips import write_wav
-from myna_plugin.tasks.folders import write_text
 from myna_plugin.tasks.giantsteps import KEYS
 from myna_plugin.tasks.hear_format import write_task
 from myna_plugin.tasks.task import SPLITS, ClipRule
+from myna_plugin.writing import write_text
 
 SCENE_TASKS = ("rendered_key", "rendered_style", "rendered_instruments")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import yaml
 
 from myna_plugin.pretraining.settings import Settings, SettingsError
-from myna_plugin.pretraining.store_writer import replacing
 
 
 def read_yaml(path: Path) -> dict[str, object]:
@@ -54,9 +53,3 @@ def apply_file(settings: Settings, path: Path, changes: Mapping[str, object]) ->
 def to_yaml(settings: Settings) -> str:
     """All settings as YAML that --config takes."""
     return yaml.safe_dump(settings.to_mapping(), sort_keys=False, default_flow_style=None)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears whole."""
-    with replacing(path) as file:
-        file.write(text.encode())

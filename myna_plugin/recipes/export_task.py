@@ -41,8 +41,8 @@ from myna_plugin.tasks import (
     marble,
     usable_items,
 )
-from myna_plugin.tasks.folders import write_text
 from myna_plugin.tasks.loading import describe_sizes
+from myna_plugin.writing import write_text
 
 KEY_NOTE = """HEAR knows no weighted key score: its `top1_acc` counts only the very key.
 After hear-eval, this command adds the weighted score from the test predictions:

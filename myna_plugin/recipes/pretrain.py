@@ -25,8 +25,8 @@ from myna_plugin.recipes.configuration import (
     read_changes,
     read_yaml,
     to_yaml,
-    write_text,
 )
+from myna_plugin.writing import write_text
 
 if TYPE_CHECKING:
     from myna_plugin.experiment.encoders import EncoderProbe

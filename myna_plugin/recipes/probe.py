@@ -76,9 +76,9 @@ from myna_plugin.tasks import (
     load_task,
     usable_items,
 )
-from myna_plugin.tasks.folders import write_text
 from myna_plugin.tasks.loading import describe_sizes
 from myna_plugin.tasks.task import validate_items
+from myna_plugin.writing import write_text
 
 BAD_INPUT = (AudioError, DeviceError, TaskError, ExperimentError, BadInputError, OSError)
 """What is answered with one line and status 2."""

@@ -35,8 +35,8 @@ from myna_plugin.experiment.tables import (
     task_rows,
 )
 from myna_plugin.tasks import TASKS
-from myna_plugin.tasks.folders import write_text
 from myna_plugin.tasks.published import PublishedScores
+from myna_plugin.writing import write_text
 
 CAPTIONS = {
     "tsne": "Embeddings of each split in one t-SNE plane",

@@ -26,9 +26,9 @@ from myna_plugin.recipes.configuration import (
     read_changes,
     read_yaml,
     to_yaml,
-    write_text,
 )
 from myna_plugin.recipes.pretrain import open_probe
+from myna_plugin.writing import write_text
 
 if TYPE_CHECKING:
     from myna_plugin.experiment.encoders import EncoderProbe

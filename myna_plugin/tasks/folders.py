@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from myna_plugin.tasks.task import TaskError
-from myna_plugin.writing import replacing
+from myna_plugin.writing import write_text
 
 
 def audio_folders(root: Path, patterns: Sequence[str]) -> list[Path]:
@@ -124,12 +124,6 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise TaskError(f"{path}: not JSON ({error})") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 from myna_plugin.audio import SAMPLE_RATE
 from myna_plugin.tasks.clips import is_whole_file, read_info, write_clips
-from myna_plugin.tasks.folders import read_json, read_table, write_json, write_text
+from myna_plugin.tasks.folders import read_json, read_table, write_json
 from myna_plugin.tasks.task import SPLITS, ClipRule, Item, Task, TaskError, parse_target
+from myna_plugin.writing import write_text
 
 LOSSES: dict[str, str] = {"multiclass": "cross_entropy", "multilabel": "bce"}
 """Our loss for each of HEAR's prediction types."""

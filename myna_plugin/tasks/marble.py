@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from myna_plugin.tasks.clips import is_whole_file, read_info, write_clips
-from myna_plugin.tasks.folders import read_text, write_text
+from myna_plugin.tasks.folders import read_text
 from myna_plugin.tasks.task import SPLITS, Item, MarbleLayout, Task, TaskError, parse_target
+from myna_plugin.writing import write_text
 
 SPLIT_NAMES: dict[str, str] = {"train": "train", "valid": "val", "test": "test"}
 """What MARBLE calls our splits."""
