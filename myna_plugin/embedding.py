@@ -78,9 +78,6 @@ class Embedder(nn.Module):
             raise ValueError(f"hop_ms must be positive, got {hop_ms}")
         if timestamp_mode not in TIMESTAMP_MODES:
             raise ValueError(f"timestamp_mode must be one of {TIMESTAMP_MODES}: {timestamp_mode!r}")
-        depth = encoder.config.depth
-        if timestamp_layer is not None and not 1 <= timestamp_layer <= depth:
-            raise ValueError(f"timestamp_layer must be 1 to {depth}, got {timestamp_layer}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {tuple(PRECISIONS)}, got {precision!r}")
         if batch_size is not None and batch_size < 1:
@@ -90,7 +87,7 @@ class Embedder(nn.Module):
         self.patchings = patchings
         self.hop_ms = float(hop_ms)
         self.timestamp_mode = timestamp_mode
-        self.timestamp_layer = timestamp_layer or encoder.config.timestamp_layer or depth
+        self.timestamp_layer = encoder.config.choose_timestamp_layer(timestamp_layer)
         self.batch_size = batch_size
         self.compile_encoder = compile
         self.sample_rate = SAMPLE_RATE

@@ -80,10 +80,7 @@ class EncoderConfig:
             raise ValueError(f"patchings must be different ones of {known}, got {self.patchings}")
         if min(self.embed_dim, self.depth, self.num_heads, self.mlp_dim, *self.projector, 1) < 1:
             raise ValueError(f"sizes must be positive: {self}")
-        if self.timestamp_layer is not None and not 1 <= self.timestamp_layer <= self.depth:
-            raise ValueError(
-                f"timestamp_layer must be 1 to {self.depth}, got {self.timestamp_layer}"
-            )
+        self.choose_timestamp_layer()
         if (
             any(self.chunk_frames % PATCHINGS[p][1] for p in self.patchings)
             or self.chunk_frames < 1
@@ -91,6 +88,22 @@ class EncoderConfig:
             raise ValueError(
                 f"{self.chunk_frames} frames a chunk do not divide into {self.patchings} patches"
             )
+
+    def choose_timestamp_layer(self, wanted: int | None = None) -> int:
+        """The block that timestamps are read off: the wanted one, the configuration's, or the last.
+
+        Raises:
+            ValueError: there is no such block.
+
+        >>> config = EncoderConfig(timestamp_layer=4)
+        >>> config.choose_timestamp_layer(), config.choose_timestamp_layer(12)
+        (4, 12)
+        """
+        layers = (wanted, self.timestamp_layer, self.depth)
+        layer = next(layer for layer in layers if layer is not None)
+        if not 1 <= layer <= self.depth:
+            raise ValueError(f"timestamp_layer must be 1 to {self.depth}, got {layer}")
+        return layer
 
     @classmethod
     def of_size(cls, size: str, **changes: Any) -> EncoderConfig:

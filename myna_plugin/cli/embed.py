@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from myna_plugin.cli.options import DEVICE, EMBEDDING, MODEL, ShardType
+from myna_plugin.cli.options import DEVICE, EMBEDDING, MODEL, ShardType, hop_ms_option
 from myna_plugin.cores import available_cores
 from myna_plugin.embedding import PRECISIONS
 from myna_plugin.library.building import (
@@ -61,13 +61,7 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 @MODEL
 @EMBEDDING
 @click.option("--timestamps", is_flag=True, help="A sequence of vectors a track instead of one.")
-@click.option(
-    "--hop-ms",
-    type=click.FloatRange(min=0, min_open=True),
-    default=50.0,
-    show_default=True,
-    help="Milliseconds between vectors, with --timestamps.",
-)
+@hop_ms_option("Milliseconds between vectors, with --timestamps.")
 @DEVICE
 @click.option(
     "--precision",

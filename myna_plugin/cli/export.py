@@ -9,7 +9,7 @@ import click
 
 from myna_plugin.adapters import onnx
 from myna_plugin.checkpoint import save_checkpoint
-from myna_plugin.cli.options import EMBEDDING, MODEL
+from myna_plugin.cli.options import EMBEDDING, MODEL, hop_ms_option
 from myna_plugin.embedding import Embedder
 from myna_plugin.hear import load_model
 
@@ -55,13 +55,7 @@ FORMATS: dict[str, Callable[[Embedder, Path], str]] = {
 )
 @MODEL
 @EMBEDDING
-@click.option(
-    "--hop-ms",
-    type=click.FloatRange(min=0, min_open=True),
-    default=50.0,
-    show_default=True,
-    help="transformers: milliseconds between the vectors of last_hidden_state.",
-)
+@hop_ms_option("transformers: milliseconds between the vectors of last_hidden_state.")
 def export(target: str, out: Path, model: str, embedding: str, hop_ms: float) -> None:
     """Write a model in another toolkit's format.
 

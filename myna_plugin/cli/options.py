@@ -34,6 +34,17 @@ EMBEDDING = click.option(
 )
 
 
+def hop_ms_option(meaning: str) -> Callable[[Command], Command]:
+    """--hop-ms; what its vectors are is the command's to say."""
+    return click.option(
+        "--hop-ms",
+        type=click.FloatRange(min=0, min_open=True),
+        default=50.0,
+        show_default=True,
+        help=meaning,
+    )
+
+
 class ShardType(click.ParamType):
     """i/n as a pair of numbers."""
 

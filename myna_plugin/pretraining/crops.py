@@ -101,7 +101,16 @@ class Versions:
         return 1 if self.number == 1 else self.number * self.stride
 
     def sounds_per_block(self, clips_per_block: int) -> int:
-        """Sounds in a block of clips; single clips are shuffled sound by sound."""
+        """Sounds in a block of clips; single clips are shuffled sound by sound.
+
+        Raises:
+            ValueError: a block would part versions of one sound.
+        """
+        if clips_per_block > 1 and clips_per_block % self.span:
+            raise ValueError(
+                "clips_per_block: must be 1 or a multiple of versions * version_stride="
+                f"{self.span}, got {clips_per_block}"
+            )
         return max(1, clips_per_block // self.number)
 
     def first(self, sounds: Tensor) -> Tensor:
@@ -268,11 +277,7 @@ def check_batch(
     versions: Versions = SINGLE,
 ) -> None:
     """ValueError unless the batch divides among the processes and the store fills one."""
-    if clips_per_block > 1 and clips_per_block % versions.span:
-        raise ValueError(
-            f"clips_per_block must be 1 or a multiple of versions * version_stride="
-            f"{versions.span}, got {clips_per_block}"
-        )
+    sounds_per_block = versions.sounds_per_block(clips_per_block)
     if n_clips % versions.span:
         raise ValueError(
             f"the store holds {n_clips} clips, which is no multiple of versions * version_stride="
@@ -281,12 +286,11 @@ def check_batch(
     n_sounds = n_clips // versions.number
     if batch_size % world_size:
         raise ValueError(f"batch_size {batch_size} does not divide among {world_size} processes")
-    if batch_size // world_size % versions.sounds_per_block(clips_per_block):
+    if batch_size // world_size % sounds_per_block:
         each = f" in each of {world_size} processes" if world_size > 1 else ""
         raise ValueError(
-            "batch_size must be a multiple of "
-            f"{world_size * versions.sounds_per_block(clips_per_block)} to hold whole blocks of "
-            f"clips_per_block={clips_per_block}{each}, got {batch_size}"
+            f"batch_size must be a multiple of {world_size * sounds_per_block} to hold whole "
+            f"blocks of clips_per_block={clips_per_block}{each}, got {batch_size}"
         )
     if batch_size < 2:
         raise ValueError(

@@ -145,6 +145,7 @@ class Settings:
         self._check_names()
         self._check_ranges()
         try:
+            self._check_blocks()
             count_kept(1, self.mask_ratio)
             self.encoder_config()
         except ValueError as error:
@@ -199,7 +200,6 @@ class Settings:
                 raise SettingsError(f"{name}: must be above 0, got {getattr(self, name)}")
         if self.held_out_clips == 1:
             raise SettingsError("held_out_clips: must be 0 or at least 2, got 1")
-        self._check_blocks()
         if self.probe_every and not self.probe_tasks:
             raise SettingsError("probe_every: needs probe_tasks, the tasks to probe on")
         if self.gamma > 1:
@@ -209,11 +209,6 @@ class Settings:
 
     def _check_blocks(self) -> None:
         span, block = self.view_versions.span, self.clips_per_block
-        if block > 1 and block % span:
-            raise SettingsError(
-                f"clips_per_block: must be 1 or a multiple of versions * version_stride={span}, "
-                f"got {block}"
-            )
         if self.batch_size % self.view_versions.sounds_per_block(block):
             raise SettingsError(
                 f"batch_size: must be a multiple of clips_per_block={block}"
