@@ -35,7 +35,7 @@ from myna_plugin.pretraining import distributed
 from myna_plugin.pretraining.crops import ResidentFrames, ViewSampler
 from myna_plugin.pretraining.losses import ContrastiveLoss, rank, world_size
 from myna_plugin.pretraining.objective import ContrastiveObjective
-from myna_plugin.pretraining.optimiser import build_adam
+from myna_plugin.pretraining.optimiser import build_optimiser
 from myna_plugin.pretraining.step import TrainingStep
 
 WARM_STEPS = 6
@@ -60,7 +60,7 @@ def build_step(
     loss = ContrastiveLoss(tile_rows=1024, n_groups=len(PATCHINGS)).to(device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     objective = ContrastiveObjective(encoder, loss, frames, dtype=dtype)
-    optimiser = build_adam(encoder.parameters())
+    optimiser = build_optimiser("adam", encoder)
     distributed.average_before_update(optimiser)
     sampler = ViewSampler(
         np.arange(options.clips, dtype=np.int64) * options.clip_frames,

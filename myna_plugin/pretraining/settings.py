@@ -66,7 +66,8 @@ class Settings:
         version_share: chance that two views come from two versions rather than from one.
         epochs: passes over the store.
         max_steps: length of the run in steps, in place of `epochs`.
-        learning_rate: of Adam; the highest where it changes.
+        optimiser: adam (the paper's), or muon, which takes Adam for what is no matrix of a block.
+        learning_rate: the highest where it changes.
         schedule: of the learning rate: constant (the paper's), or cosine, which falls to 0 at the
             run's last step.
         warmup_steps: first steps, over which the learning rate rises evenly.
@@ -118,6 +119,7 @@ class Settings:
     version_share: float = 1.0
     epochs: int = 500
     max_steps: int | None = None
+    optimiser: Literal["adam", "muon"] = "adam"
     learning_rate: float = 3e-4
     schedule: str = "constant"
     warmup_steps: int = 0

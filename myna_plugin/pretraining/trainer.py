@@ -44,7 +44,7 @@ from myna_plugin.pretraining.monitoring import (
     measure,
 )
 from myna_plugin.pretraining.objective import ContrastiveObjective, PatchSource
-from myna_plugin.pretraining.optimiser import build_adam, rate_at, set_learning_rate
+from myna_plugin.pretraining.optimiser import build_optimiser, rate_at, set_learning_rate
 from myna_plugin.pretraining.run_files import (
     PROBE,
     ProgressTable,
@@ -314,8 +314,9 @@ class Trainer:
         self.resident = self._load_frames()
         self.encoder = initialise(MynaEncoder(settings.encoder_config()), settings.seed).to(device)
         self.objective = self._build_objective()
-        self.optimiser = build_adam(
-            [p for p in self.objective.parameters() if p.requires_grad],
+        self.optimiser = build_optimiser(
+            settings.optimiser,
+            self.objective,
             settings.learning_rate,
             settings.weight_decay,
             settings.scheduled,

@@ -10,7 +10,12 @@ from myna_plugin.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.pretraining.crops import HostViews, ResidentFrames, ViewSampler, all_tokens
 from myna_plugin.pretraining.losses import ContrastiveLoss
 from myna_plugin.pretraining.objective import ContrastiveObjective
-from myna_plugin.pretraining.optimiser import build_adam, rate_at, set_learning_rate
+from myna_plugin.pretraining.optimiser import (
+    OPTIMISERS,
+    build_optimiser,
+    rate_at,
+    set_learning_rate,
+)
 from myna_plugin.pretraining.run_files import read_table
 from myna_plugin.pretraining.settings import Settings
 from myna_plugin.pretraining.step import EAGER_STEPS, TrainingStep
@@ -108,7 +113,8 @@ def test_training_from_the_host_equals_training_from_resident_frames(
     assert (weights["host"] - weights["device"]).norm() < 0.02 * way
 
 
-def test_a_recorded_step_follows_the_learning_rate(store):
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_recorded_step_follows_the_learning_rate(store, name):
     """A schedule by graph equals one step by step, and differs from a rate that stays."""
     frames = ResidentFrames(store, "cuda")
     config = EncoderConfig(BOTH, 64, 1, 1, 96, projector=(32,))
@@ -117,7 +123,7 @@ def test_a_recorded_step_follows_the_learning_rate(store):
     for schedule, graph in (("cosine", False), ("cosine", True), ("constant", True)):
         encoder = initialise(MynaEncoder(config), 0).to("cuda")
         objective = ContrastiveObjective(encoder, ContrastiveLoss(n_groups=2).to("cuda"), frames)
-        optimiser = build_adam(encoder.parameters(), 1e-3, scheduled=True)
+        optimiser = build_optimiser(name, encoder, 1e-3, scheduled=True)
         take = TrainingStep(objective, optimiser, graph)
         draws = cpu_sampler(store)
         for step in range(EAGER_STEPS + 20):

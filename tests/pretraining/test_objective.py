@@ -12,7 +12,7 @@ from myna_plugin.pretraining.autoencoder import MaskedAutoencoder, unpatchify
 from myna_plugin.pretraining.crops import HostViews, ResidentFrames, ViewSampler, gather_patches
 from myna_plugin.pretraining.losses import ContrastiveLoss
 from myna_plugin.pretraining.objective import ContrastiveObjective
-from myna_plugin.pretraining.optimiser import build_adam
+from myna_plugin.pretraining.optimiser import build_optimiser
 from myna_plugin.pretraining.step import TrainingStep
 from myna_plugin.vit import patchify
 
@@ -76,7 +76,7 @@ def test_training_lowers_the_loss():
     objective = ContrastiveObjective(
         build(("square",)), ContrastiveLoss(), ResidentFrames(store, "cpu")
     )
-    step = TrainingStep(objective, build_adam(objective.parameters(), 1e-3))
+    step = TrainingStep(objective, build_optimiser("adam", objective, 1e-3))
     losses = [step(sampler.draw(0)).item() for _ in range(30)]
     assert losses[-1] < losses[0] - 0.5
 
@@ -131,7 +131,7 @@ def test_autoencoder_learns_and_every_parameter_gets_a_gradient():
     objective(sampler.draw(0)).sum().backward()
     silent = [n for n, p in objective.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
-    step = TrainingStep(objective, build_adam(objective.parameters(), 1e-3))
+    step = TrainingStep(objective, build_optimiser("adam", objective, 1e-3))
     losses = [step(sampler.draw(0)).mean().item() for _ in range(20)]
     assert losses[-1] < 0.9 * losses[0]
 

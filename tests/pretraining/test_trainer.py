@@ -89,7 +89,7 @@ def without_speed(path):
     [
         {"masking": "two_stage"},
         {"loss": "sogclr", "clips_per_block": 2, "schedule": "cosine", "warmup_steps": 5},
-        {"versions": 2, "version_stride": 2},
+        {"versions": 2, "version_stride": 2, "optimiser": "muon"},
     ],
 )
 def test_killed_and_resumed_equals_never_killed(store, tmp_path, changes):
@@ -283,7 +283,7 @@ def test_a_run_from_a_gpu_goes_on_on_a_cpu(store, tmp_path):
     run(replace(TINY, max_steps=2), store, tmp_path)
     plan = plan_run(TINY, store, tmp_path, resume=True)
     for group in plan.state["optimiser"]["param_groups"]:
-        group.update(fused=True, capturable=True)  # as `build_adam` sets them on a GPU
+        group.update(fused=True, capturable=True)  # as `build_optimiser` sets them on a GPU
     assert train(plan, lambda _: None).step == 40
 
 
