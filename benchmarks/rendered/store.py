@@ -3,8 +3,7 @@
 A block is a few passages, each with each of a few instrumentations, each in each of a few
 transpositions, in consecutive rows of the store. Tempo, tuning, the players' manner and the
 percussion are common to a block. So within a block some clips differ in key alone, some in
-instruments alone, some in the notes alone. In a share of the blocks the instrumentations are the
-same instruments, by different soundfonts and at different levels.
+instruments alone, some in the notes alone.
 """
 
 from __future__ import annotations
@@ -148,8 +147,6 @@ class Plan:
         soundfonts: paths; each instrumentation uses one of them.
         passages: of a block, each of another work where there are enough.
         instrumentations: of a block.
-        same_instruments: share of blocks whose instrumentations differ in soundfont and levels
-            alone.
         transpositions: of a block, different ones within an octave, at most 12.
         clip_seconds: length of a clip.
         recording: how recordings are drawn: "changing" within each clip, one for each "clip", or
@@ -166,7 +163,6 @@ class Plan:
     clip_seconds: float = 15.0
     recording: str = "changing"
     percussion: float = 0.5
-    same_instruments: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -178,17 +174,11 @@ class Plan:
             raise StoreError(f"recording is one of {', '.join(RECORDINGS)}, not {self.recording}")
         if not self.soundfonts:
             raise StoreError("at least one soundfont is needed")
-        if not 0 <= self.same_instruments <= 1:
-            raise StoreError(f"same_instruments is 0 to 1, not {self.same_instruments}")
 
     @property
     def clips_per_block(self) -> int:
         """Clips of a block."""
         return self.passages * self.instrumentations * self.transpositions
-
-
-Instrumentation = tuple[tuple[int, ...], tuple[float, ...], str]
-"""Programs and levels (dB) of all parts, and a soundfont."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +205,10 @@ def draw_block(plan: Plan, number: int, attempt: int = 0) -> list[ClipPlan]:
     """
     rng = np.random.default_rng([plan.seed, number, attempt])
     passages = _draw_passages(plan, rng)
-    instrumentations = _draw_instrumentations(plan, rng)
+    instrumentations = [
+        (*draw_instruments(rng), str(rng.choice(plan.soundfonts)))
+        for _ in range(plan.instrumentations)
+    ]
     transpositions = rng.choice(np.arange(-6, 6), plan.transpositions, replace=False).tolist()
     shared = draw_recording(rng, plan.clip_seconds)
     clips = []
@@ -236,24 +229,6 @@ def draw_block(plan: Plan, number: int, attempt: int = 0) -> list[ClipPlan]:
         )
         clips.append(ClipPlan(name, score, played, soundfont, recording))
     return clips
-
-
-def _draw_instrumentations(plan: Plan, rng: np.random.Generator) -> list[Instrumentation]:
-    drawn = [
-        (*draw_instruments(rng), str(rng.choice(plan.soundfonts)))
-        for _ in range(plan.instrumentations)
-    ]
-    if not plan.same_instruments or rng.random() >= plan.same_instruments:
-        return drawn
-    programs = drawn[0][0]
-    soundfonts: list[str] = []
-    for _ in drawn:
-        unheard = [path for path in plan.soundfonts if path not in soundfonts]
-        soundfonts.append(str(rng.choice(unheard or plan.soundfonts)))
-    return [
-        (programs, gains_db, soundfont)
-        for (_, gains_db, _), soundfont in zip(drawn, soundfonts, strict=True)
-    ]
 
 
 def _draw_passages(plan: Plan, rng: np.random.Generator) -> list[tuple[Score, Performance]]:
@@ -479,7 +454,6 @@ def _plan_of(options: argparse.Namespace) -> Plan:
         clip_seconds=options.clip_seconds,
         recording=options.recording,
         percussion=options.percussion,
-        same_instruments=options.same_instruments,
         seed=options.seed,
     )
 
@@ -557,14 +531,6 @@ def _parser() -> argparse.ArgumentParser:
         help="the same as --recording clip",
     )
     add("--percussion", metavar="SHARE", type=float, default=0.5, help="default %(default)s")
-    add(
-        "--same-instruments",
-        metavar="SHARE",
-        type=float,
-        default=0.0,
-        help="share of blocks whose instrumentations differ in soundfont and levels alone; "
-        "default %(default)s",
-    )
     add("--seed", type=int, default=0)
     add("--workers", metavar="N", type=int, default=os.cpu_count() or 1)
     return parser

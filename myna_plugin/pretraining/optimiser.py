@@ -1,10 +1,10 @@
-"""The optimisers of the recipes, Adam with the paper's constants (§3.6) and Muon; learning rates."""
+"""The optimisers, Adam with the paper's constants (§3.6) and Muon, and learning rates."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -96,10 +96,10 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """Update all parameters that have gradients."""
+    def step(self, closure: Any = None) -> Any:
+        """Update all parameters that have gradients; there is no closure to call."""
         if closure is not None:
-            raise ValueError("closures are not supported")
+            raise ValueError("Muon takes no closure")
         for group in self.param_groups:
             with_gradient = [p for p in group["params"] if p.grad is not None]
             if group["matrices"]:

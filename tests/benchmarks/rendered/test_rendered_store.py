@@ -8,7 +8,6 @@ import pytest
 from benchmarks.rendered import store as module
 from benchmarks.rendered.render import render_clip
 from benchmarks.rendered.scores import ScoreError
-from benchmarks.rendered.soundfont_writer import write_soundfont
 from benchmarks.rendered.soundfonts import HELD_OUT
 from benchmarks.rendered.store import (
     RECORD,
@@ -64,27 +63,6 @@ def test_clips_of_a_block_differ_in_nothing_else(plan):
         assert len(common) == 1
 
 
-def test_the_same_instruments_by_other_soundfonts(plan, soundfont, tmp_path):
-    other = write_soundfont(tmp_path / "other.sf2", seed=8)
-    plan = replace(plan, soundfonts=(soundfont, str(other)), same_instruments=0.5)
-    same = 0
-    for number in range(24):
-        block = draw_block(plan, number)
-        first, second = block[0], block[plan.transpositions]
-        assert first.performance.gains_db != second.performance.gains_db
-        if first.performance.programs == second.performance.programs:
-            same += 1
-            assert {first.soundfont, second.soundfont} == set(plan.soundfonts)
-    assert 5 < same < 19
-
-
-def test_without_blocks_of_the_same_instruments_nothing_else_is_drawn(plan):
-    """A share of nothing leaves the draws, and so the stores of known seeds, as they are."""
-    none, few = (replace(plan, same_instruments=share) for share in (0.0, 1e-9))
-    assert draw_block(none, 0)[0].performance.programs == draw_block(few, 0)[0].performance.programs
-    assert len({c.performance.programs for n in range(8) for c in draw_block(none, n)}) == 16
-
-
 def test_blocks_differ(plan):
     works = Counter(clip.score.work for n in range(20) for clip in draw_block(plan, n))
     assert len(works) > 4
@@ -108,7 +86,6 @@ def test_recordings_are_drawn_as_asked(plan, recording, distinct):
         ({"passages": 0}, "at least one of everything"),
         ({"recording": "never"}, "one of changing, clip, block"),
         ({"soundfonts": ()}, "at least one soundfont"),
-        ({"same_instruments": 1.5}, "same_instruments is 0 to 1"),
     ],
 )
 def test_impossible_plans_are_refused(plan, change, message):

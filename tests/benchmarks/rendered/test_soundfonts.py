@@ -1,13 +1,8 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from benchmarks.rendered.performance import PROGRAMS
 from benchmarks.rendered.render import render_notes
-from benchmarks.rendered.soundfont_variation import main as vary
-from benchmarks.rendered.soundfont_variation import vary_soundfont
 from benchmarks.rendered.soundfont_writer import DRUMS, write_soundfont
 from benchmarks.rendered.soundfonts import (
     REFERENCE_DB,
@@ -104,64 +99,3 @@ def test_found_soundfonts_can_be_loaded():
         pytest.skip("no soundfont is installed, nor pretty_midi, which brings one")
     assert load_soundfont(str(found[-1])).get_preset_count() > 0
     assert len(soundfont_digest(str(found[-1]))) == 64
-
-
-@pytest.fixture(scope="module")
-def varied(soundfont, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("varied")
-    return [str(vary_soundfont(Path(soundfont), folder / f"{n}.sf2", n)) for n in range(2)]
-
-
-@pytest.mark.parametrize("program", [0, 16, 24, 40, 56, 71, 73, 80])
-def test_variations_are_in_tune(varied, program):
-    for path in varied:
-        for pitch in (50, 57, 64, 71):
-            hz = 440 * 2 ** ((pitch - 69) / 12)
-            assert abs(1200 * np.log2(loudest_near(play(path, program, pitch), hz) / hz)) < 50
-
-
-def test_variations_sound_otherwise_each_in_its_own_way(soundfont, varied):
-    """Spectra of most instruments differ, from the source's and from each other's."""
-
-    def shape(path, program):
-        power = np.abs(np.fft.rfft(play(path, program, 62))) ** 2
-        bands = np.log10(np.add.reduceat(power, np.arange(0, len(power) - 200, 200)) + 1e-9)
-        return bands - bands.mean()
-
-    changed = 0
-    for program in (0, 16, 24, 40, 56, 71, 73, 80):
-        shapes = [shape(path, program) for path in (soundfont, *varied)]
-        pairs = ((0, 1), (0, 2), (1, 2))
-        changed += all(np.abs(shapes[a] - shapes[b]).mean() > 0.03 for a, b in pairs)
-    assert changed >= 5
-
-
-def test_variations_play_every_program_and_the_same_drums(soundfont, varied):
-    for program, (low, high) in PROGRAMS.items():
-        for pitch in (low, high):
-            assert level_db(play(varied[0], program, pitch, 0.5)) > -60, (program, pitch)
-    for key in DRUMS:
-        strike = np.array([[0.0, 0.2, key, 100, 0]])
-        sounds = [
-            render_notes(np.zeros((0, 5)), (0,), path, 0.5, drums=strike)
-            for path in (soundfont, varied[0])
-        ]
-        np.testing.assert_array_equal(*sounds)
-
-
-def test_a_seed_decides_a_variation(soundfont, tmp_path):
-    files = [
-        vary_soundfont(Path(soundfont), tmp_path / str(n), seed) for n, seed in enumerate([3, 3, 4])
-    ]
-    one, same, other = (path.read_bytes() for path in files)
-    assert one == same != other
-
-
-def test_only_soundfonts_can_be_varied(tmp_path):
-    (tmp_path / "broken.sf2").write_bytes(b"RIFF\0\0\0\0sfbk nonsense")
-    for name, said in (("broken.sf2", "not a soundfont"), ("absent.sf2", "cannot be read")):
-        result = CliRunner().invoke(vary, [str(tmp_path / name), str(tmp_path / "out.sf2")])
-        assert result.exit_code == 2
-        assert name in result.output
-        assert said in result.output
-        assert not (tmp_path / "out.sf2").exists()
