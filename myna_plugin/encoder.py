@@ -42,6 +42,10 @@ SIZES: dict[str, Size] = {
 }
 
 
+class TimestampLayerError(ValueError):
+    """A block to read timestamps off that the encoder does not have."""
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
     """Everything that a `MynaEncoder`'s shape and meaning depend on.
@@ -93,7 +97,7 @@ class EncoderConfig:
         """The block that timestamps are read off: the wanted one, the configuration's, or the last.
 
         Raises:
-            ValueError: there is no such block.
+            TimestampLayerError: there is no such block.
 
         >>> config = EncoderConfig(timestamp_layer=4)
         >>> config.choose_timestamp_layer(), config.choose_timestamp_layer(12)
@@ -102,7 +106,7 @@ class EncoderConfig:
         layers = (wanted, self.timestamp_layer, self.depth)
         layer = next(layer for layer in layers if layer is not None)
         if not 1 <= layer <= self.depth:
-            raise ValueError(f"timestamp_layer must be 1 to {self.depth}, got {layer}")
+            raise TimestampLayerError(f"timestamp_layer must be 1 to {self.depth}, got {layer}")
         return layer
 
     @classmethod

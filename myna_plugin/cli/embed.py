@@ -62,6 +62,12 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 @EMBEDDING
 @click.option("--timestamps", is_flag=True, help="A sequence of vectors a track instead of one.")
 @hop_ms_option("Milliseconds between vectors, with --timestamps.")
+@click.option(
+    "--timestamp-layer",
+    type=int,
+    metavar="N",
+    help="Transformer block, from 1, that --timestamps reads off.  [default: the checkpoint's]",
+)
 @DEVICE
 @click.option(
     "--precision",
@@ -99,6 +105,7 @@ def embed(
     embedding: str,
     timestamps: bool,
     hop_ms: float,
+    timestamp_layer: int | None,
     device: str,
     precision: str,
     workers: int | None,
@@ -113,10 +120,13 @@ def embed(
     """
     if engine == "ray" and shard is not None:
         raise LibraryError("--engine ray divides the work itself: leave --shard out")
+    if timestamp_layer is not None and not timestamps:
+        raise LibraryError("--timestamp-layer is for --timestamps: add that, or leave it out")
     options: dict[str, Any] = {
         "embedding": embedding,
         "precision": precision,
         "hop_ms": hop_ms,
+        "timestamp_layer": timestamp_layer,
     }
     tracks = find_tracks(read_inputs(inputs), say)
     myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **options)

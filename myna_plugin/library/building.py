@@ -84,6 +84,7 @@ def describe(embedder: Embedder, model: str, *, precision: str, timestamps: bool
         "precision": precision,
         "timestamps": timestamps,
         "hop_ms": embedder.hop_ms if timestamps else None,
+        "timestamp_layer": embedder.timestamp_layer if timestamps else None,
         "version": __version__,
     }
 

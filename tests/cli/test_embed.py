@@ -1,6 +1,7 @@
 """`myna embed` and `myna merge`, as a user runs them."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -51,14 +52,17 @@ def test_a_folder_becomes_a_row_a_track(tmp_path, music, suffix):
     assert not list(tmp_path.glob("*.parts")), "tidied up"
 
 
-def test_timestamps(tmp_path, music):
+@pytest.mark.parametrize("layer", [None, 1])
+def test_timestamps(tmp_path, music, layer):
     out = tmp_path / "library.npz"
     options = ["--timestamps", "--hop-ms", "500", "--device", "cpu"]
+    options += ["--timestamp-layer", layer] if layer else []
     result = myna("embed", music, "--out", out, "--model", write_model(tmp_path), *options)
 
     assert result.exit_code == 0, result.output
-    single = load_tiny(tmp_path, hop_ms=500.0)
+    single = load_tiny(tmp_path, hop_ms=500.0, timestamp_layer=layer)
     with np.load(out) as file:
+        assert json.loads(str(file["about"]))["timestamp_layer"] == (layer or 2)
         for i, path in enumerate(file["path"]):
             rows = file["embedding"][file["offsets"][i] : file["offsets"][i + 1]]
             assert np.array_equal(rows, single.embed_timestamps(str(path))[0])
@@ -156,6 +160,47 @@ def test_shards_merge_to_what_one_machine_writes(tmp_path):
     assert "003.wav: cannot be decoded" in merged.output
     assert same(read_library(out), read_library(whole))
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_what_was_read_off_another_block_is_not_gone_on_with(tmp_path, music):
+    """As with every option: a shard is refused, and alone all is made anew."""
+    model, out, whole = write_model(tmp_path), tmp_path / "library.npz", tmp_path / "whole.npz"
+
+    def run(out, layer, *more):
+        options = ["--timestamps", "--timestamp-layer", layer, "--device", "cpu", *more]
+        return myna("embed", music, "--out", out, "--model", model, *options)
+
+    assert run(out, 2, "--shard", "1/2").exit_code == 0
+    refused = run(out, 1, "--shard", "2/2")
+    assert refused.exit_code == 2
+    assert "begun with other options" in refused.output
+    anew, alone = run(out, 1), run(whole, 1)
+    assert anew.exit_code == alone.exit_code == 0
+    assert "going on" not in anew.output
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--timestamp-layer", 1], "myna: --timestamp-layer is for --timestamps"),
+        (["--timestamps", "--timestamp-layer", 3], "myna: timestamp_layer must be 1 to 2, got 3"),
+        (["--timestamps", "--timestamp-layer", 0], "myna: timestamp_layer must be 1 to 2, got 0"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_block_that_is_not_there_is_told_in_a_line(tmp_path, options, message, engine):
+    """Before the track, which cannot be decoded, is opened, and before Ray is looked for."""
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    out = tmp_path / "library.npz"
+    options = [*options, "--model", write_model(tmp_path), "--engine", engine]
+
+    result = myna("embed", tmp_path / "broken.wav", "--out", out, *options)
+
+    assert result.exit_code == 2
+    assert result.output.startswith(message)
+    assert result.output.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.wav", "myna-hybrid.pth"]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 import sys
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from tiny_library import same, write_model, write_noise
 
 from myna_plugin.cli.main import main
+from myna_plugin.library.ray_engine import _UnitEmbedder
 from myna_plugin.library.table import read_library
 
 
@@ -30,6 +32,30 @@ def test_ray_gives_the_rows_of_one_machine(tmp_path):
     assert result.exit_code == 1, result.output
     assert "007.wav: cannot be decoded" in result.output
     assert same(read_library(here), read_library(there))
+    assert here.read_bytes() == there.read_bytes()
+
+
+class ActorHere:
+    """`RayEngine` with one actor, in this process."""
+
+    def __init__(self, model, facts, *, workers, batch_seconds):
+        self.actor = _UnitEmbedder(model, facts, 1, batch_seconds)
+
+    def run(self, units, progress):
+        for unit in units:
+            batch = {"number": np.array([0]), "paths": np.array([unit.paths])}
+            yield unit, self.actor(batch)["content"][0]
+
+
+def test_an_actor_has_the_options_of_timestamps(tmp_path, monkeypatch):
+    track, model = write_noise(tmp_path / "a.wav", 70_000), write_model(tmp_path)
+    here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
+    options = ["--timestamps", "--hop-ms", "500", "--timestamp-layer", "1"]
+    monkeypatch.setattr("myna_plugin.library.ray_engine.RayEngine", ActorHere)
+
+    assert embed(track, here, model, *options).exit_code == 0
+    assert embed(track, there, model, *options, "--engine", "ray").exit_code == 0
+
     assert here.read_bytes() == there.read_bytes()
 
 
