@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
 import math
 import os
@@ -64,11 +65,14 @@ from myna_plugin.pretraining.store import (
     StoreError,
     StoreSettings,
     Texts,
+    read_arrays,
 )
 from myna_plugin.pretraining.store_writer import (
+    WORK,
     check_disk,
     publish,
     replacing,
+    write_arrays,
     write_settings,
     write_shard_file,
     writing,
@@ -95,6 +99,8 @@ examples:
   {COMMAND} store --scores scores --licence CC0 --split train --hours 200 --workers 16 \\
       --soundfonts FluidR3Mono_GM.sf3
   {COMMAND} store --midi my_midi_files --split all --hours 10 --transpositions 12
+
+A run that was stopped, even killed, goes on where it was when the same command is given again.
 
 exit status: 0 done, 1 failed (disk full, ...), 2 bad input or too little disk, 130 interrupted"""
 
@@ -276,19 +282,9 @@ class ShardJob:
     stop: int
 
 
-@dataclass(frozen=True)
-class ShardResult:
-    """Rows of the index that a shard adds, and what it was made of."""
-
-    row: np.ndarray
-    names: list[bytes]
-    clamped: list[int]
-    works: list[str]
-    licences: list[str]
-
-
-def fill_shard(job: ShardJob, plan: Plan, store: Path) -> ShardResult:
-    """Render some blocks and write them: the work of a worker."""
+def fill_shard(job: ShardJob, plan: Plan, store: Path) -> None:
+    """Render some blocks and write them and, last, what they are made of: the work of a worker."""
+    began = time.perf_counter()
     settings = store_settings(plan)
     mels: list[np.ndarray] = []
     names, clamped, works, licences = [], [], [], []
@@ -300,7 +296,20 @@ def fill_shard(job: ShardJob, plan: Plan, store: Path) -> ShardResult:
             works.append(f"{clip.score.corpus}/{clip.score.work}")
             licences.append(clip.score.licence)
     row = write_shard_file(store, job.number, mels)
-    return ShardResult(row, names, clamped, works, licences)
+    columns = {
+        "row": row,
+        "names": np.array(names),
+        "clamped": np.array(clamped),
+        "works": np.array(works),
+        "licences": np.array(licences),
+        "seconds": np.array([time.perf_counter() - began]),
+    }
+    write_arrays(_columns_path(store, job), columns)
+
+
+def _columns_path(store: Path, job: ShardJob) -> Path:
+    """What is there when a shard is finished."""
+    return store / WORK / f"{job.number:06d}.npz"
 
 
 def render_block(
@@ -347,10 +356,10 @@ def shard_jobs(plan: Plan, n_blocks: int) -> list[ShardJob]:
 def write_store(
     store: Path, plan: Plan, hours: float, workers: int, command: Sequence[str] = ()
 ) -> Index:
-    """Make a store of rendered clips.
+    """Make a store of rendered clips, or go on with one that was interrupted.
 
     Args:
-        store: its folder; what an interrupted run left there is made anew.
+        store: its folder.
         plan: what decides the clips; they do not depend on `workers`.
         hours: least length of audio; whole blocks are made.
         workers: processes, one thread each.
@@ -360,59 +369,99 @@ def write_store(
         The index of the complete store.
 
     Raises:
-        StoreError: the folder holds something, or its disk is too small.
+        StoreError: the folder holds something, was begun with another plan, or its disk is too
+            small.
         ScoreError: the scores cannot be used.
         SoundfontError: a soundfont cannot be used.
     """
     settings = store_settings(plan)
     n_blocks = math.ceil(hours * 3600 / (plan.clip_seconds * plan.clips_per_block))
-    n_clips = n_blocks * plan.clips_per_block
     for soundfont in plan.soundfonts:
         load_soundfont(soundfont)
-    plan.sources.load()
+    decided = _what_decides(plan, n_blocks)
+    plan_path = store / WORK / "plan.npz"
     with writing(store):
-        if (store / "index.npz").exists():
+        begun = plan_path.exists()
+        if begun:
+            _refuse_another_plan(store, read_arrays(plan_path), decided)
+        elif (store / "index.npz").exists():
             raise StoreError(f"{store}: is a complete store; give another folder for a new one")
-        check_disk(store, n_clips * (settings.clip_frames * FRAME_BYTES + INDEX_BYTES_PER_FILE))
-        write_settings(store, settings)
-        for left_over in (store / "shards").glob("*.npy"):
-            left_over.unlink()
-        began = time.perf_counter()
         jobs = shard_jobs(plan, n_blocks)
+        unfinished = [job for job in jobs if not _columns_path(store, job).exists()]
+        n_clips = plan.clips_per_block * sum(job.stop - job.first for job in unfinished)
+        check_disk(store, n_clips * (settings.clip_frames * FRAME_BYTES + INDEX_BYTES_PER_FILE))
+        if begun:
+            print(f"{store}: going on, {len(unfinished)} of {len(jobs)} shards are left")
+        else:
+            write_settings(store, settings)
+            for left_over in (store / "shards").glob("*.npy"):
+                left_over.unlink()
+            write_arrays(plan_path, decided)
         function = functools.partial(fill_shard, plan=plan, store=store)
-        results = list(run_in_workers(function, jobs, workers, total=len(jobs), unit="shard"))
-        seconds = time.perf_counter() - began
-        index = _index_of(results, settings)
+        for _ in run_in_workers(function, unfinished, workers, total=len(unfinished), unit="shard"):
+            pass
+        parts = [read_arrays(_columns_path(store, job)) for job in jobs]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        index = _index_of(columns, settings)
         with replacing(store / RECORD) as file:
-            file.write(_record(plan, results, command, seconds).encode())
+            file.write(_record(plan, columns, command).encode())
         publish(store, index)
+        plan_path.unlink()
     return index
 
 
-def _index_of(results: list[ShardResult], settings: StoreSettings) -> Index:
-    names = [name for result in results for name in result.names]
+def _what_decides(plan: Plan, n_blocks: int) -> dict[str, np.ndarray]:
+    """All that a store's bytes depend on, by name, as JSON."""
+    digest = hashlib.sha256()
+    for score in plan.sources.load():
+        digest.update(ascii((len(score.notes), replace(score, notes=score.notes[:0]))).encode())
+        digest.update(score.notes.tobytes())
+    decided = {
+        **asdict(plan),
+        "scores": digest.hexdigest(),
+        "soundfonts": [(path, soundfont_digest(path)) for path in plan.soundfonts],
+        "hours": n_blocks * plan.clips_per_block * plan.clip_seconds / 3600,
+        "versions": _versions(),
+    }
+    return {name: np.array(json.dumps(value)) for name, value in decided.items()}
+
+
+def _refuse_another_plan(
+    store: Path, begun: dict[str, np.ndarray], decided: dict[str, np.ndarray]
+) -> None:
+    differing = [name for name, value in decided.items() if begun.get(name) != value]
+    if differing:
+        raise StoreError(
+            f"{store}: was begun with other {', '.join(differing)}; go on with the same options "
+            "and files, delete the folder to begin anew, or give another one"
+        )
+
+
+def _index_of(columns: dict[str, np.ndarray], settings: StoreSettings) -> Index:
+    names = columns["names"].tolist()
     clips = np.zeros(len(names), CLIP)
     clips["file"], clips["frames"] = np.arange(len(names)), settings.clip_frames
     files = np.zeros(len(names), FILE)
     files["clips"] = 1
-    files["clamped"] = [n for result in results for n in result.clamped]
-    shards = np.concatenate([result.row for result in results])
-    return Index(clips, shards, files, Texts.of(names), Texts.of(b"" for _ in names), 1)
+    files["clamped"] = columns["clamped"]
+    return Index(clips, columns["row"], files, Texts.of(names), Texts.of(b"" for _ in names), 1)
 
 
-def _record(plan: Plan, results: list[ShardResult], command: Sequence[str], seconds: float) -> str:
-    works = Counter(work for result in results for work in result.works)
-    licences = Counter(licence for result in results for licence in result.licences)
+def _record(plan: Plan, columns: dict[str, np.ndarray], command: Sequence[str]) -> str:
     told = {
         "command": list(command),
         "plan": asdict(plan),
         "soundfonts": {Path(p).name: soundfont_digest(p) for p in plan.soundfonts},
-        "versions": {name: version(name) for name in ("numpy", "scipy", "tinysoundfont", "torch")},
-        "render_seconds": round(seconds, 1),
-        "clips_by_licence": dict(licences),
-        "clips_by_work": dict(sorted(works.items())),
+        "versions": _versions(),
+        "worker_seconds": round(float(columns["seconds"].sum()), 3),
+        "clips_by_licence": Counter(columns["licences"].tolist()),
+        "clips_by_work": dict(sorted(Counter(columns["works"].tolist()).items())),
     }
     return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("numpy", "scipy", "tinysoundfont", "torch")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -421,15 +470,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = [*COMMAND.split(), *(sys.argv[1:] if arguments is None else arguments)]
     try:
         plan = _plan_of(options)
-        began = time.perf_counter()
         index = write_store(options.store, plan, options.hours, options.workers, command)
-        _summarise(options.store, index, time.perf_counter() - began, options.workers)
+        _summarise(options.store, index)
     except (ScoreError, SoundfontError, StoreError) as error:
         return _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
-        return _fail("stopped; the same command begins anew", INTERRUPTED)
+        return _fail("stopped; the same command goes on", INTERRUPTED)
     except (OSError, WorkerDiedError) as error:
-        return _fail(f"{error}; the same command begins anew", FAILED)
+        return _fail(f"{error}; the same command goes on", FAILED)
     return 0
 
 
@@ -474,11 +522,12 @@ def _choose_soundfonts(options: argparse.Namespace) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _summarise(store: Path, index: Index, seconds: float, workers: int) -> None:
+def _summarise(store: Path, index: Index) -> None:
+    seconds = json.loads((store / RECORD).read_text(encoding="utf-8"))["worker_seconds"]
     hours = int(index.shards["frames"].sum()) / FRAMES_PER_HOUR
     print(
-        f"{store}: {len(index.clips):,} clips, {hours:,.2f} hours, in {seconds:,.0f} s: "
-        f"{hours * 3600 / seconds / workers:,.0f} times real time a worker"
+        f"{store}: {len(index.clips):,} clips, {hours:,.2f} hours, in {seconds:,.0f} s of "
+        f"rendering: {hours * 3600 / seconds:,.0f} times real time a worker"
     )
     if clamped := int(index.files["clamped"].sum()):
         print(f"values clamped to float16's range: {clamped:,}")

@@ -210,8 +210,10 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path) -> Plan:
-        """Read a plan; StoreError if it is damaged, FileNotFoundError if there is none."""
+        """Read a plan; StoreError if it is damaged or none of ours, FileNotFoundError if absent."""
         columns = read_arrays(path)
+        if "path_data" not in columns:
+            raise StoreError(f"{path}: another command began this; go on with that one")
         return cls(
             paths=Texts(columns.pop("path_data"), columns.pop("path_ends")),
             first_shard=int(columns.pop("first_shard")),

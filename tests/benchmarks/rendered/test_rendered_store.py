@@ -1,6 +1,13 @@
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +15,7 @@ import pytest
 from benchmarks.rendered import store as module
 from benchmarks.rendered.render import render_clip
 from benchmarks.rendered.scores import ScoreError
-from benchmarks.rendered.soundfonts import HELD_OUT
+from benchmarks.rendered.soundfonts import HELD_OUT, soundfont_digest
 from benchmarks.rendered.store import (
     RECORD,
     Plan,
@@ -16,13 +23,18 @@ from benchmarks.rendered.store import (
     draw_block,
     main,
     shard_jobs,
+    store_settings,
     write_store,
 )
-from myna_plugin.pretraining.store import Store, StoreError
+from myna_plugin.pretraining.preparation import prepare
+from myna_plugin.pretraining.store import Store, StoreError, shard_path
+from myna_plugin.pretraining.store_writer import WORK
 
 pytest_plugins = ("rendered_fixtures",)
 
 SECONDS = 3.0
+HOURS = 48 * SECONDS / 3600
+"""Four blocks of `plan`, a shard each."""
 
 
 @pytest.fixture
@@ -145,26 +157,135 @@ def test_a_complete_store_is_left_alone(plan, tmp_path):
     assert Store.open(tmp_path / "store").fingerprint == before
 
 
-def test_an_interrupted_store_is_made_anew(plan, tmp_path, monkeypatch):
-    folder = tmp_path / "store"
-    fill = module.fill_shard
-    done = []
+def contents(folder):
+    """Every file below a folder with its bytes; of the record what does not tell of its making."""
+    files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+    record = json.loads(files.pop(RECORD).read_text()) if RECORD in files else {}
+    told = {k: v for k, v in record.items() if k not in ("command", "worker_seconds")}
+    return {name: path.read_bytes() for name, path in files.items()}, told
 
-    def interrupt(job, **rest):
-        if done:
+
+def stop_after(calls, name, store, plan):
+    """Begin a store, or go on, and stop as soon as a function has been called some times."""
+    function = getattr(module, name)
+    made = []
+
+    def stopping(*arguments, **options):
+        function(*arguments, **options)
+        made.append(name)
+        if len(made) == calls:
             raise KeyboardInterrupt
-        done.append(job)
-        return fill(job, **rest)
 
-    monkeypatch.setattr(module, "fill_shard", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_store(folder, plan, hours=24 * SECONDS / 3600, workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            write_store(store, plan, HOURS, workers=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_command_that_is_stopped_goes_on_to_the_same_store(number, soundfont, tmp_path, capsys):
+    arguments = ["--composed", "4", "--split", "all", "--soundfonts", soundfont, "--hours", "0.07"]
+    arguments += ["--clip-seconds", "2", "--transpositions", "2"]
+    store, whole = tmp_path / "store", tmp_path / "whole"
+    assert main([str(whole), *arguments, "--workers", "1"]) == 0
+    command = [sys.executable, "-m", "benchmarks.rendered.store", str(store), *arguments]
+    process = subprocess.Popen(
+        [*command, "--workers", "2"],
+        cwd=Path(module.__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while len(list((store / WORK).glob("[0-9]*.npz"))) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    said = process.communicate(timeout=60)[1]
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "the same command goes on" in said
     with pytest.raises(StoreError, match="not finished"):
-        Store.open(folder)
-    monkeypatch.setattr(module, "fill_shard", fill)
-    write_store(folder, plan, hours=12 * SECONDS / 3600, workers=1)
-    assert len(Store.open(folder)) == 12
-    assert len(list((folder / "shards").iterdir())) == 1
+        Store.open(store)
+    finished = [int(path.stem) for path in (store / WORK).glob("[0-9]*.npz")]
+    kept = {path: path.stat().st_ino for path in (shard_path(store, n) for n in finished)}
+    assert 3 <= len(kept) < 16
+
+    assert main([str(store), *arguments, "--workers", "1"]) == 0
+
+    assert f"{16 - len(kept)} of 16 shards are left" in capsys.readouterr().out
+    assert {path: path.stat().st_ino for path in kept} == kept
+    assert contents(store) == contents(whole)
+
+
+def test_a_half_written_shard_is_made_anew(plan, tmp_path):
+    store, whole = tmp_path / "store", tmp_path / "whole"
+    write_store(whole, plan, HOURS, workers=1)
+    stop_after(2, "fill_shard", store, plan)
+    half = shard_path(whole, 1).read_bytes()[:1000]
+    (store / WORK / "000001.npz").unlink()
+    shard_path(store, 1).write_bytes(half)
+    (store / "shards" / "000002.npy.99.tmp").write_bytes(half)
+    write_store(store, plan, HOURS, workers=1)
+    assert contents(store) == contents(whole)
+
+
+def test_shards_that_nothing_is_known_of_are_removed(plan, tmp_path):
+    store = tmp_path / "store"
+    stop_after(2, "fill_shard", store, plan)
+    shutil.rmtree(store / WORK)
+    write_store(store, plan, HOURS / 4, workers=1)
+    assert len(Store.open(store)) == 12
+    assert [path.name for path in (store / "shards").iterdir()] == ["000000.npy"]
+
+
+def test_killed_between_publishing_and_tidying_up(plan, tmp_path):
+    store = tmp_path / "store"
+    stop_after(1, "publish", store, plan)
+    complete = Store.open(store).fingerprint
+    assert (store / WORK).exists()
+    write_store(store, plan, HOURS, workers=1)
+    assert Store.open(store).fingerprint == complete
+    assert not (store / WORK).exists()
+
+
+@pytest.mark.parametrize("other", ["seed", "hours", "soundfonts", "scores", "versions"])
+def test_another_plan_is_refused(other, plan, soundfont, tmp_path, monkeypatch):
+    """Also where the options are the same and the files have changed."""
+    own = Path(shutil.copy(soundfont, tmp_path / "own.sf2"))
+    plan = replace(plan, soundfonts=(str(own),))
+    store = tmp_path / "store"
+    stop_after(2, "fill_shard", store, plan)
+    before = contents(store)
+    given, hours = plan, HOURS
+    with monkeypatch.context() as patch:
+        if other == "seed":
+            given = replace(plan, seed=6)
+        elif other == "hours":
+            hours = HOURS + 0.001
+        elif other == "soundfonts":
+            own.write_bytes(own.read_bytes() + b"more")
+        elif other == "scores":
+            louder = [replace(s, notes=s.notes + np.float32(0.01)) for s in plan.sources.load()]
+            patch.setattr(module, "_load_sources", lambda sources: louder)
+        elif other == "versions":
+            patch.setattr(module, "version", lambda name: "0")
+        soundfont_digest.cache_clear()
+        with pytest.raises(StoreError, match=f"begun with other {other}; .* delete the folder"):
+            write_store(store, given, hours, workers=1)
+    assert contents(store) == before
+    shutil.copy(soundfont, own)
+    soundfont_digest.cache_clear()
+    write_store(store, plan, HOURS, workers=2)
+    assert len(Store.open(store)) == 48
+
+
+def test_preparing_audio_does_not_go_on_with_it(plan, tmp_path):
+    store = tmp_path / "store"
+    stop_after(2, "fill_shard", store, plan)
+    before = contents(store)
+    with pytest.raises(StoreError, match="another command began this"):
+        prepare(tmp_path, store, store_settings(plan))
+    assert contents(store) == before
 
 
 def test_scores_too_short_for_the_clips_are_refused(plan):
