@@ -68,6 +68,7 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
         embedding="hybrid" if len(patchings) > 1 else patchings[0],
         precision=facts["precision"],
         device="cpu",
+        **{name: facts[name] for name in ("hop_ms", "timestamp_layer") if facts["timestamps"]},
     )
     if fingerprint(myna.embedder.encoder) != facts["weights"]:
         raise LibraryError(
@@ -76,4 +77,6 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
         )
     # Half precision is slow on a CPU; the rounded weights give the same vector in float32.
     myna.embedder.encoder.float()
-    return Myna(myna.embedder.to(choose_device(device))).embed(query)
+    myna = Myna(myna.embedder.to(choose_device(device)))
+    # A library of sequences is searched by their means, which no scene embedding need be like.
+    return myna.embed_timestamps(query)[0].mean(0) if facts["timestamps"] else myna.embed(query)

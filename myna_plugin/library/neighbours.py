@@ -13,7 +13,7 @@ import numpy as np
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.table import Library, read_library
 
-SAME_SPACE = ("weights", "patchings", "width")
+SAME_SPACE = ("weights", "patchings", "width", "timestamps", "timestamp_layer")
 """Facts that must agree for embeddings to be comparable."""
 
 
@@ -28,15 +28,16 @@ def join_libraries(paths: Sequence[Path]) -> Library:
     """Several files as one library.
 
     Raises:
-        LibraryError: one cannot be read, or they were made with different models.
+        LibraryError: one cannot be read, or they were made with different models, or read off
+            different blocks.
     """
     libraries = [read_library(path) for path in paths]
     first = libraries[0]
     for path, library in zip(paths, libraries, strict=True):
         if any(library.facts.get(fact) != first.facts.get(fact) for fact in SAME_SPACE):
             raise LibraryError(
-                f"{path}: made with another model than {paths[0]}; their embeddings cannot be "
-                "compared"
+                f"{path}: made with another model than {paths[0]}, or read off another of its "
+                "blocks; their embeddings cannot be compared"
             )
     return Library(
         [path for library in libraries for path in library.paths],

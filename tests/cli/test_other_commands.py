@@ -46,6 +46,21 @@ def test_a_track_that_is_not_in_the_library_is_embedded(tmp_path, library, devic
     assert result.output.splitlines()[0] == f"1.0000\t{tmp_path / 'music' / '2.wav'}"
 
 
+def test_a_library_of_sequences_is_searched_with_their_mean(tmp_path, library):
+    sequences = tmp_path / "sequences.npz"
+    options = ["--timestamps", "--timestamp-layer", "1", "--hop-ms", "200"]
+    options += ["--model", tmp_path / "myna-hybrid.pth"]
+    assert myna("embed", tmp_path / "music", "--out", sequences, *options).exit_code == 0
+    query = write_noise(tmp_path / "query.wav", 20_000 + 9_000 * 2, 2)
+
+    result = myna("similar", query, sequences, "--device", "cpu")
+
+    assert result.output.splitlines()[0] == f"1.0000\t{tmp_path / 'music' / '2.wav'}"
+    mixed = myna("similar", query, library, sequences)
+    assert mixed.exit_code == 2
+    assert "sequences.npz: made with another model" in mixed.output
+
+
 def test_other_weights_than_the_librarys_are_refused(tmp_path, library):
     query = write_noise(tmp_path / "query.wav", 9_000)
     (tmp_path / "myna-hybrid.pth").unlink()
