@@ -241,9 +241,11 @@ def claim_rows(results: Results) -> Rows:
 
 def variant_rows(results: Results) -> Rows:
     """A row for each variant that has been run."""
-    rows = [["variant", "seeds", *COLUMNS.values()]]
+    runs = [scores for by_seed in results.values() for scores in by_seed.values()]
+    scored = [score for score in COLUMNS if any(score in run for run in runs)]
+    rows = [["variant", "seeds", *(COLUMNS[score] for score in scored)]]
     for variant, by_seed in results.items():
-        cells = [show([*scores_of(variant, score, results).values()]) for score in COLUMNS]
+        cells = [show([*scores_of(variant, score, results).values()]) for score in scored]
         rows.append([variant, str(len(by_seed)), *cells])
     return rows
 

@@ -76,6 +76,7 @@ def test_runs_are_made_once_and_reported(tmp_path, faked):
     assert faked == ["hybrid-0", "vertical-0", "hybrid-1", "vertical-1"]
     row = "| hybrid keeps vertical's key | key, weighted | 0.705 ± 0.007 | 0.605 ± 0.007 |"
     assert f"{row} 0.100 ± 0.000 | too few seeds |" in first.output
+    assert "| variant | seeds | key, weighted |\n" in first.output  # what was scored, no more
     again = CliRunner().invoke(claims.main, [*arguments, "hybrid,vertical", "--seeds", "3"])
     assert faked[4:] == ["hybrid-2", "vertical-2"]
     assert "| 0.100 ± 0.000 | holds |" in again.output
