@@ -37,7 +37,7 @@ def build_optimiser(
         scheduled: whether `set_learning_rate` will be called: the rate is then a tensor on a GPU,
             which a CUDA graph reads at every replay (a number it would keep as recorded).
     """
-    named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    named = {key: p for key, p in objective.named_parameters() if p.requires_grad}
     first = next(iter(named.values()))
     on_gpu = first.is_cuda
     rate: float | Tensor = learning_rate
@@ -47,7 +47,7 @@ def build_optimiser(
         return torch.optim.Adam(
             named.values(), lr=rate, weight_decay=weight_decay, fused=on_gpu, capturable=on_gpu
         )
-    matrices = [p for name, p in named.items() if ".layers." in name and p.ndim == 2]
+    matrices = [p for key, p in named.items() if ".layers." in key and p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in named.values() if id(p) not in chosen]
     return Muon(matrices, others, rate, weight_decay)

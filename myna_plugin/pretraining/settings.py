@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -12,7 +12,7 @@ from myna_plugin.encoder import SIZES, EncoderConfig
 from myna_plugin.pretraining.crops import Versions
 from myna_plugin.pretraining.losses import LOSSES
 from myna_plugin.pretraining.masking import MASKINGS, count_kept
-from myna_plugin.pretraining.optimiser import SCHEDULES
+from myna_plugin.pretraining.optimiser import OPTIMISERS, SCHEDULES
 from myna_plugin.spectrogram import N_MELS
 
 FREE_TO_CHANGE = (
@@ -119,7 +119,7 @@ class Settings:
     version_share: float = 1.0
     epochs: int = 500
     max_steps: int | None = None
-    optimiser: Literal["adam", "muon"] = "adam"
+    optimiser: str = "adam"
     learning_rate: float = 3e-4
     schedule: str = "constant"
     warmup_steps: int = 0
@@ -154,10 +154,11 @@ class Settings:
             raise SettingsError(str(error)) from error
 
     def _check_names(self) -> None:
-        tables: dict[str, Mapping[str, object]] = {
+        tables: dict[str, Collection[str]] = {
             "size": SIZES,
             "masking": MASKINGS,
             "loss": LOSSES,
+            "optimiser": OPTIMISERS,
             "schedule": SCHEDULES,
         }
         for name, known in tables.items():
