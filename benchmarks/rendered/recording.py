@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -23,6 +24,7 @@ SEGMENT_S = (2.0, 6.0)
 
 LONGEST_TAIL = round(1.4 * SAMPLE_RATE)
 BANK_SAMPLES = 1 << 20
+TAIL_BANK = 1 << 18
 EQ_HZ = np.array([30.0, 60.0, 120.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0])
 EQ_TAPS = 1024
 BLOCK = 160
@@ -136,18 +138,44 @@ def apply_recording(waveform: np.ndarray, recording: Recording) -> np.ndarray:
         float32 (S,), in [-1, 1]. The direct sound stays where it was.
     """
     n_samples = len(waveform)
-    borders = [round(border * SAMPLE_RATE) for border in recording.borders_s]
-    starts, stops = [0, *borders], [*borders, n_samples]
     level, peak = _rms(waveform), float(np.abs(waveform).max(initial=0.0))
     recorded = np.zeros(n_samples, np.float32)
-    for start, stop, conditions in zip(starts, stops, recording.conditions, strict=True):
-        low, high = max(start - FADE // 2, 0), min(stop + FADE // 2, n_samples)
-        # What was played earlier still rings in this room.
-        context = max(low - _tail_samples(conditions.rt60_s), 0)
-        piece = apply_conditions(waveform[context:high], conditions, low - context, level, peak)
-        rise, fall = start > 0, stop < n_samples
-        recorded[low:high] += piece * _fade(high - low, rise, fall)
+    for part, conditions in zip(parts(recording, n_samples), recording.conditions, strict=True):
+        played = waveform[part.context : part.high]
+        piece = apply_conditions(played, conditions, part.low - part.context, level, peak)
+        recorded[part.low : part.high] += piece * _fade(len(piece), part.rise, part.fall)
     return recorded
+
+
+class Part(NamedTuple):
+    """Samples of a clip that are recorded under one set of conditions.
+
+    Attributes:
+        context: the first that is played: what was played before still rings in the room.
+        low: the first that is recorded.
+        high: one past the last.
+        rise: whether it fades in from the part before.
+        fall: whether it fades out into the next.
+    """
+
+    context: int
+    low: int
+    high: int
+    rise: bool
+    fall: bool
+
+
+def parts(recording: Recording, n_samples: int) -> list[Part]:
+    """The parts of a clip, one for each of the recording's conditions."""
+    borders = [round(border * SAMPLE_RATE) for border in recording.borders_s]
+    found = []
+    for start, stop, conditions in zip(
+        [0, *borders], [*borders, n_samples], recording.conditions, strict=True
+    ):
+        low, high = max(start - FADE // 2, 0), min(stop + FADE // 2, n_samples)
+        context = max(low - tail_samples(conditions.rt60_s), 0)
+        found.append(Part(context, low, high, start > 0, stop < n_samples))
+    return found
 
 
 def _fade(length: int, rise: bool, fall: bool) -> np.ndarray:
@@ -182,7 +210,7 @@ def apply_conditions(
     sound = _compress(sound * np.float32(gain), conditions, level)
     sound = _add_noise(sound, conditions, level, rng)
     if conditions.low_pass_hz:
-        sections = _steep_low_pass(round(conditions.low_pass_hz / 100))
+        sections = steep_low_pass(round(conditions.low_pass_hz / 100))
         sound = sosfilt(sections, sound).astype(np.float32, copy=False)
     top = max(float(np.abs(sound).max(initial=0.0)), 0.25 * peak, 1e-9)
     sound = sound * np.float32(1 / top)
@@ -206,7 +234,7 @@ def _convolve(waveform: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 def _impulse_response(conditions: Conditions, rng: np.random.Generator) -> np.ndarray:
     """Room and microphone as one kernel, float32, the direct sound at its beginning."""
-    microphone = _minimum_phase(_microphone_gain(conditions))
+    microphone = _minimum_phase(microphone_gain(conditions))
     if not conditions.rt60_s:
         return microphone
     room = _room(conditions, rng)
@@ -214,27 +242,57 @@ def _impulse_response(conditions: Conditions, rng: np.random.Generator) -> np.nd
     return scipy.fft.irfft(scipy.fft.rfft(room, n) * scipy.fft.rfft(microphone, n), n)
 
 
-def _tail_samples(rt60_s: float) -> int:
+def tail_samples(rt60_s: float) -> int:
     """Length of a room's kernel: what is left after it is below -54 dB, or -46 in a church."""
     return min(max(round(0.9 * rt60_s * SAMPLE_RATE), 800), LONGEST_TAIL) if rt60_s else 0
 
 
-def _room(conditions: Conditions, rng: np.random.Generator) -> np.ndarray:
-    length = _tail_samples(conditions.rt60_s)
-    bass, treble = _tail_bank()
-    offset = int(rng.integers(len(bass) - length))
-    seconds = np.arange(length, dtype=np.float32) / np.float32(SAMPLE_RATE)
-    rate = np.float32(-np.log(1000.0) / conditions.rt60_s)
-    tail = bass[offset : offset + length] * np.exp(rate * seconds)
-    tail += treble[offset : offset + length] * np.exp(rate / conditions.damping * seconds)
+@dataclass(frozen=True, eq=False)
+class Reflections:
+    """What is drawn of a room.
+
+    Attributes:
+        offset: where in the bank of noise the tail begins.
+        build_up: samples over which it grows.
+        at: samples after the direct sound of each early reflection, int64.
+        early: their amplitudes, of unit norm together.
+        tail_level: amplitude of the tail, of unit norm.
+        early_level: amplitude of the early reflections.
+    """
+
+    offset: int
+    build_up: int
+    at: np.ndarray
+    early: np.ndarray
+    tail_level: float
+    early_level: float
+
+
+def draw_reflections(rt60_s: float, rng: np.random.Generator) -> Reflections:
+    """Reflections of a room with a reverberation time above 0."""
+    offset = int(rng.integers(TAIL_BANK - tail_samples(rt60_s)))
     # The tail grows out of the first reflections instead of starting at once.
     build_up = round(rng.uniform(0.002, 0.03) * SAMPLE_RATE)
-    tail[:build_up] *= np.linspace(0, 1, build_up, dtype=np.float32)
     n_early = int(rng.integers(4, 24))
     at = (rng.uniform(0.001, 0.05, n_early) * SAMPLE_RATE).astype(int)
-    early = rng.uniform(-1, 1, n_early) * np.exp(-at / (0.02 * SAMPLE_RATE))
-    room = _unit(tail) * np.float32(rng.uniform(0.3, 1.0))
-    np.add.at(room, at, _unit(early) * rng.uniform(0.2, 0.8))
+    early = _unit(rng.uniform(-1, 1, n_early) * np.exp(-at / (0.02 * SAMPLE_RATE)))
+    return Reflections(
+        offset, build_up, at, early, float(rng.uniform(0.3, 1.0)), float(rng.uniform(0.2, 0.8))
+    )
+
+
+def _room(conditions: Conditions, rng: np.random.Generator) -> np.ndarray:
+    drawn = draw_reflections(conditions.rt60_s, rng)
+    length = tail_samples(conditions.rt60_s)
+    bass, treble = tail_bank()
+    part = slice(drawn.offset, drawn.offset + length)
+    seconds = np.arange(length, dtype=np.float32) / np.float32(SAMPLE_RATE)
+    rate = np.float32(-np.log(1000.0) / conditions.rt60_s)
+    tail = bass[part] * np.exp(rate * seconds)
+    tail += treble[part] * np.exp(rate / conditions.damping * seconds)
+    tail[: drawn.build_up] *= np.linspace(0, 1, drawn.build_up, dtype=np.float32)
+    room = _unit(tail) * np.float32(drawn.tail_level)
+    np.add.at(room, drawn.at, drawn.early * drawn.early_level)
     room = _unit(room) * np.float32(10 ** (conditions.reverberant_db / 20))
     room[0] += 1.0
     return room
@@ -245,15 +303,15 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _tail_bank() -> tuple[np.ndarray, np.ndarray]:
+def tail_bank() -> tuple[np.ndarray, np.ndarray]:
     """Bass and treble parts of 16 s of white noise, float32."""
-    white = np.random.default_rng(0).standard_normal(1 << 18).astype(np.float32)
+    white = np.random.default_rng(0).standard_normal(TAIL_BANK).astype(np.float32)
     treble = sosfilt(butter(1, 1500, "highpass", fs=SAMPLE_RATE, output="sos"), white)
     treble = treble.astype(np.float32)
     return white - treble, treble
 
 
-def _microphone_gain(conditions: Conditions) -> np.ndarray:
+def microphone_gain(conditions: Conditions) -> np.ndarray:
     """Gain at `EQ_TAPS` // 2 + 1 frequencies from 0 to 8 kHz."""
     hz = np.linspace(0, SAMPLE_RATE / 2, EQ_TAPS // 2 + 1)
     hz[0] = hz[1] / 2
@@ -302,7 +360,7 @@ def _add_noise(
     noise = np.zeros(len(sound), np.float32)
     for kind, share in conditions.noises:
         bank = noise_bank(kind)
-        offset = int(rng.integers(len(bank)))
+        offset = int(rng.integers(BANK_SAMPLES))
         noise += np.float32(np.sqrt(share)) * _around(bank, offset, len(sound))
     gain = level * 10 ** (-conditions.snr_db / 20) / max(_rms(noise), 1e-9)
     return sound + np.float32(gain) * noise
@@ -316,7 +374,7 @@ def _around(bank: np.ndarray, offset: int, length: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _steep_low_pass(hundreds_of_hz: int) -> np.ndarray:
+def steep_low_pass(hundreds_of_hz: int) -> np.ndarray:
     return butter(8, 100 * hundreds_of_hz, fs=SAMPLE_RATE, output="sos").astype(np.float32)
 
 

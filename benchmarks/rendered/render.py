@@ -220,7 +220,7 @@ def render_clip(
         performance.programs,
         soundfont,
         seconds,
-        gains_db=_balanced_gains(notes, performance, soundfont),
+        gains_db=balanced_gains(notes, performance, soundfont),
         tuning_cents=performance.tuning_cents,
         drums=drums,
         drum_kit=track.kit,
@@ -242,7 +242,7 @@ def render_clip(
     )
 
 
-def _balanced_gains(
+def balanced_gains(
     notes: np.ndarray, performance: Performance, soundfont: str
 ) -> tuple[float, ...]:
     """Level of each part: what the players chose, after their instruments are made equally loud."""

@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.rendered import blocks
 from benchmarks.rendered import store as module
+from benchmarks.rendered.blocks import Plan, Sources, draw_block
 from benchmarks.rendered.render import render_clip
 from benchmarks.rendered.scores import ScoreError
 from benchmarks.rendered.soundfonts import HELD_OUT, soundfont_digest
 from benchmarks.rendered.store import (
     RECORD,
-    Plan,
-    Sources,
-    draw_block,
     main,
     shard_jobs,
     store_settings,
@@ -266,7 +265,7 @@ def test_another_plan_is_refused(other, plan, soundfont, tmp_path, monkeypatch):
             own.write_bytes(own.read_bytes() + b"more")
         elif other == "scores":
             louder = [replace(s, notes=s.notes + np.float32(0.01)) for s in plan.sources.load()]
-            patch.setattr(module, "_load_sources", lambda sources: louder)
+            patch.setattr(blocks, "_load_sources", lambda sources: louder)
         elif other == "versions":
             patch.setattr(module, "version", lambda name: "0")
         soundfont_digest.cache_clear()
