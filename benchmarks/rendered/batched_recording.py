@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 import scipy.fft
 import torch
-from scipy.signal import sosfreqz
 from torch import Tensor
 
 from benchmarks.rendered.recording import (
@@ -309,9 +308,8 @@ def _low_pass(sound: Tensor, rows: dict[str, Tensor]) -> Tensor:
     at_least = sound.shape[1] + LOW_PASS_TAIL
     n = scipy.fft.next_fast_len(-(-at_least // FFT_STEP) * FFT_STEP, real=True)
     kinds, which = torch.unique(rows["low_pass"][cut], return_inverse=True)
-    gains = torch.stack([_low_pass_gain(int(k), n, sound.device) for k in kinds.tolist()])
     spectrum = torch.fft.rfft(sound[cut], n)
-    spectrum *= gains[which]
+    spectrum *= _low_pass_gains(kinds, n)[which]
     filtered = sound.clone()
     filtered[cut] = torch.fft.irfft(spectrum, n)[:, : sound.shape[1]]
     return filtered
@@ -344,9 +342,15 @@ def _frequencies(device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(hz).float().to(device), torch.from_numpy(weights).float().to(device)
 
 
-@functools.lru_cache(maxsize=256)
-def _low_pass_gain(hundreds_of_hz: int, n: int, device: torch.device) -> Tensor:
-    """Complex gain of the steep low-pass at the frequencies of a real transform of n samples."""
-    hz = np.fft.rfftfreq(n, 1 / SAMPLE_RATE)
-    _, gain = sosfreqz(steep_low_pass(hundreds_of_hz), hz, fs=SAMPLE_RATE)
-    return torch.from_numpy(gain.astype(np.complex64)).to(device)
+def _low_pass_gains(hundreds_of_hz: Tensor, n: int) -> Tensor:
+    """Complex gains of steep low-passes at the frequencies of a real transform of n samples.
+
+    The bilinear transform by hand: a table of all gains would take longer to read than to compute.
+    """
+    device = hundreds_of_hz.device
+    sections = np.stack([steep_low_pass(k) for k in hundreds_of_hz.tolist()])
+    phase = torch.arange(n // 2 + 1, device=device, dtype=torch.float64) * (-2 * np.pi / n)
+    delay = torch.polar(torch.ones_like(phase), phase)
+    powers = torch.stack([torch.ones_like(delay), delay, delay * delay])
+    above, below = torch.from_numpy(sections).to(device, torch.complex128).split(3, dim=2)
+    return ((above @ powers) / (below @ powers)).prod(1).to(torch.complex64)

@@ -365,11 +365,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     command = [*COMMAND.split(), *(sys.argv[1:] if arguments is None else arguments)]
+    began = time.perf_counter()
     try:
         plan = _plan_of(options)
         device = choose_device(options.sampled or "cpu")
         index = write_store(options.store, plan, options.hours, options.workers, command, device)
-        _summarise(options.store, index)
+        _summarise(options.store, index, time.perf_counter() - began)
     except (DeviceError, ScoreError, SoundfontError, StoreError) as error:
         return _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
@@ -421,12 +422,12 @@ def _choose_soundfonts(options: argparse.Namespace) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _summarise(store: Path, index: Index) -> None:
-    seconds = json.loads((store / RECORD).read_text(encoding="utf-8"))["worker_seconds"]
+def _summarise(store: Path, index: Index, seconds: float) -> None:
+    worked = json.loads((store / RECORD).read_text(encoding="utf-8"))["worker_seconds"]
     hours = int(index.shards["frames"].sum()) / FRAMES_PER_HOUR
     print(
-        f"{store}: {len(index.clips):,} clips, {hours:,.2f} hours, in {seconds:,.0f} s of "
-        f"rendering: {hours * 3600 / seconds:,.0f} times real time a worker"
+        f"{store}: {len(index.clips):,} clips, {hours:,.2f} hours, in {seconds:,.0f} s; rendering "
+        f"took {worked:,.0f} s of them all: {hours * 3600 / worked:,.0f} times real time a worker"
     )
     if clamped := int(index.files["clamped"].sum()):
         print(f"values clamped to float16's range: {clamped:,}")
