@@ -163,7 +163,8 @@ def draw_block(plan: Plan, number: int, attempt: int = 0) -> list[ClipPlan]:
             recording = draw_recording(rng, plan.clip_seconds, changing=changing)
         listed = "-".join(map(str, programs[: max(score.n_parts, 1)]))
         name = (
-            f"{number:07d}/{score.corpus}/{score.work} from {performance.start_s:.2f} s/"
+            f"{plan.seed}/{number:07d}/{score.corpus}/{score.work} "
+            f"from {performance.start_s:.2f} s/"
             f"{Path(soundfont).stem} {listed}/{transposition:+d}"
         )
         played = replace(

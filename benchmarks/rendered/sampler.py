@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -330,8 +331,8 @@ def mix(bank: NoteBank, notes: PlayedNotes, seconds: float) -> Tensor:
     n_clips, n_rows = len(notes.tuning), clip_rows(seconds)
     mixed = torch.zeros((n_clips * n_rows, ROW), device=device)
     ends = np.cumsum(notes.rows)
-    starts = np.searchsorted(ends, np.arange(0, ends[-1] if len(ends) else 0, ROWS_AT_ONCE))
-    for low, high in zip(starts, [*starts[1:], len(ends)], strict=True):
+    cuts = np.searchsorted(ends, np.arange(ROWS_AT_ONCE, notes.rows.sum(), ROWS_AT_ONCE))
+    for low, high in pairwise([0, *cuts.tolist(), len(ends)]):
         _add_notes(mixed, bank.samples, notes, slice(low, high), n_rows)
     tuning = torch.from_numpy(notes.tuning).to(device)
     return _tune(mixed.view(n_clips, n_rows * ROW), tuning, round(SAMPLE_RATE * seconds))

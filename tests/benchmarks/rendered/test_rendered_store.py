@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.rendered import blocks
+from benchmarks.rendered import blocks, percussion
 from benchmarks.rendered import store as module
 from benchmarks.rendered.blocks import Plan, Sources, draw_block
+from benchmarks.rendered.percussion import KITS
+from benchmarks.rendered.performance import N_PARTS
 from benchmarks.rendered.render import render_clip
+from benchmarks.rendered.sampled_blocks import render_drawn
 from benchmarks.rendered.scores import ScoreError
-from benchmarks.rendered.soundfonts import HELD_OUT, soundfont_digest
+from benchmarks.rendered.soundfonts import HELD_OUT, SoundfontError, soundfont_digest
 from benchmarks.rendered.store import (
     RECORD,
     main,
@@ -27,7 +30,7 @@ from benchmarks.rendered.store import (
 )
 from myna_plugin.pretraining.preparation import prepare
 from myna_plugin.pretraining.store import Store, StoreError, shard_path
-from myna_plugin.pretraining.store_writer import WORK
+from myna_plugin.pretraining.store_writer import WORK, merge
 
 pytest_plugins = ("rendered_fixtures",)
 
@@ -139,13 +142,102 @@ def test_a_store_holds_the_clips_of_its_blocks(plan, tmp_path):
     assert record["plan"]["seed"] == 5
 
 
-def test_workers_change_nothing(plan, tmp_path):
+@pytest.mark.parametrize("sampled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_workers_change_nothing(sampled, plan, tmp_path):
     fingerprints = set()
     for workers in (1, 2):
         folder = tmp_path / str(workers)
-        write_store(folder, plan, hours=24 * SECONDS / 3600, workers=workers)
+        made = replace(plan, sampled=sampled)
+        write_store(folder, made, hours=24 * SECONDS / 3600, workers=workers)
         fingerprints.add(Store.open(folder).fingerprint)
     assert len(fingerprints) == 1
+
+
+def test_stores_of_other_seeds_can_be_merged(plan, tmp_path):
+    """Their clips have other names, even where all else is the same."""
+    parts = [tmp_path / "a", tmp_path / "b"]
+    for seed, part in enumerate(parts):
+        write_store(part, replace(plan, seed=seed), hours=SECONDS / 3600, workers=1)
+    names = [{str(path) for path in Store.open(part).index.paths} for part in parts]
+    assert not names[0] & names[1]
+    merge(tmp_path / "all", parts)
+    assert len(Store.open(tmp_path / "all")) == 24
+
+
+@pytest.fixture
+def few_instruments(monkeypatch):
+    """Three instruments and a kit to play and sample, for a whole soundfont takes a minute."""
+    programs = (0, 19, 40)
+    monkeypatch.setattr(percussion, "KITS", KITS[:1])
+
+    def draw(rng):
+        return tuple(rng.choice(programs, N_PARTS).tolist()), (0.0,) * N_PARTS
+
+    def listed(soundfonts):
+        pitched = [(font, program, False) for font in set(soundfonts) for program in programs]
+        return pitched + [(font, KITS[0], True) for font in set(soundfonts)]
+
+    monkeypatch.setattr(blocks, "draw_instruments", draw)
+    monkeypatch.setattr(module, "instruments_of", listed)
+
+
+def test_a_sampled_store_is_nearly_the_played_one(plan, few_instruments, tmp_path):
+    """The same clips under the same names; mel power in dB where it is not soft."""
+    made = {}
+    for sampled in (False, True):
+        folder = tmp_path / str(sampled)
+        write_store(folder, replace(plan, sampled=sampled), hours=SECONDS / 3600, workers=1)
+        made[sampled] = Store.open(folder)
+    played, sampled = made[False], made[True]
+    assert list(map(str, played.index.paths)) == list(map(str, sampled.index.paths))
+    for row in range(len(played)):
+        a, b = (store.clip(row).astype(np.float64) for store in (played, sampled))
+        assert a.shape == b.shape
+        loud = a > 1e-2 * a.max()
+        assert np.abs(10 * np.log10((b[loud] + 1e-9) / a[loud])).mean() < 3.0
+    record = json.loads((tmp_path / "True" / RECORD).read_text())
+    assert record["plan"]["sampled"] is True
+
+
+def test_a_sampled_store_goes_on_where_it_was(plan, few_instruments, tmp_path):
+    store, whole, plan = tmp_path / "store", tmp_path / "whole", replace(plan, sampled=True)
+    write_store(whole, plan, HOURS, workers=1)
+    stop_after(2, "_write_shard", store, plan)
+    write_store(store, plan, HOURS, workers=1)
+    assert contents(store) == contents(whole)
+
+
+def test_blocks_with_a_silent_clip_are_drawn_anew(plan, few_instruments, tmp_path, monkeypatch):
+    """And no other, and not for ever."""
+    plan = replace(plan, sampled=True)
+    write_store(tmp_path / "usual", plan, HOURS / 2, workers=1)
+    monkeypatch.setattr(module, "LEAST_SHARDS", 1)
+    calls = []
+
+    def silent_at_first(drawn, bank, plan):
+        rendered = render_drawn(drawn, bank, plan)
+        rendered.silent[:] = np.arange(len(drawn.clips)) == (-1 if calls else 15)
+        calls.append(len(drawn.clips))
+        return rendered
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "render_drawn", silent_at_first)
+        write_store(tmp_path / "other", plan, HOURS / 2, workers=1)
+    assert calls == [24, 12]
+    usual, other = Store.open(tmp_path / "usual"), Store.open(tmp_path / "other")
+    for row in range(24):
+        again = draw_block(plan, row // 12, attempt=row // 12)[row % 12]
+        assert str(other.source(row)[0]) == again.name
+        assert np.array_equal(usual.clip(row), other.clip(row)) == (row < 12)
+
+    def always_silent(drawn, bank, plan):
+        rendered = render_drawn(drawn, bank, plan)
+        rendered.silent[:] = True
+        return rendered
+
+    monkeypatch.setattr(module, "render_drawn", always_silent)
+    with pytest.raises(SoundfontError, match="renders silence"):
+        write_store(tmp_path / "none", plan, SECONDS / 3600, workers=1)
 
 
 def test_a_complete_store_is_left_alone(plan, tmp_path):
