@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from myna_plugin.audio import SAMPLE_RATE, resample
-from myna_plugin.checkpoint import embedding_patchings, load_encoder
 from myna_plugin.decoding import decode_audio
 from myna_plugin.devices import choose_device
 from myna_plugin.embedding import Embedder
+from myna_plugin.hear import load_model
 
 Audio = str | os.PathLike[str] | np.ndarray | Tensor
 """A file, or a waveform of shape (S,) or (C, S)."""
@@ -82,10 +82,9 @@ class Myna:
             ValueError: an option outside its range.
         """
         chosen = choose_device(device)
-        encoder = load_encoder(name, embedding=embedding)
-        embedder = Embedder(
-            encoder,
-            embedding_patchings(embedding, encoder.config.patchings),
+        embedder = load_model(
+            name,
+            embedding=embedding,
             hop_ms=hop_ms,
             timestamp_layer=timestamp_layer,
             batch_size=batch_size,

@@ -1,8 +1,11 @@
-"""How fast clips are rendered on one core, step by step.
+"""How fast clips are rendered on one core, step by step, and how fast from samples on a device.
 
     python -m benchmarks.rendered.speed
+    python -m benchmarks.rendered.speed --sampled cuda
 
-Prints a Markdown table in processor time, so that other processes do not spoil it.
+Prints a Markdown table in processor time, so that other processes do not spoil it. What a device
+does is told in seconds that pass, warmed up and without playing the samples, beside the same clips
+by the synthesiser.
 """
 
 from __future__ import annotations
@@ -16,13 +19,21 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from benchmarks.rendered.batched_recording import tabulate
+from benchmarks.rendered.blocks import Plan, Sources
 from benchmarks.rendered.composer import compose_scores
 from benchmarks.rendered.performance import draw_performance
 from benchmarks.rendered.recording import NOISES, apply_recording, draw_recording, noise_bank
 from benchmarks.rendered.render import render_clip
+from benchmarks.rendered.sampled_blocks import Drawn, render_drawn
+from benchmarks.rendered.sampler import instruments_of, make_bank, tabulate_notes
 from benchmarks.rendered.scores import Score, read_scores
 from benchmarks.rendered.soundfonts import find_soundfonts, load_soundfont
+from myna_plugin.audio import SAMPLE_RATE
+from myna_plugin.devices import choose_device
 from myna_plugin.pretraining.preparation import cut_clips, settings_of
+
+BATCH = 256
 
 
 class Stopwatch:
@@ -68,6 +79,43 @@ def measure(
     return dict(watch.seconds), rendered
 
 
+def measure_sampled(
+    scores: list[Score],
+    soundfont: str,
+    clip_seconds: float,
+    n_clips: int,
+    seed: int,
+    device: str,
+    workers: int,
+) -> dict[str, float]:
+    """Seconds a clip of each step from samples, in batches of at most `BATCH` clips."""
+    rng = np.random.default_rng(seed)
+    clips, recordings = [], []
+    while len(clips) < n_clips:
+        score = scores[int(rng.integers(len(scores)))]
+        performance = draw_performance(score, clip_seconds, rng)
+        if performance is not None:
+            clips.append((score, performance, soundfont))
+            recordings.append(draw_recording(rng, clip_seconds, changing=True))
+    bank = make_bank(instruments_of([soundfont]), workers, device)
+    plan = Plan(Sources(), (soundfont,), clip_seconds=clip_seconds, sampled=True)
+    n_samples = round(SAMPLE_RATE * clip_seconds)
+    spent: dict[str, float] = defaultdict(float)
+    # The first round is not counted: tables, transforms and memory are made in it.
+    for counted in (False, True):
+        for start in range(0, n_clips, BATCH):
+            part = slice(start, start + BATCH)
+            began = time.perf_counter()
+            notes = tabulate_notes(clips[part], clip_seconds, bank.index)
+            drawn = Drawn([], notes, tabulate(recordings[part], n_samples))
+            tabulated = time.perf_counter()
+            render_drawn(drawn, bank, plan)  # ends in the CPU's memory, so nothing is under way
+            if counted:
+                spent["what is played, as tables, one core"] += tabulated - began
+                spent[f"all else, {device}"] += time.perf_counter() - tabulated
+    return {step: seconds / n_clips for step, seconds in spent.items()}
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -76,6 +124,8 @@ def main() -> None:
     parser.add_argument("--clip-seconds", type=float, default=15.0)
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sampled", metavar="DEVICE", help="cpu, cuda, ...: sample, too")
+    parser.add_argument("--workers", type=int, default=1, help="to play the samples")
     options = parser.parse_args()
     torch.set_num_threads(1)
     scores = read_scores(options.scores) if options.scores else compose_scores(60, options.seed)
@@ -90,6 +140,25 @@ def main() -> None:
             f"| {name} | {1000 * spent / rendered:.1f} | {spent / total:.0%} "
             f"| {options.clip_seconds * rendered / spent:,.0f} |"
         )
+
+    if options.sampled:
+        device = choose_device(options.sampled)
+        sampled = measure_sampled(
+            scores,
+            found[0],
+            options.clip_seconds,
+            options.clips,
+            options.seed,
+            device,
+            options.workers,
+        )
+        print("\n| from samples | ms a clip | times real time | times the synthesiser |")
+        print("|---|---|---|---|")
+        for name, each in sampled.items():
+            print(
+                f"| {name} | {1000 * each:.2f} | {options.clip_seconds / each:,.0f} "
+                f"| {total / rendered / each:.1f} |"
+            )
 
 
 if __name__ == "__main__":
