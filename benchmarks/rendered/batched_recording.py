@@ -27,7 +27,7 @@ from benchmarks.rendered.recording import (
     Recording,
     draw_reflections,
     noise_bank,
-    parts,
+    pieces_of,
     steep_low_pass,
     tail_bank,
     tail_samples,
@@ -52,11 +52,11 @@ class Pieces:
 
     Attributes:
         clip: number of the clip.
-        context: first sample that is played.
-        low: first sample that is recorded.
-        high: one past the last.
-        rise: whether it fades in from the piece before.
-        fall: whether it fades out into the next.
+        context: as `recording.Piece` has it, and so `low`, `high`, `rise` and `fall`.
+        low: see there.
+        high: see there.
+        rise: see there.
+        fall: see there.
         rt60_s: 0 for no room.
         damping: of the treble.
         reverberant: amplitude of the reverberation.
@@ -119,9 +119,9 @@ def tabulate(recordings: Sequence[Recording], n_samples: int) -> Pieces:
     """The pieces of some clips of one length, everything about them drawn."""
     rows = []
     for clip, recording in enumerate(recordings):
-        found = parts(recording, n_samples)
-        for part, conditions in zip(found, recording.conditions, strict=True):
-            rows.append((clip, *part, *_drawn(conditions)))
+        found = pieces_of(recording, n_samples)
+        for piece, conditions in zip(found, recording.conditions, strict=True):
+            rows.append((clip, *piece, *_drawn(conditions)))
     return Pieces(*(np.array(column) for column in zip(*rows, strict=True)))
 
 

@@ -140,21 +140,22 @@ def apply_recording(waveform: np.ndarray, recording: Recording) -> np.ndarray:
     n_samples = len(waveform)
     level, peak = _rms(waveform), float(np.abs(waveform).max(initial=0.0))
     recorded = np.zeros(n_samples, np.float32)
-    for part, conditions in zip(parts(recording, n_samples), recording.conditions, strict=True):
-        played = waveform[part.context : part.high]
-        piece = apply_conditions(played, conditions, part.low - part.context, level, peak)
-        recorded[part.low : part.high] += piece * _fade(len(piece), part.rise, part.fall)
+    pieces = pieces_of(recording, n_samples)
+    for piece, conditions in zip(pieces, recording.conditions, strict=True):
+        played = waveform[piece.context : piece.high]
+        sound = apply_conditions(played, conditions, piece.low - piece.context, level, peak)
+        recorded[piece.low : piece.high] += sound * _fade(len(sound), piece.rise, piece.fall)
     return recorded
 
 
-class Part(NamedTuple):
+class Piece(NamedTuple):
     """Samples of a clip that are recorded under one set of conditions.
 
     Attributes:
         context: the first that is played: what was played before still rings in the room.
         low: the first that is recorded.
         high: one past the last.
-        rise: whether it fades in from the part before.
+        rise: whether it fades in from the piece before.
         fall: whether it fades out into the next.
     """
 
@@ -165,8 +166,8 @@ class Part(NamedTuple):
     fall: bool
 
 
-def parts(recording: Recording, n_samples: int) -> list[Part]:
-    """The parts of a clip, one for each of the recording's conditions."""
+def pieces_of(recording: Recording, n_samples: int) -> list[Piece]:
+    """The pieces of a clip, one for each of the recording's conditions."""
     borders = [round(border * SAMPLE_RATE) for border in recording.borders_s]
     found = []
     for start, stop, conditions in zip(
@@ -174,7 +175,7 @@ def parts(recording: Recording, n_samples: int) -> list[Part]:
     ):
         low, high = max(start - FADE // 2, 0), min(stop + FADE // 2, n_samples)
         context = max(low - tail_samples(conditions.rt60_s), 0)
-        found.append(Part(context, low, high, start > 0, stop < n_samples))
+        found.append(Piece(context, low, high, start > 0, stop < n_samples))
     return found
 
 

@@ -7,8 +7,8 @@ clips together at a time.
 
 What differs from the synthesiser: notes beyond the piano's pitches sound octaves nearer; notes
 longer than `LONGEST_S` die away; a velocity between the two is scaled from the nearer one; the
-release is one exponential for all notes of an instrument; a note struck again does not stop the
-one before.
+release is one exponential for all notes of an instrument; drums are held for `DRUM_S` whatever the
+score says; a note struck again does not stop the one before.
 """
 
 from __future__ import annotations
@@ -287,9 +287,7 @@ def tabulate_notes(
     held = np.maximum(np.rint(ends).astype(np.int64) - onset, 1)
     release = index.release[instrument] / ROWS_A_SECOND
     dies = held + np.ceil(np.log(1 / INAUDIBLE) / np.maximum(release, 1e-6)).astype(np.int64)
-    rows = np.minimum(
-        index.rows[instrument, layer, pitch], np.where(release > 0, dies, held + 2**40)
-    )
+    rows = np.minimum(index.rows[instrument, layer, pitch], dies)
     # What lies before or after the clip is not heard.
     n_rows = clip_rows(seconds)
     before = np.maximum(-onset, 0)

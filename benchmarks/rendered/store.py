@@ -212,7 +212,7 @@ def _render_until_heard(
 ) -> tuple[list[ClipFacts], RenderedClips]:
     """Render a shard, and blocks that have a silent clip anew from other chance."""
     facts, rendered = drawn.clips, render_drawn(drawn, bank, plan)
-    for attempt in range(1, MOST_ATTEMPTS):
+    for attempt in range(1, MOST_ATTEMPTS + 1):
         blocks = np.unique(np.flatnonzero(rendered.silent) // plan.clips_per_block)
         if not len(blocks):
             return facts, rendered
@@ -375,6 +375,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return _fail("stopped; the same command goes on", INTERRUPTED)
+    except torch.OutOfMemoryError:
+        needed = "6 GB and 1.7 GB a soundfont are needed; begin another store without it"
+        return _fail(f"--sampled: the GPU has too little memory: {needed}", FAILED)
     except (OSError, WorkerDiedError) as error:
         return _fail(f"{error}; the same command goes on", FAILED)
     return 0
@@ -426,8 +429,8 @@ def _summarise(store: Path, index: Index, seconds: float) -> None:
     worked = json.loads((store / RECORD).read_text(encoding="utf-8"))["worker_seconds"]
     hours = int(index.shards["frames"].sum()) / FRAMES_PER_HOUR
     print(
-        f"{store}: {len(index.clips):,} clips, {hours:,.2f} hours, in {seconds:,.0f} s; rendering "
-        f"took {worked:,.0f} s of them all: {hours * 3600 / worked:,.0f} times real time a worker"
+        f"{store}: {len(index.clips):,} clips, {hours:,.2f} hours, {seconds:,.0f} s; "
+        f"{worked:,.0f} s of work in all, {hours * 3600 / worked:,.0f} times real time a worker"
     )
     if clamped := int(index.files["clamped"].sum()):
         print(f"values clamped to float16's range: {clamped:,}")

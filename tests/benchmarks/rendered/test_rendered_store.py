@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.rendered import blocks, percussion
 from benchmarks.rendered import store as module
@@ -31,6 +32,7 @@ from benchmarks.rendered.store import (
 from myna_plugin.pretraining.preparation import prepare
 from myna_plugin.pretraining.store import Store, StoreError, shard_path
 from myna_plugin.pretraining.store_writer import WORK, merge
+from myna_plugin.spectrogram import MelSpectrogram
 
 pytest_plugins = ("rendered_fixtures",)
 
@@ -117,10 +119,6 @@ def test_shards_take_all_blocks_once(plan):
 
 def test_a_store_holds_the_clips_of_its_blocks(plan, tmp_path):
     """The mel power of each row is that of its clip rendered alone."""
-    import torch
-
-    from myna_plugin.spectrogram import MelSpectrogram
-
     write_store(tmp_path / "store", plan, hours=20 * SECONDS / 3600, workers=1)
     opened = Store.open(tmp_path / "store")
     opened.verify()
@@ -394,6 +392,20 @@ def test_the_command(soundfont, tmp_path, capsys):
     assert "is a complete store" in capsys.readouterr().err
 
 
+def test_the_command_with_samples(soundfont, few_instruments, tmp_path, capsys, monkeypatch):
+    arguments = ["--composed", "4", "--split", "all", "--soundfonts", soundfont, "--hours", "0.001"]
+    arguments += ["--clip-seconds", "2", "--workers", "1", "--sampled", "cpu"]
+    assert main([str(tmp_path / "store"), *arguments]) == 0
+    assert json.loads((tmp_path / "store" / RECORD).read_text())["plan"]["sampled"] is True
+
+    def too_much(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "render_drawn", too_much)
+    assert main([str(tmp_path / "other"), *arguments]) == 1
+    assert "the GPU has too little memory" in capsys.readouterr().err
+
+
 def test_without_a_soundfont_one_is_drawn(tmp_path, monkeypatch):
     """The one that is kept for test is never taken of its own accord."""
     monkeypatch.setattr(module, "find_soundfonts", lambda: [tmp_path / HELD_OUT])
@@ -412,6 +424,7 @@ def test_without_a_soundfont_one_is_drawn(tmp_path, monkeypatch):
         (["--composed", "4", "--licence", "none such"], "none of the 4 works are left"),
         (["--composed", "4", "--transpositions", "13"], "an octave has 12"),
         (["--composed", "4", "--workers", "0"], "--workers at least 1"),
+        (["--composed", "4", "--sampled", "tpu"], "must be auto, cpu, cuda"),
     ],
 )
 def test_bad_input_is_told_in_a_line(arguments, message, soundfont, tmp_path, capsys, monkeypatch):
