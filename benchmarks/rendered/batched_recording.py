@@ -26,6 +26,7 @@ from benchmarks.rendered.recording import (
     Conditions,
     Recording,
     draw_reflections,
+    microphone_hz,
     noise_bank,
     pieces_of,
     steep_low_pass,
@@ -188,14 +189,14 @@ def apply_recordings(waveforms: Tensor, pieces: Pieces) -> Tensor:
         length = rows["high"] - rows["low"]
         gain = level / _rms(sound, length).clamp(min=1e-9).maximum(0.1 * level)
         sound = _compress(sound * gain[:, None], rows, length, level)
-        sound = _add_noise(sound, rows, length, level, time) * inside
+        sound = _add_noise(sound, rows, length, level, time, inside)
         sound = _low_pass(sound, rows) * inside
         top = sound.abs().amax(1).clamp(min=1e-9).maximum(0.25 * peak)
         sound = sound / top[:, None]
         drive = rows["drive"][:, None]
         driven = torch.tanh(sound * drive) / torch.tanh(drive)
         sound = torch.where(drive > 0, driven, sound) * rows["peak"][:, None]
-        sound = sound * _fade(time, rows, length) * inside
+        sound = sound * _fade(time, rows, length)
         # Beyond a piece's end there are zeros, which may fall anywhere in the clip.
         place = rows["clip"][:, None] * n_samples + (rows["low"][:, None] + time) % n_samples
         recorded.view(-1).index_add_(0, place.flatten(), sound.flatten())
@@ -217,8 +218,7 @@ def _play_in_rooms(waveforms: Tensor, rows: dict[str, Tensor]) -> tuple[Tensor, 
     device = waveforms.device
     played = int((rows["high"] - rows["context"]).max())
     room = _rooms(rows)
-    at_least = played + room.shape[1] + EQ_TAPS
-    n = scipy.fft.next_fast_len(-(-at_least // FFT_STEP) * FFT_STEP, real=True)
+    n = _transform_length(played + room.shape[1] + EQ_TAPS)
     at = rows["context"][:, None] + torch.arange(played, device=device)
     sound = waveforms[rows["clip"][:, None], at.clamp(max=waveforms.shape[1] - 1)]
     sound = sound * (at < rows["high"][:, None])
@@ -233,10 +233,14 @@ def _play_in_rooms(waveforms: Tensor, rows: dict[str, Tensor]) -> tuple[Tensor, 
     return heard.gather(1, (skip + time).clamp(max=n - 1)) * inside, time, inside
 
 
+def _transform_length(at_least: int) -> int:
+    return scipy.fft.next_fast_len(-(-at_least // FFT_STEP) * FFT_STEP, real=True)
+
+
 def _rooms(rows: dict[str, Tensor]) -> Tensor:
     """Impulse responses, (R, K); a one and zeros where there is no room."""
     device = rows["clip"].device
-    time = torch.arange(max(int(rows["tail_length"].max()), 1600), device=device)
+    time = torch.arange(max(int(rows["tail_length"].max()), 1), device=device)
     bass, treble = _tails(device)
     at = (rows["tail_offset"][:, None] + time).clamp(max=len(bass) - 1)
     has_room = rows["rt60_s"] > 0
@@ -288,14 +292,19 @@ def _compress(sound: Tensor, rows: dict[str, Tensor], length: Tensor, level: Ten
 
 
 def _add_noise(
-    sound: Tensor, rows: dict[str, Tensor], length: Tensor, level: Tensor, time: Tensor
+    sound: Tensor,
+    rows: dict[str, Tensor],
+    length: Tensor,
+    level: Tensor,
+    time: Tensor,
+    inside: Tensor,
 ) -> Tensor:
     bank = _noises(sound.device)
     noise = torch.zeros_like(sound)
     for i in range(MOST_NOISES):
         at = (rows["noise_offset"][:, i, None] + time) % BANK_SAMPLES
         noise += rows["noise_share"][:, i, None] * bank[rows["noise_kind"][:, i, None], at]
-    noise *= time < length[:, None]
+    noise *= inside
     # Silence stays silence, as its level is 0.
     gain = level * rows["noise_level"] / _rms(noise, length).clamp(min=1e-9)
     return sound + gain[:, None] * noise
@@ -305,8 +314,7 @@ def _low_pass(sound: Tensor, rows: dict[str, Tensor]) -> Tensor:
     cut = torch.nonzero(rows["low_pass"])[:, 0]
     if not len(cut):
         return sound
-    at_least = sound.shape[1] + LOW_PASS_TAIL
-    n = scipy.fft.next_fast_len(-(-at_least // FFT_STEP) * FFT_STEP, real=True)
+    n = _transform_length(sound.shape[1] + LOW_PASS_TAIL)
     kinds, which = torch.unique(rows["low_pass"][cut], return_inverse=True)
     spectrum = torch.fft.rfft(sound[cut], n)
     spectrum *= _low_pass_gains(kinds, n)[which]
@@ -336,8 +344,7 @@ def _noises(device: torch.device) -> Tensor:
 @functools.cache
 def _frequencies(device: torch.device) -> tuple[Tensor, Tensor]:
     """Frequencies of a microphone's gains, and how `EQ_HZ` weigh in each, (9, EQ_TAPS // 2 + 1)."""
-    hz = np.linspace(0, SAMPLE_RATE / 2, EQ_TAPS // 2 + 1)
-    hz[0] = hz[1] / 2
+    hz = microphone_hz()
     weights = np.stack([np.interp(np.log(hz), np.log(EQ_HZ), row) for row in np.eye(len(EQ_HZ))])
     return torch.from_numpy(hz).float().to(device), torch.from_numpy(weights).float().to(device)
 

@@ -1,10 +1,4 @@
-"""What a rendered store is made of: plans, and blocks of clips drawn from them.
-
-A block is a few passages, each with each of a few instrumentations, each in each of a few
-transpositions, in consecutive rows of the store. Tempo, tuning, the players' manner and the
-percussion are common to a block. So within a block some clips differ in key alone, some in
-instruments alone, some in the notes alone.
-"""
+"""Plans of rendered stores, and the blocks drawn from them; `store` says what a block is."""
 
 from __future__ import annotations
 

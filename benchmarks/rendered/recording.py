@@ -235,7 +235,7 @@ def _convolve(waveform: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 def _impulse_response(conditions: Conditions, rng: np.random.Generator) -> np.ndarray:
     """Room and microphone as one kernel, float32, the direct sound at its beginning."""
-    microphone = _minimum_phase(microphone_gain(conditions))
+    microphone = _minimum_phase(_microphone_gain(conditions))
     if not conditions.rt60_s:
         return microphone
     room = _room(conditions, rng)
@@ -312,10 +312,16 @@ def tail_bank() -> tuple[np.ndarray, np.ndarray]:
     return white - treble, treble
 
 
-def microphone_gain(conditions: Conditions) -> np.ndarray:
-    """Gain at `EQ_TAPS` // 2 + 1 frequencies from 0 to 8 kHz."""
+def microphone_hz() -> np.ndarray:
+    """The `EQ_TAPS` // 2 + 1 frequencies of a microphone's gains, from just above 0 to 8 kHz."""
     hz = np.linspace(0, SAMPLE_RATE / 2, EQ_TAPS // 2 + 1)
     hz[0] = hz[1] / 2
+    return hz
+
+
+def _microphone_gain(conditions: Conditions) -> np.ndarray:
+    """Gain at `microphone_hz`."""
+    hz = microphone_hz()
     gain = 10 ** (np.interp(np.log(hz), np.log(EQ_HZ), conditions.eq_db) / 20)
     if conditions.low_cut_hz:
         gain /= 1 + (conditions.low_cut_hz / hz) ** 2

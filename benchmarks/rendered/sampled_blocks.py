@@ -82,9 +82,9 @@ def draw_blocks(attempts: Iterable[Attempt], plan: Plan, index: NoteIndex) -> Dr
 
 
 @torch.inference_mode()
-def render_drawn(drawn: Drawn, bank: NoteBank, plan: Plan) -> RenderedClips:
-    """Render what was drawn, on the bank's device."""
-    waveforms = to_peak(mix(bank, drawn.notes, plan.clip_seconds))
+def render_drawn(drawn: Drawn, bank: NoteBank, seconds: float) -> RenderedClips:
+    """Render what was drawn, clips of some length, on the bank's device."""
+    waveforms = to_peak(mix(bank, drawn.notes, seconds))
     waveforms = apply_recordings(waveforms, drawn.pieces)
     low, high = torch.aminmax(waveforms, dim=1)
     mel = _mel_spectrogram(waveforms.device)

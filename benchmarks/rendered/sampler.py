@@ -22,7 +22,7 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from benchmarks.rendered.percussion import KITS
+from benchmarks.rendered.percussion import KITS, DrumTrack
 from benchmarks.rendered.performance import PROGRAMS, Performance
 from benchmarks.rendered.render import (
     DRY_PEAK,
@@ -272,9 +272,9 @@ def tabulate_notes(
         part = notes[:, 4].astype(np.int64)
         rows = [_rows_of(notes, np.array(numbers)[part], 10 ** (np.array(gains)[part] / 20))]
         if len(drums):
-            track = performance.drums
-            kit = index.numbers[soundfont, track.kit if track else 0, True]
-            gain = 10 ** ((track.gain_db if track else 0.0) / 20)
+            track = performance.drums or DrumTrack("")
+            kit = index.numbers[soundfont, track.kit, True]
+            gain = 10 ** (track.gain_db / 20)
             rows.append(_rows_of(drums, np.full(len(drums), kit), np.full(len(drums), gain)))
         table = np.concatenate(rows)
         tables.append(np.concatenate([np.full((len(table), 1), number), table], 1))

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from benchmarks.rendered.batched_recording import tabulate
-from benchmarks.rendered.blocks import Plan, Sources
 from benchmarks.rendered.composer import compose_scores
 from benchmarks.rendered.performance import draw_performance
 from benchmarks.rendered.recording import NOISES, apply_recording, draw_recording, noise_bank
@@ -98,7 +97,6 @@ def measure_sampled(
             clips.append((score, performance, soundfont))
             recordings.append(draw_recording(rng, clip_seconds, changing=True))
     bank = make_bank(instruments_of([soundfont]), workers, device)
-    plan = Plan(Sources(), (soundfont,), clip_seconds=clip_seconds, sampled=True)
     n_samples = round(SAMPLE_RATE * clip_seconds)
     spent: dict[str, float] = defaultdict(float)
     # The first round is not counted: tables, transforms and memory are made in it.
@@ -109,7 +107,9 @@ def measure_sampled(
             notes = tabulate_notes(clips[part], clip_seconds, bank.index)
             drawn = Drawn([], notes, tabulate(recordings[part], n_samples))
             tabulated = time.perf_counter()
-            render_drawn(drawn, bank, plan)  # ends in the CPU's memory, so nothing is under way
+            render_drawn(
+                drawn, bank, clip_seconds
+            )  # ends in the CPU's memory, so nothing is under way
             if counted:
                 spent["what is played, as tables, one core"] += tabulated - began
                 spent[f"all else, {device}"] += time.perf_counter() - tabulated

@@ -211,13 +211,13 @@ def _render_until_heard(
     job: ShardJob, drawn: Drawn, bank: NoteBank, plan: Plan
 ) -> tuple[list[ClipFacts], RenderedClips]:
     """Render a shard, and blocks that have a silent clip anew from other chance."""
-    facts, rendered = drawn.clips, render_drawn(drawn, bank, plan)
+    facts, rendered = drawn.clips, render_drawn(drawn, bank, plan.clip_seconds)
     for attempt in range(1, MOST_ATTEMPTS + 1):
         blocks = np.unique(np.flatnonzero(rendered.silent) // plan.clips_per_block)
         if not len(blocks):
             return facts, rendered
         again = draw_blocks([(job.first + int(b), attempt) for b in blocks], plan, bank.index)
-        new = render_drawn(again, bank, plan)
+        new = render_drawn(again, bank, plan.clip_seconds)
         rows = (blocks[:, None] * plan.clips_per_block + np.arange(plan.clips_per_block)).ravel()
         for row, clip in zip(rows, again.clips, strict=True):
             facts[row] = clip
@@ -376,8 +376,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped; the same command goes on", INTERRUPTED)
     except torch.OutOfMemoryError:
-        needed = "6 GB and 1.7 GB a soundfont are needed; begin another store without it"
-        return _fail(f"--sampled: the GPU has too little memory: {needed}", FAILED)
+        remedy = "name fewer soundfonts, or begin another store without --sampled"
+        return _fail(f"the GPU has too little memory; {remedy}", FAILED)
     except (OSError, WorkerDiedError) as error:
         return _fail(f"{error}; the same command goes on", FAILED)
     return 0

@@ -13,10 +13,10 @@ from benchmarks.rendered.recording import (
     _convolve,
     _fade,
     _impulse_response,
+    _microphone_gain,
     _minimum_phase,
     apply_recording,
     draw_recording,
-    microphone_gain,
     noise_bank,
 )
 
@@ -128,7 +128,7 @@ def test_the_room_hears_what_was_played_before_the_conditions_changed():
 def test_the_microphone_has_the_gain_that_was_drawn():
     curve = (-6.0, -3.0, 0.0, 3.0, 6.0, 3.0, 0.0, -3.0, -6.0)
     conditions = Conditions(eq_db=curve)
-    response = np.abs(np.fft.rfft(_minimum_phase(microphone_gain(conditions))))
+    response = np.abs(np.fft.rfft(_minimum_phase(_microphone_gain(conditions))))
     hz = np.fft.rfftfreq(2 * (len(response) - 1), 1 / RATE)
     measured = np.interp(EQ_HZ[3:-1], hz, 20 * np.log10(response))
     assert measured == pytest.approx(curve[3:-1], abs=0.5)

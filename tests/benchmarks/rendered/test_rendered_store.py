@@ -212,8 +212,8 @@ def test_blocks_with_a_silent_clip_are_drawn_anew(plan, few_instruments, tmp_pat
     monkeypatch.setattr(module, "LEAST_SHARDS", 1)
     calls = []
 
-    def silent_at_first(drawn, bank, plan):
-        rendered = render_drawn(drawn, bank, plan)
+    def silent_at_first(drawn, bank, seconds):
+        rendered = render_drawn(drawn, bank, seconds)
         rendered.silent[:] = np.arange(len(drawn.clips)) == (-1 if calls else 15)
         calls.append(len(drawn.clips))
         return rendered
@@ -228,8 +228,8 @@ def test_blocks_with_a_silent_clip_are_drawn_anew(plan, few_instruments, tmp_pat
         assert str(other.source(row)[0]) == again.name
         assert np.array_equal(usual.clip(row), other.clip(row)) == (row < 12)
 
-    def always_silent(drawn, bank, plan):
-        rendered = render_drawn(drawn, bank, plan)
+    def always_silent(drawn, bank, seconds):
+        rendered = render_drawn(drawn, bank, seconds)
         rendered.silent[:] = True
         return rendered
 
