@@ -107,9 +107,8 @@ def measure_sampled(
             notes = tabulate_notes(clips[part], clip_seconds, bank.index)
             drawn = Drawn([], notes, tabulate(recordings[part], n_samples))
             tabulated = time.perf_counter()
-            render_drawn(
-                drawn, bank, clip_seconds
-            )  # ends in the CPU's memory, so nothing is under way
+            # Ends in the CPU's memory, so nothing is under way.
+            render_drawn(drawn, bank, clip_seconds)
             if counted:
                 spent["what is played, as tables, one core"] += tabulated - began
                 spent[f"all else, {device}"] += time.perf_counter() - tabulated

@@ -156,7 +156,7 @@ def test_stores_of_other_seeds_can_be_merged(plan, tmp_path):
     parts = [tmp_path / "a", tmp_path / "b"]
     for seed, part in enumerate(parts):
         write_store(part, replace(plan, seed=seed), hours=SECONDS / 3600, workers=1)
-    names = [{str(path) for path in Store.open(part).index.paths} for part in parts]
+    names = [{os.fsdecode(path) for path in Store.open(part).index.paths} for part in parts]
     assert not names[0] & names[1]
     # Two seeds may well draw the same clip once in many blocks: the seed itself tells them apart.
     for seed, listed in enumerate(names):
