@@ -191,7 +191,7 @@ def check(bench: Bench, variants: dict[str, dict[str, Any]]) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     encoder = bench.encoder()
     views = bench.sampler(128).draw(0)
-    crops = cut_crops(bench.store.resident.frames, views.starts.flatten())
+    crops = cut_crops(bench.store.resident.frames, views.starts[0].flatten())
     tokens = {n: views.tokens[i].flatten(0, 1) for i, n in enumerate(bench.options.patchings)}
     expected = literal_loss(encoder, crops, tokens)
     wanted = flat_gradient(expected, encoder)
@@ -321,7 +321,7 @@ def literal_step(bench: Bench, batch_size: int) -> Step:
 
     def take(number: int) -> Tensor:
         views: Views = sampler.draw(number)
-        crops = cut_crops(frames, views.starts.flatten())
+        crops = cut_crops(frames, views.starts[0].flatten())
         tokens = {
             patching: draw_tokens(len(crops), 48, 5, bench.device)
             for patching in bench.options.patchings
@@ -493,11 +493,11 @@ def time_parts(bench: Bench) -> None:
     views = sampler.draw(0)
     resident = bench.store.resident
     for group, patching in enumerate(bench.options.patchings):
-        tokens = views.tokens[group].flatten(0, 1)
+        starts, tokens = views.starts[group].flatten(), views.tokens[group].flatten(0, 1)
         moved(
             f"gather {patching}", 2 * tokens.numel() * 256,
-            lambda tokens=tokens, patching=patching: resident.patches(
-                views.starts.flatten(), tokens, patching, dtype=torch.bfloat16, norm=True
+            lambda starts=starts, tokens=tokens, patching=patching: resident.patches(
+                starts, tokens, patching, dtype=torch.bfloat16, norm=True
             ),
         )  # fmt: skip
     start = time.perf_counter()

@@ -87,7 +87,7 @@ class MaskedAutoencoder(nn.Module):
         tokens = views.tokens[:, :1]
         chosen = tokens[:, 0, ..., None].expand(-1, -1, -1, PATCH_AREA)
         visible = patches.gather(2, chosen).unsqueeze(1)
-        first = replace(views, starts=views.starts[:1], tokens=tokens, patches=visible)
+        first = replace(views, starts=views.starts[:, :1], tokens=tokens, patches=visible)
         for fused in (self.fused_encoder, self.fused_decoder):
             fused.copies.refresh()
         encoded = self.fused_encoder(self.visible_tokens(first))
@@ -105,11 +105,13 @@ class MaskedAutoencoder(nn.Module):
             return views.patches[:, 0].float()
         if self.source is None:
             raise ValueError("these views carry no patches and there is no source to gather from")
-        starts, tokens = views.starts[0], all_tokens(views.tokens[:, 0], self.crop_frames)
+        tokens = all_tokens(views.tokens[:, 0], self.crop_frames)
         return torch.stack(
             [
-                self.source.patches(starts, tokens[group].contiguous(), patching, self.crop_frames)
-                for group, patching in enumerate(self.encoder.config.patchings)
+                self.source.patches(starts, part.contiguous(), patching, self.crop_frames)
+                for starts, part, patching in zip(
+                    views.starts[:, 0], tokens, self.encoder.config.patchings, strict=True
+                )
             ]
         )
 

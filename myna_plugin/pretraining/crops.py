@@ -7,6 +7,7 @@ again at step n needs to be told nothing else.
 from __future__ import annotations
 
 import hashlib
+import math
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -44,14 +45,14 @@ class Views:
     """The two masked crops of every clip of a batch.
 
     Attributes:
-        clips: the clips' numbers, int64, shape (B,); of several versions the first one's.
-        starts: first frame of every crop, counted over all clips, int64, shape (2, B).
+        sounds: the sounds' numbers, without versions the clips', int64, shape (B,).
+        starts: first frame of every patching's crops, counted over all clips, int64, (G, 2, B).
         tokens: visible tokens of every patching, int64, shape (G, 2, B, visible).
         patches: the visible patches' mel power, shape (G, 2, B, visible, 256), where they have been
             gathered beforehand.
     """
 
-    clips: Tensor
+    sounds: Tensor
     starts: Tensor
     tokens: Tensor
     patches: Tensor | None = None
@@ -60,7 +61,7 @@ class Views:
         """On a device; from pinned memory without waiting."""
         patches = None if self.patches is None else self.patches.to(device, non_blocking=True)
         return Views(
-            self.clips.to(device, non_blocking=True),
+            self.sounds.to(device, non_blocking=True),
             self.starts.to(device, non_blocking=True),
             self.tokens.to(device, non_blocking=True),
             patches,
@@ -85,20 +86,24 @@ class Versions:
     of one sound: with 2 and 1, clips 0 and 1, 2 and 3, ...; with 2 and 4, clips 0 and 4, 1 and 5,
     2 and 6, 3 and 7, 8 and 12, ...
 
+    Patchings may differ in what a version is. With number 4 and strides 1 and 4, of 16 clips that
+    are 4 passages, each played by 4 sets of instruments, one patching pairs a passage with itself
+    by other players, and the other pairs players with themselves in other passages.
+
     Attributes:
         number: versions of every sound; 1 for none but itself.
-        stride: how far apart they are.
-        share: chance that a pair of views comes from two versions rather than one.
+        strides: how far apart they are, for every patching or one for all.
+        shares: chance that a pair of views comes from two versions rather than one, likewise.
     """
 
     number: int = 1
-    stride: int = 1
-    share: float = 1.0
+    strides: tuple[int, ...] = (1,)
+    shares: tuple[float, ...] = (1.0,)
 
     @property
     def span(self) -> int:
-        """Neighbouring clips in which all versions of a sound are."""
-        return 1 if self.number == 1 else self.number * self.stride
+        """Neighbouring clips in which all versions of a sound are, whatever the patching."""
+        return 1 if self.number == 1 else self.number * math.lcm(*self.strides)
 
     def sounds_per_block(self, clips_per_block: int) -> int:
         """Sounds in a block of clips; single clips are shuffled sound by sound.
@@ -113,25 +118,24 @@ class Versions:
             )
         return max(1, clips_per_block // self.number)
 
-    def first(self, sounds: Tensor) -> Tensor:
-        """Number of the first version of each sound.
+    def draw(self, sounds: Tensor, n_patchings: int, generator: torch.Generator) -> Tensor:
+        """Clips that every patching's two views of each sound are cut from, int64, (G, 2, B).
 
-        >>> Versions(2, 4).first(torch.arange(6)).tolist()
-        [0, 1, 2, 3, 8, 9]
+        Patchings differ as far as their strides and shares do, and not by chance.
         """
         if self.number == 1:
-            return sounds
-        return sounds // self.stride * self.span + sounds % self.stride
-
-    def draw(self, sounds: Tensor, generator: torch.Generator) -> Tensor:
-        """Clips that the two views of each sound are cut from, int64, shape (2, B)."""
-        if self.number == 1:
-            return sounds.expand(2, -1)
+            return sounds.expand(n_patchings, 2, -1)
         chance = torch.rand(3, len(sounds), generator=generator, device=sounds.device)
         one = (chance[0] * self.number).long().clamp(max=self.number - 1)
         ahead = 1 + (chance[1] * (self.number - 1)).long().clamp(max=self.number - 2)
-        other = torch.where(chance[2] < self.share, (one + ahead) % self.number, one)
-        return self.first(sounds) + torch.stack([one, other]) * self.stride
+        clips = []
+        for group in range(n_patchings):
+            stride = self.strides[group % len(self.strides)]
+            share = self.shares[group % len(self.shares)]
+            first = sounds // stride * (self.number * stride) + sounds % stride
+            other = torch.where(chance[2] < share, (one + ahead) % self.number, one)
+            clips.append(first + torch.stack([one, other]) * stride)
+        return torch.stack(clips)
 
 
 SINGLE = Versions()
@@ -235,7 +239,7 @@ class ViewSampler:
         sounds = self.sounds(step)
         generator = self._generator.manual_seed(derive_seed(self.seed, 1, step, self.rank))
         chance = torch.rand(2, len(sounds), generator=generator, device=self.device)
-        clips = self.versions.draw(sounds, generator)
+        clips = self.versions.draw(sounds, len(self.patchings), generator)
         room = self.room[clips]
         starts = self.offsets[clips] + torch.minimum((chance * room).long(), room - 1)
         tokens = [
@@ -248,7 +252,7 @@ class ViewSampler:
             )
             for patching in self.patchings
         ]
-        return Views(self.versions.first(sounds), starts, torch.stack(tokens))
+        return Views(sounds, starts, torch.stack(tokens))
 
 
 def order_clips(n_clips: int, clips_per_block: int, generator: torch.Generator) -> Tensor:
@@ -459,11 +463,12 @@ class HostViews:
     def gather(self, step: int) -> Views:
         """The views of a step with their patches, on the CPU, pinned if a GPU will take them."""
         views = self.sampler.draw(step)
-        starts = views.starts.flatten()
         wanted = all_tokens(views.tokens, self.sampler.crop_frames) if self.whole else views.tokens
         groups = [
-            self._gather(starts, tokens.flatten(0, 1), patching).unflatten(0, (2, -1))
-            for tokens, patching in zip(wanted, self.sampler.patchings, strict=True)
+            self._gather(starts.flatten(), tokens.flatten(0, 1), patching).unflatten(0, (2, -1))
+            for starts, tokens, patching in zip(
+                views.starts, wanted, self.sampler.patchings, strict=True
+            )
         ]
         patches = torch.stack(groups)
         return replace(views, patches=patches.pin_memory() if self._pins else patches)

@@ -88,7 +88,7 @@ class VisibleTokens:
         if views.patches is not None:
             patches = norm_patches(views.patches[group], self.dtype, log_mel)
         elif self.source is not None:
-            starts, tokens = views.starts.flatten(), views.tokens[group].flatten(0, 1)
+            starts, tokens = views.starts[group].flatten(), views.tokens[group].flatten(0, 1)
             patches = self.source.patches(
                 starts, tokens, patching, self.crop_frames, self.dtype, log_mel, norm=True
             )
@@ -179,7 +179,7 @@ class ContrastiveObjective(nn.Module):
 
     def forward(self, views: Views) -> Tensor:
         """Loss of every patching, float32, shape (G,)."""
-        return self.loss(self.project(self.embed(views)), views.clips)
+        return self.loss(self.project(self.embed(views)), views.sounds)
 
     def embed(self, views: Views) -> Tensor:
         """Embeddings of masked views, the mean over visible tokens: (G, 2, B, D)."""

@@ -68,7 +68,7 @@ class TrainingStep:
 
     def _capture(self, views: Views) -> tuple[torch.cuda.CUDAGraph, Views, Tensor]:
         static = Views(
-            views.clips.clone(),
+            views.sounds.clone(),
             views.starts.clone(),
             views.tokens.clone(),
             None if views.patches is None else views.patches.clone(),
@@ -86,7 +86,7 @@ class TrainingStep:
 
 
 def _copy_views(target: Views, source: Views) -> None:
-    target.clips.copy_(source.clips, non_blocking=True)
+    target.sounds.copy_(source.sounds, non_blocking=True)
     target.starts.copy_(source.starts, non_blocking=True)
     target.tokens.copy_(source.tokens, non_blocking=True)
     if target.patches is not None and source.patches is not None:

@@ -31,10 +31,10 @@ def test_gather_equals_crop_then_patchify_then_mask(patching):
     store = MemoryStore()
     frames = ResidentFrames(store, "cpu").frames
     views = sampler(store, patchings=(patching,)).draw(0)
-    got = gather_patches(frames, views.starts.flatten(), views.tokens[0].flatten(0, 1), patching)
+    got = gather_patches(frames, views.starts[0].flatten(), views.tokens[0].flatten(0, 1), patching)
     for view in range(2):
-        for pair, clip in enumerate(views.clips.tolist()):
-            start = int(views.starts[view, pair] - store.offsets[clip])
+        for pair, clip in enumerate(views.sounds.tolist()):
+            start = int(views.starts[0, view, pair] - store.offsets[clip])
             crop = torch.from_numpy(store.clip(clip)[start : start + 96].T.copy())
             expected = patchify(crop[None], PATCHINGS[patching])[0][views.tokens[0, view, pair]]
             assert torch.equal(got[view * 4 + pair], expected)
@@ -137,7 +137,7 @@ def test_the_views_of_a_sound_come_from_two_of_its_versions(versions, block):
     told = [(c // span * stride + c % stride, c % span // stride) for c in range(48)]
     store = MemoryStore(lengths=[100] * 48)
     draws = sampler(
-        store, batch_size=4, clips_per_block=block, versions=Versions(number, stride, share=0.5)
+        store, batch_size=4, clips_per_block=block, versions=Versions(number, (stride,), (0.5,))
     )
     assert draws.steps_per_epoch == 48 // number // 4
     same, pairs = [], set()
@@ -145,9 +145,11 @@ def test_the_views_of_a_sound_come_from_two_of_its_versions(versions, block):
         met = []
         for step in range(draws.steps_per_epoch):
             views = draws.draw(epoch * draws.steps_per_epoch + step)
-            one, other = [[told[c] for c in (starts // 100).tolist()] for starts in views.starts]
+            assert torch.equal(*views.starts)
+            one, other = [[told[c] for c in (s // 100).tolist()] for s in views.starts[0]]
             assert [sound for sound, _ in one] == [sound for sound, _ in other]
-            assert [told[c] for c in views.clips.tolist()] == [(sound, 0) for sound, _ in one]
+            firsts = [c for c in range(48) if told[c][1] == 0]
+            assert [told[firsts[s]] for s in views.sounds.tolist()] == [(s, 0) for s, _ in one]
             if block > 1:
                 blocks = {sound // (block // number) for sound, _ in one}
                 assert len(blocks) == 4 // (block // number)
@@ -161,17 +163,37 @@ def test_the_views_of_a_sound_come_from_two_of_its_versions(versions, block):
 
 def test_versions_always_differ_unless_told_otherwise():
     store = MemoryStore(lengths=[100] * 24)
-    draws = sampler(store, versions=Versions(3, 2))
-    views = [draws.draw(step).starts // 100 for step in range(40)]
+    draws = sampler(store, versions=Versions(3, (2,)))
+    views = [draws.draw(step).starts[0] // 100 for step in range(40)]
     assert all((one != other).all() for one, other in views)
+
+
+def test_patchings_may_learn_from_versions_in_different_respects():
+    """Blocks of 16 clips: passage 0 by players 0 to 3, passage 1 by players 0 to 3, ..."""
+    store = MemoryStore(lengths=[100] * 64)
+    draws = sampler(
+        store, batch_size=8, clips_per_block=16, versions=Versions(4, (4, 1), (0.5, 1.0))
+    )
+    assert draws.steps_per_epoch == 2
+    same = []
+    for step in range(60):
+        views = draws.draw(step)
+        clips = views.starts // 100
+        block, passage, player = clips // 16, clips % 16 // 4, clips % 4
+        assert (block == views.sounds // 4).all()
+        assert (player[0] == views.sounds % 4).all()
+        assert (passage[1] == views.sounds % 4).all()
+        same += (passage[0, 0] == passage[0, 1]).tolist()
+        assert (player[1, 0] != player[1, 1]).all()
+    assert 0.4 < np.mean(same) < 0.6
 
 
 def test_stores_without_so_many_versions_are_refused():
     store = MemoryStore(lengths=[100] * 12)
     with pytest.raises(ValueError, match=r"holds 12 clips, which is no multiple of .*=8"):
-        sampler(store, versions=Versions(2, 4))
+        sampler(store, versions=Versions(2, (4,)))
     with pytest.raises(ValueError, match=r"1 or a multiple of versions .*=6, got 4"):
-        sampler(store, versions=Versions(2, 3), clips_per_block=4)
+        sampler(store, versions=Versions(2, (3,)), clips_per_block=4)
     with pytest.raises(
         ValueError, match=r"12 clips of 6 sounds, fewer than one batch of 8; set .* 6"
     ):
@@ -184,8 +206,8 @@ def test_crops_lie_within_their_clips_and_reach_both_ends():
     seen = {clip: set() for clip in range(4)}
     for step in range(300):
         views = draws.draw(step)
-        for view in views.starts:
-            for clip, start in zip(views.clips.tolist(), view.tolist(), strict=True):
+        for view in views.starts.flatten(0, 1):
+            for clip, start in zip(views.sounds.tolist(), view.tolist(), strict=True):
                 seen[clip].add(start - int(store.offsets[clip]))
     assert [(min(s), max(s)) for s in seen.values()] == [(0, 0), (0, 2), (0, 34), (0, 5)]
 
@@ -196,7 +218,7 @@ def test_a_step_depends_on_its_number_alone():
     again = sampler(store)
     for step in (5, 0, 3):
         views = again.draw(step)
-        assert torch.equal(views.clips, first[step].clips)
+        assert torch.equal(views.sounds, first[step].sounds)
         assert torch.equal(views.starts, first[step].starts)
         assert torch.equal(views.tokens, first[step].tokens)
     assert not torch.equal(first[0].tokens, first[1].tokens)
@@ -211,7 +233,7 @@ def test_processes_share_a_batch_without_overlap():
 
 def test_views_from_host_memory_equal_resident_ones():
     store = MemoryStore()
-    draws = sampler(store)
+    draws = sampler(store, batch_size=2, versions=Versions(2, (1, 2)))
     resident = ResidentFrames(store, "cpu")
     for whole in (False, True):
         host = HostViews(store, draws, "cpu", ahead=2, whole=whole)
@@ -224,7 +246,7 @@ def test_views_from_host_memory_equal_resident_ones():
             for group, patching in enumerate(BOTH):
                 patches = gather_patches(
                     resident.frames,
-                    expected.starts.flatten(),
+                    expected.starts[group].flatten(),
                     wanted[group].flatten(0, 1),
                     patching,
                 )

@@ -35,9 +35,11 @@ def global_views():
 
 def part_of(views, rank, world_size):
     """A process's part of a batch."""
-    share = len(views.clips) // world_size
+    share = len(views.sounds) // world_size
     mine = slice(rank * share, (rank + 1) * share)
-    return Views(views.clips[mine], views.starts[:, mine], views.tokens[:, :, mine].contiguous())
+    return Views(
+        views.sounds[mine], views.starts[:, :, mine], views.tokens[:, :, mine].contiguous()
+    )
 
 
 def losses_and_gradients(rank, world_size):

@@ -71,7 +71,7 @@ def test_views_from_the_host_hold_the_patches_of_resident_frames(store, whole):
         wanted = all_tokens(expected.tokens, 96) if whole else expected.tokens
         for group, patching in enumerate(BOTH):
             patches = resident.patches(
-                expected.starts.flatten(), wanted[group].flatten(0, 1).contiguous(), patching
+                expected.starts[group].flatten(), wanted[group].flatten(0, 1).contiguous(), patching
             )
             assert torch.equal(views.patches[group].flatten(0, 1).float(), patches)
 

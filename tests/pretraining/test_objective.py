@@ -9,7 +9,13 @@ from stand_ins import MemoryStore
 
 from myna_plugin.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.pretraining.autoencoder import MaskedAutoencoder, unpatchify
-from myna_plugin.pretraining.crops import HostViews, ResidentFrames, ViewSampler, gather_patches
+from myna_plugin.pretraining.crops import (
+    HostViews,
+    ResidentFrames,
+    Versions,
+    ViewSampler,
+    gather_patches,
+)
 from myna_plugin.pretraining.losses import ContrastiveLoss
 from myna_plugin.pretraining.objective import ContrastiveObjective
 from myna_plugin.pretraining.optimiser import build_optimiser
@@ -48,13 +54,36 @@ def test_loss_and_gradients_equal_the_literal_steps(patchings, settings):
     result = objective(views).mean()
     gradients = torch.autograd.grad(result, list(encoder.parameters()))
 
-    crops = literal.cut_crops(frames.frames, views.starts.flatten())
+    crops = literal.cut_crops(frames.frames, views.starts[0].flatten())
     tokens = {name: views.tokens[i].flatten(0, 1) for i, name in enumerate(patchings)}
     expected = literal.literal_loss(encoder, crops, tokens)
     wanted = torch.autograd.grad(expected, list(encoder.parameters()))
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
     for got, want in zip(gradients, wanted, strict=True):
         assert (got - want).norm() <= 1e-5 * want.norm() + 1e-7
+
+
+def test_every_patching_is_cut_from_its_own_versions():
+    store = MemoryStore()
+    encoder = build()
+    frames = ResidentFrames(store, "cpu")
+    versions = Versions(2, (1, 2), (1.0, 0.5))
+    settings = {"batch_size": 4, "clips_per_block": 4, "versions": versions}
+    sampler = ViewSampler(
+        store.offsets, store.frames, patchings=encoder.config.patchings, **settings
+    )
+    views = sampler.draw(0)
+    assert (views.starts[0] != views.starts[1]).any()
+    losses = ContrastiveObjective(encoder, ContrastiveLoss(n_groups=2), frames)(views)
+    for group, patching in enumerate(encoder.config.patchings):
+        crops = literal.cut_crops(frames.frames, views.starts[group].flatten())
+        expected = literal.literal_loss(
+            encoder, crops, {patching: views.tokens[group].flatten(0, 1)}
+        )
+        torch.testing.assert_close(losses[group], expected, rtol=1e-5, atol=1e-5)
+    carried = HostViews(store, sampler, "cpu").gather(0)
+    ahead = ContrastiveObjective(encoder, ContrastiveLoss(n_groups=2))
+    torch.testing.assert_close(ahead(carried), losses)
 
 
 def test_views_with_patches_give_the_same_loss():
@@ -103,7 +132,7 @@ def test_autoencoder_loss_is_the_error_on_masked_patches():
     frames = objective.source.frames
     every = torch.arange(48).expand(4, 48)
     for group, patching in enumerate(("square", "vertical")):
-        truth = gather_patches(frames, views.starts[0], every, patching).float().log1p()
+        truth = gather_patches(frames, views.starts[group, 0], every, patching).float().log1p()
         errors = []
         for pair in range(4):
             visible = set(views.tokens[group, 0, pair].tolist())
@@ -141,7 +170,7 @@ def test_reconstruction_shows_visible_patches_as_they_are():
     views = sampler.draw(0)
     for patching in ("square", "vertical"):
         truth, seen, rebuilt = objective.reconstruct(views, patching)
-        clip, start = int(views.clips[1]), int(views.starts[0, 1])
+        clip, start = int(views.sounds[1]), int(views.starts[0, 0, 1])
         start -= int(store.offsets[clip])
         crop = torch.from_numpy(store.clip(clip)[start : start + 96].T.copy()).float().log1p()
         torch.testing.assert_close(truth[1], crop)

@@ -89,7 +89,7 @@ def without_speed(path):
     [
         {"masking": "two_stage"},
         {"loss": "sogclr", "clips_per_block": 2, "schedule": "cosine", "warmup_steps": 5},
-        {"versions": 2, "version_stride": 2, "optimiser": "muon"},
+        {"versions": 2, "version_stride": (2,), "optimiser": "muon"},
     ],
 )
 def test_killed_and_resumed_equals_never_killed(store, tmp_path, changes):
@@ -408,7 +408,7 @@ def test_held_out_clips_are_never_drawn(store, tmp_path, clips_per_block, versio
         assert not forbidden & set(views.starts.flatten().tolist())
         if clips_per_block == 4:
             # One block of the store fills a batch of 4.
-            rows = plan.trained[views.clips.numpy()]
+            rows = plan.trained[views.sounds.numpy()]
             assert sorted(rows) == list(range(min(rows), min(rows) + 4))
             assert min(rows) % 4 == 0
 
