@@ -15,6 +15,9 @@ SYNTHESIS_RATE = 32_000
 HELD_OUT = "TimGM6mb.sf2"
 """Kept for test clips: training takes it only where it is named."""
 
+NOT_TRAINED_ON = (HELD_OUT, "sf_GMbank.sf2")
+"""Csound's bank has most of its instruments from the same samples as TimGM6mb."""
+
 MAX_VOICES = 128
 DRUM_CHANNEL = 9
 FLUSH = 2048
@@ -34,6 +37,11 @@ USUAL_PLACES = (
 
 class SoundfontError(ValueError):
     """A soundfont that cannot be used; the message names the file and the remedy."""
+
+
+def find_training_soundfonts() -> list[Path]:
+    """Those of `find_soundfonts` that may be trained on without being named."""
+    return [path for path in find_soundfonts() if path.name not in NOT_TRAINED_ON]
 
 
 def find_soundfonts() -> list[Path]:

@@ -52,6 +52,7 @@ from benchmarks.rendered.soundfonts import (
     HELD_OUT,
     SoundfontError,
     find_soundfonts,
+    find_training_soundfonts,
     soundfont_digest,
 )
 from myna_plugin.audio import SAMPLE_RATE
@@ -614,7 +615,7 @@ def choose_soundfonts(
         )
     test = list(test) or found[:1]
     if not train:
-        train = [path for path in find_soundfonts() if path.name != HELD_OUT]
+        train = find_training_soundfonts()
     if not train:
         own.mkdir(parents=True, exist_ok=True)
         train = [own / f"own-{seed}.sf2" for seed in range(SELF_MADE)]

@@ -7,7 +7,6 @@ again at step n needs to be told nothing else.
 from __future__ import annotations
 
 import hashlib
-import math
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -86,24 +85,21 @@ class Versions:
     of one sound: with 2 and 1, clips 0 and 1, 2 and 3, ...; with 2 and 4, clips 0 and 4, 1 and 5,
     2 and 6, 3 and 7, 8 and 12, ...
 
-    Patchings may differ in what a version is. With number 4 and strides 1 and 4, of 16 clips that
-    are 4 passages, each played by 4 sets of instruments, one patching pairs a passage with itself
-    by other players, and the other pairs players with themselves in other passages.
-
     Attributes:
         number: versions of every sound; 1 for none but itself.
-        strides: how far apart they are, for every patching or one for all.
-        shares: chance that a pair of views comes from two versions rather than one, likewise.
+        stride: how far apart they are.
+        shares: chance that a pair of views comes from two versions rather than one, for every
+            patching or one for all.
     """
 
     number: int = 1
-    strides: tuple[int, ...] = (1,)
+    stride: int = 1
     shares: tuple[float, ...] = (1.0,)
 
     @property
     def span(self) -> int:
-        """Neighbouring clips in which all versions of a sound are, whatever the patching."""
-        return 1 if self.number == 1 else self.number * math.lcm(*self.strides)
+        """Neighbouring clips in which all versions of a sound are."""
+        return 1 if self.number == 1 else self.number * self.stride
 
     def sounds_per_block(self, clips_per_block: int) -> int:
         """Sounds in a block of clips; single clips are shuffled sound by sound.
@@ -121,21 +117,21 @@ class Versions:
     def draw(self, sounds: Tensor, n_patchings: int, generator: torch.Generator) -> Tensor:
         """Clips that every patching's two views of each sound are cut from, int64, (G, 2, B).
 
-        Patchings differ as far as their strides and shares do, and not by chance.
+        Patchings of the same share get the same.
         """
         if self.number == 1:
             return sounds.expand(n_patchings, 2, -1)
         chance = torch.rand(3, len(sounds), generator=generator, device=sounds.device)
         one = (chance[0] * self.number).long().clamp(max=self.number - 1)
         ahead = 1 + (chance[1] * (self.number - 1)).long().clamp(max=self.number - 2)
-        clips = []
-        for group in range(n_patchings):
-            stride = self.strides[group % len(self.strides)]
-            share = self.shares[group % len(self.shares)]
-            first = sounds // stride * (self.number * stride) + sounds % stride
-            other = torch.where(chance[2] < share, (one + ahead) % self.number, one)
-            clips.append(first + torch.stack([one, other]) * stride)
-        return torch.stack(clips)
+        others = torch.stack(
+            [
+                torch.where(chance[2] < share, (one + ahead) % self.number, one)
+                for share in self.shares
+            ]
+        ).expand(n_patchings, -1)
+        first = sounds // self.stride * self.span + sounds % self.stride
+        return first + torch.stack([one.expand_as(others), others], 1) * self.stride
 
 
 SINGLE = Versions()

@@ -62,8 +62,7 @@ class Settings:
         versions: clips of the store that are versions of one sound (played by other instruments,
             shifted in pitch, ...); its two views are cut from two of them. An augmentation, which
             the paper does without: 1.
-        version_stride: how far apart in the store the versions of a sound are; a list gives every
-            patching its own, so that it learns from versions in another respect.
+        version_stride: how far apart in the store the versions of a sound are.
         version_share: chance that two views come from two versions rather than from one; a list
             gives every patching its own.
         epochs: passes over the store.
@@ -117,7 +116,7 @@ class Settings:
     batch_size: int = 4096
     clips_per_block: int = 1
     versions: int = 1
-    version_stride: tuple[int, ...] = (1,)
+    version_stride: int = 1
     version_share: tuple[float, ...] = (1.0,)
     epochs: int = 500
     max_steps: int | None = None
@@ -149,7 +148,7 @@ class Settings:
         self._check_names()
         self._check_ranges()
         try:
-            self._check_versions()
+            self._check_version_share()
             self._check_blocks()
             count_kept(1, self.mask_ratio)
             self.encoder_config()
@@ -185,6 +184,7 @@ class Settings:
                 "decoder_depth",
                 "clips_per_block",
                 "versions",
+                "version_stride",
                 "epochs",
                 "max_steps",
                 "tile_rows",
@@ -210,18 +210,14 @@ class Settings:
         if self.gamma > 1:
             raise SettingsError(f"gamma: must not exceed 1, got {self.gamma}")
 
-    def _check_versions(self) -> None:
-        for name in ("version_stride", "version_share"):
-            values = getattr(self, name)
-            if len(values) not in (1, len(self.patchings)):
-                raise SettingsError(
-                    f"{name}: must be one value or {len(self.patchings)}, one for every patching, "
-                    f"got {len(values)}"
-                )
-        if min(self.version_stride) < 1:
-            raise SettingsError(f"version_stride: must be at least 1, got {self.version_stride}")
+    def _check_version_share(self) -> None:
+        if len(self.version_share) not in (1, len(self.patchings)):
+            raise SettingsError(
+                f"version_share: must be one value or {len(self.patchings)}, one for every "
+                f"patching, got {len(self.version_share)}"
+            )
         if not all(0 <= share <= 1 for share in self.version_share):
-            raise SettingsError(f"version_share: must be 0 to 1, got {self.version_share}")
+            raise SettingsError(f"version_share: must be 0 to 1, got {list(self.version_share)}")
 
     def _check_blocks(self) -> None:
         span, block = self.view_versions.span, self.clips_per_block

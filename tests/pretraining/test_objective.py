@@ -67,7 +67,7 @@ def test_every_patching_is_cut_from_its_own_versions():
     store = MemoryStore()
     encoder = build()
     frames = ResidentFrames(store, "cpu")
-    versions = Versions(2, (1, 2), (1.0, 0.5))
+    versions = Versions(2, 1, (0.0, 1.0))
     settings = {"batch_size": 4, "clips_per_block": 4, "versions": versions}
     sampler = ViewSampler(
         store.offsets, store.frames, patchings=encoder.config.patchings, **settings

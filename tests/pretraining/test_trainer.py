@@ -89,7 +89,7 @@ def without_speed(path):
     [
         {"masking": "two_stage"},
         {"loss": "sogclr", "clips_per_block": 2, "schedule": "cosine", "warmup_steps": 5},
-        {"versions": 2, "version_stride": (2,), "optimiser": "muon"},
+        {"versions": 2, "version_stride": 2, "optimiser": "muon"},
     ],
 )
 def test_killed_and_resumed_equals_never_killed(store, tmp_path, changes):
