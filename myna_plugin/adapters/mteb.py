@@ -23,6 +23,7 @@ from myna_plugin.adapters.hidden_states import rows_by_length
 from myna_plugin.adapters.toolkits import import_toolkit
 from myna_plugin.audio import SAMPLE_RATE, resample
 from myna_plugin.checkpoint import PUBLISHED
+from myna_plugin.devices import choose_device
 from myna_plugin.encoder import parameter_count
 from myna_plugin.hear import load_model
 
@@ -59,7 +60,7 @@ class MynaModel:
         self.model_name = model_name
         self.revision = revision
         model = load_model(_source(model_name, revision), embedding=embedding)
-        self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(device or choose_device("auto"))
 
     def encode(
         self,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from myna_plugin.checkpoint import save_checkpoint
+from myna_plugin.devices import DeviceError, choose_device
 from myna_plugin.encoder import MynaEncoder, initialise, parameter_count
 from myna_plugin.pretraining import distributed
 from myna_plugin.pretraining.autoencoder import MaskedAutoencoder
@@ -168,9 +169,11 @@ def check_store(settings: Settings, store: Store) -> None:
 
 
 def _check_device(settings: Settings) -> None:
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise RunError("device: cuda is asked for, and PyTorch finds no usable GPU; say device=cpu")
-    if chosen_device(settings) == "cpu" and settings.frames_on == "device":
+    try:
+        device = choose_device(settings.device)
+    except DeviceError as error:
+        raise RunError(str(error)) from error
+    if device == "cpu" and settings.frames_on == "device":
         raise RunError("frames_on: device needs a GPU; say frames_on=auto")
 
 
@@ -218,18 +221,11 @@ def _checkpoint_bytes(settings: Settings, n_clips: int) -> int:
     return 4 * (3 * (weights + _decoder_weights(settings)) + averages)
 
 
-def chosen_device(settings: Settings) -> str:
-    """ "cuda" or "cpu"."""
-    if settings.device != "auto":
-        return settings.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def uses_bfloat16(settings: Settings) -> bool:
     """Whether the model computes in bfloat16."""
     if settings.precision != "auto":
         return settings.precision == "bfloat16"
-    return chosen_device(settings) == "cuda" and torch.cuda.is_bf16_supported()
+    return choose_device(settings.device) == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def flops_per_clip(settings: Settings) -> float:
@@ -277,7 +273,7 @@ def train(plan: Plan, say: Callable[[str], None] = print, probe: Probe | None = 
         if distributed.launched_rank() == 0:
             say(f"{plan.folder.path}: already finished after {plan.first_step:,} steps")
         return Outcome(plan.first_step, None, read_table(plan.folder.table)[-1])
-    device = distributed.launched_device(chosen_device(plan.settings))
+    device = distributed.launched_device(choose_device(plan.settings.device))
     with distributed.process_group(device):
         if not distributed.agree(plan.first_step, device):
             raise RunError(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from myna_plugin.devices import choose_device
 from myna_plugin.pretraining.distributed import launched_rank
 from myna_plugin.pretraining.run_files import RunError, WriteError
 from myna_plugin.pretraining.settings import Settings, SettingsError
@@ -16,7 +17,6 @@ from myna_plugin.pretraining.store import Store, StoreError
 from myna_plugin.pretraining.trainer import (
     DivergedError,
     check_store,
-    chosen_device,
     plan_run,
     train,
 )
@@ -118,7 +118,7 @@ def open_probe(settings: Settings) -> EncoderProbe | None:
         tasks = read_tasks(settings.probe_tasks, workers)
     except TaskError as error:
         raise SettingsError(f"probe_tasks: {error}") from error
-    return EncoderProbe(tasks, settings.probe_grid, chosen_device(settings), workers)
+    return EncoderProbe(tasks, settings.probe_grid, choose_device(settings.device), workers)
 
 
 def _config_file(options: argparse.Namespace) -> Path | None:

@@ -363,7 +363,7 @@ def test_the_disk_needed_is_estimated_well(store, tmp_path, changes):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
 def test_a_gpu_that_is_not_there_is_refused(store, tmp_path):
-    with pytest.raises(RunError, match="cuda is asked for"):
+    with pytest.raises(RunError, match="sees 0 CUDA devices here; choose cpu"):
         plan_run(replace(TINY, device="cuda"), store, tmp_path, resume=False)
 
 
