@@ -7,7 +7,13 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from tinysoundfont import _tinysoundfont
+
+try:
+    from tinysoundfont import _tinysoundfont
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "the synthesiser is not installed: pip install --no-deps tinysoundfont"
+    ) from error
 
 SYNTHESIS_RATE = 32_000
 """Hz. The synthesiser interpolates linearly, which mirrors treble; twice our rate avoids that."""
