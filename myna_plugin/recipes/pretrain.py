@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from myna_plugin.devices import choose_device
+from myna_plugin.devices import DeviceError, choose_device
 from myna_plugin.pretraining.distributed import launched_rank
 from myna_plugin.pretraining.run_files import RunError, WriteError
 from myna_plugin.pretraining.settings import Settings, SettingsError
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.store is None or options.out is None:
             parser.error("--store and --out are needed")
         return _train(settings, options)
-    except (SettingsError, StoreError, RunError) as error:
+    except (DeviceError, SettingsError, StoreError, RunError) as error:
         return _fail(str(error), BAD_INPUT)
     except (DivergedError, WriteError, OSError) as error:
         return _fail(str(error), FAILED)

@@ -162,6 +162,16 @@ def test_a_run_is_probed_on_the_way(store, tmp_path, capsys):
     assert best.scene_embedding_size == 384
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
+def test_a_gpu_that_is_not_there_is_refused_with_probes_too(store, tmp_path, capsys):
+    task, out = write_task(tmp_path / "task"), tmp_path / "run"
+    arguments = ["--store", store, "--out", str(out), *TINY, "device=cuda"]
+    for probes in ([], [f"probe_tasks=[{task}]"]):
+        assert main([*arguments, *probes]) == 2
+        assert capsys.readouterr().err.startswith("pretrain: device cuda: ")
+    assert not out.exists()
+
+
 def test_a_task_that_is_not_there_is_refused_before_training(store, tmp_path, capsys):
     out = tmp_path / "run"
     arguments = ["--store", store, "--out", str(out), *TINY, "probe_tasks=[gtzan=nowhere]"]
