@@ -412,7 +412,7 @@ def _choose_soundfonts(options: argparse.Namespace) -> tuple[str, ...]:
     """Those named, or else one found on this machine; and drawn ones, at least where none is."""
     chosen = options.soundfonts or []
     if not chosen:
-        chosen = [str(path) for path in find_training_soundfonts()][:1]
+        chosen = [str(path) for path in find_training_soundfonts()[:1]]
     n_drawn = options.drawn_soundfonts or (0 if chosen else 1)
     folder = options.store.with_name(f"{options.store.name}.soundfonts")
     for number in range(n_drawn):

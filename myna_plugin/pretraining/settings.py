@@ -147,8 +147,8 @@ class Settings:
     def __post_init__(self) -> None:
         self._check_names()
         self._check_ranges()
+        self._check_version_share()
         try:
-            self._check_version_share()
             self._check_blocks()
             count_kept(1, self.mask_ratio)
             self.encoder_config()
