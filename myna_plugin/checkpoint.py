@@ -187,6 +187,43 @@ def read_encoder(
     return encoder
 
 
+def load_weights(encoder: MynaEncoder, source: str | Path) -> bool:
+    """Give an encoder the weights of a checkpoint, to train it further.
+
+    Args:
+        encoder: of the checkpoint's shape; its chunks may be of another length.
+        source: as for `load_encoder`.
+
+    Returns:
+        Whether the projector's weights came along: those of a checkpoint that has one of the same
+        widths.
+
+    Raises:
+        CheckpointError: as for `load_encoder`, or the checkpoint is of another shape.
+    """
+    path, known = resolve(source)
+    config = encoder.config
+    alone = config.patchings[0] if len(config.patchings) == 1 else "auto"
+    found = read_encoder(path, patchings=known, embedding=alone)
+    free = {"projector", "chunk_frames", "timestamp_layer"}
+    wanted = asdict(config)
+    different = [
+        f"{name} {value} instead of {wanted[name]}"
+        for name, value in asdict(found.config).items()
+        if name not in free and value != wanted[name]
+    ]
+    if different:
+        raise CheckpointError(f"{path}: cannot be trained further so: has {_some(different)}")
+    encoder.load_state_dict(found.state_dict(), strict=False)
+    tensors = strip_wrappers(read_tensors(path)[0])
+    given = {k: v for k, v in tensors.items() if k.startswith("linear_head.")}
+    own = {k: v for k, v in encoder.state_dict().items() if k.startswith("linear_head.")}
+    if not given or {k: v.shape for k, v in given.items()} != {k: v.shape for k, v in own.items()}:
+        return False
+    encoder.load_state_dict(given, strict=False)
+    return True
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The named tensors of a file and its metadata (empty for torch files), without unpickling.
 

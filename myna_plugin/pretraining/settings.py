@@ -48,6 +48,9 @@ class Settings:
         projector: output widths of the linear layers before the contrastive loss (the paper does
             not give them); unused by the masked auto-encoder.
         log_mel: feed log(1 + power) to the encoder.
+        initial_weights: a checkpoint to start from in place of random weights: a file, a published
+            name or an hf:// address as `load_model` takes them, or '' for the packaged model. Its
+            projector comes along if it has one of these widths. `seed` draws all else.
         crop_frames: frames of a crop; 96 are 3.07 seconds.
         masking: how the visible patches are chosen.
         mask_ratio: fraction of patches removed.
@@ -106,6 +109,7 @@ class Settings:
     patchings: tuple[str, ...] = ("square", "vertical")
     projector: tuple[int, ...] = (384, 128)
     log_mel: bool = False
+    initial_weights: str | None = None
     crop_frames: int = 96
     masking: str = "uniform"
     mask_ratio: float = 0.9

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from myna_plugin.checkpoint import save_checkpoint
+from myna_plugin.checkpoint import CheckpointError, load_weights, save_checkpoint
 from myna_plugin.devices import DeviceError, choose_device
 from myna_plugin.encoder import MynaEncoder, initialise, parameter_count
 from myna_plugin.pretraining import distributed
@@ -125,7 +125,7 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
 
     Raises:
         RunError: the store holds too few clips or too short ones, no GPU where one is asked for,
-            a full disk, or a folder that holds another run.
+            a full disk, initial weights that do not fit, or a folder that holds another run.
     """
     check_store(settings, store)
     trained, monitored = choose_clips(
@@ -136,6 +136,8 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
         _, monitored = choose_clips(len(store), n_monitored, settings.seed)
     _check_device(settings)
     folder = RunFolder(out, settings.keep_last, settings.keep_every)
+    if not folder.saved_steps():
+        _check_initial_weights(settings)
     if distributed.launched_rank() == 0:
         folder.begin(resume)
     state = folder.load_newest() if resume else None
@@ -175,6 +177,15 @@ def _check_device(settings: Settings) -> None:
         raise RunError(str(error)) from error
     if device == "cpu" and settings.frames_on == "device":
         raise RunError("frames_on: device needs a GPU; say frames_on=auto")
+
+
+def _check_initial_weights(settings: Settings) -> None:
+    if settings.initial_weights is None:
+        return
+    try:
+        load_weights(MynaEncoder(settings.encoder_config()), settings.initial_weights)
+    except CheckpointError as error:
+        raise RunError(f"initial_weights: {error}") from error
 
 
 def _check_same_run(
@@ -308,7 +319,7 @@ class Trainer:
         self.say = say if self.first else _ignore
         self.bfloat16 = uses_bfloat16(settings)
         self.resident = self._load_frames()
-        self.encoder = initialise(MynaEncoder(settings.encoder_config()), settings.seed).to(device)
+        self.encoder = self._first_encoder().to(device)
         self.objective = self._build_objective()
         self.optimiser = build_optimiser(
             settings.optimiser,
@@ -338,6 +349,17 @@ class Trainer:
             self.say("the store does not fit on the GPU: frames are read ahead from disk")
             return None
         return ResidentFrames(self.plan.store, self.device)
+
+    def _first_encoder(self) -> MynaEncoder:
+        """The encoder before the first step."""
+        settings = self.settings
+        encoder = initialise(MynaEncoder(settings.encoder_config()), settings.seed)
+        # A run that goes on has its own weights, and the checkpoint may be gone by then.
+        if settings.initial_weights is not None and self.plan.state is None:
+            with_projector = load_weights(encoder, settings.initial_weights)
+            if settings.objective == "contrastive" and not with_projector:
+                self.say("the initial weights have no projector of these widths: it begins random")
+        return encoder
 
     def _build_objective(self) -> nn.Module:
         settings = self.settings

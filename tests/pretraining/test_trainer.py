@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import published_state_dict
 from safetensors.torch import load_file
 from tiny_store import write_store
 
@@ -170,6 +171,84 @@ def test_the_learning_rate_follows_its_schedule(store, tmp_path, monkeypatch):
     assert told == pytest.approx({str(step): used[step - 1] for step in (5, 10, 15, 20)})
     with pytest.raises(RunError, match=r"begun with max_steps=20 \(now 30\)"):
         plan_run(replace(settings, max_steps=30), store, tmp_path, resume=True)
+
+
+@pytest.fixture(scope="module")
+def trained(store, tmp_path_factory):
+    """Weights of a run of three steps."""
+    out = tmp_path_factory.mktemp("trained")
+    run(replace(TINY, max_steps=3, seed=1), store, out)
+    return out / "final.safetensors"
+
+
+def initial_state(settings, store, out, say=lambda _: None, resume=False):
+    plan = plan_run(settings, store, out, resume)
+    return Trainer(plan, torch.device("cpu"), say).encoder.state_dict()
+
+
+def test_a_run_starts_from_initial_weights(store, tmp_path, trained):
+    settings = replace(TINY, initial_weights=str(trained))
+    said = []
+    assert_same_state(initial_state(settings, store, tmp_path, said.append), load_file(trained))
+    assert not said
+    run(settings, store, tmp_path / "run")
+    assert not torch.equal(
+        load_file(tmp_path / "run" / "final.safetensors")["linear_head.0.weight"],
+        load_file(trained)["linear_head.0.weight"],
+    )
+
+
+def test_crops_and_projector_may_be_others_than_of_the_initial_weights(store, tmp_path, trained):
+    changes = {"projector": (64, 16), "crop_frames": 64}
+    said = []
+    random = initial_state(replace(TINY, **changes), store, tmp_path / "random")
+    settings = replace(TINY, initial_weights=str(trained), **changes)
+    state = initial_state(settings, store, tmp_path / "run", said.append)
+    expected = {k: v for k, v in load_file(trained).items() if "linear_head" not in k}
+    expected |= {k: v for k, v in random.items() if "linear_head" in k}
+    assert_same_state(state, {k: expected[k] for k in state})
+    assert "no projector of these widths" in "".join(said)
+
+
+def test_a_run_goes_on_without_its_initial_weights(store, tmp_path, trained):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(trained.read_bytes())
+    settings = replace(TINY, initial_weights=str(weights))
+    run(settings, store, tmp_path / "run")
+    weights.unlink()
+    state = initial_state(settings, store, tmp_path / "run", resume=True)
+    assert_same_state(state, load_file(tmp_path / "run" / "final.safetensors"))
+    # Without a checkpoint there is nothing to go on from.
+    with pytest.raises(RunError, match=r"initial_weights: .*no such file"):
+        plan_run(settings, store, tmp_path / "another", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 2}, "has depth 1 instead of 2"),
+        ({"patchings": ("vertical",)}, "missing to_patch_embedding_b|has patchings"),
+        ({"log_mel": True}, "has log_mel False instead of True"),
+        ({"size": "vit-s", "depth": 1}, "has embed_dim 192 instead of 384"),
+    ],
+)
+def test_initial_weights_of_another_shape_are_refused(store, tmp_path, trained, changes, message):
+    settings = replace(TINY, initial_weights=str(trained), **changes)
+    with pytest.raises(RunError, match=rf"initial_weights: .*final.safetensors: .*({message})"):
+        plan_run(settings, store, tmp_path / "run", resume=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("patching", ["square", "vertical"])
+def test_published_weights_can_be_trained_further(store, tmp_path, patching):
+    weights = published_state_dict(1, dim=192, depth=1, mlp_dim=768)
+    torch.save(weights, tmp_path / "some.pth")
+    settings = replace(TINY, patchings=(patching,), initial_weights=str(tmp_path / "some.pth"))
+    state = initial_state(settings, store, tmp_path / "run")
+    assert_same_state(
+        {k: v for k, v in state.items() if "linear_head" not in k},
+        {k: weights[k] for k in state if "linear_head" not in k},
+    )
 
 
 PROBED = replace(TINY, probe_tasks=("any",), probe_every=10)
