@@ -148,9 +148,10 @@ def draw_block(plan: Plan, number: int, attempt: int = 0) -> list[ClipPlan]:
     transpositions = rng.choice(np.arange(-6, 6), plan.transpositions, replace=False).tolist()
     shared = draw_recording(rng, plan.clip_seconds)
     clips = []
-    for (score, performance), (programs, gains_db, soundfont), transposition in product(
-        passages, instrumentations, transpositions
+    for (score, performance), (players, instrumentation), transposition in product(
+        passages, enumerate(instrumentations), transpositions
     ):
+        programs, gains_db, soundfont = instrumentation
         recording = shared
         if plan.recording != "block":
             changing = plan.recording == "changing"
@@ -159,7 +160,8 @@ def draw_block(plan: Plan, number: int, attempt: int = 0) -> list[ClipPlan]:
         name = (
             f"{plan.seed}/{number:07d}/{score.corpus}/{score.work} "
             f"from {performance.start_s:.2f} s/"
-            f"{Path(soundfont).stem} {listed}/{transposition:+d}"
+            # Their number, too: two may have been given the same instruments.
+            f"{players} {Path(soundfont).stem} {listed}/{transposition:+d}"
         )
         played = replace(
             performance, programs=programs, gains_db=gains_db, transposition=transposition

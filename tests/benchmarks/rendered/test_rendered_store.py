@@ -109,6 +109,13 @@ def test_impossible_plans_are_refused(plan, change, message):
         replace(plan, **change)
 
 
+def test_players_with_the_same_instruments_have_clips_of_their_own(plan, monkeypatch):
+    same = blocks.draw_instruments(np.random.default_rng(0))
+    monkeypatch.setattr(blocks, "draw_instruments", lambda _: same)
+    clips = draw_block(replace(plan, instrumentations=3), 0)
+    assert len({clip.name for clip in clips}) == len(clips) == 18
+
+
 def test_shards_take_all_blocks_once(plan):
     for n_blocks in (1, 7, 399, 5000):
         jobs = shard_jobs(plan, n_blocks)
