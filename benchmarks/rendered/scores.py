@@ -35,8 +35,11 @@ STYLE_TEMPO = {
 TEMPO_RANGE = (40.0, 208.0)
 """What a metronome shows; marks outside it are read as the nearest of these."""
 
-NOTATED_KEYS = ("bach-370-chorales", "joplin")
+NOTATED_KEYS = ("bach-370-chorales",)
 """Corpora with one notated key a work, although the works modulate: it holds where they end."""
+
+UNKEPT_KEYS = ("joplin",)
+"""Corpora whose notated keys are not taken: most rags end a fourth above the key they begin in."""
 
 NOTATED_KEY_S = 15.0
 """Seconds before a work's end for which its notated key is taken."""
@@ -151,7 +154,9 @@ def _score_of(work: dict[str, Any], notes: np.ndarray) -> Score:
     notes = notes.astype(np.float32)
     notes[:, :2] *= scale
     keys = [(onset * scale, int(tonic), int(mode)) for onset, tonic, mode in work["keys"]]
-    if work["corpus"] in NOTATED_KEYS and keys:
+    if work["corpus"] in UNKEPT_KEYS:
+        keys = []
+    elif work["corpus"] in NOTATED_KEYS and keys:
         end = float((notes[:, 0] + notes[:, 1]).max(initial=0.0))
         keys = [(max(end - NOTATED_KEY_S, 0.0), *keys[-1][1:])]
     return Score(

@@ -66,6 +66,12 @@ def test_one_notated_key_holds_where_the_work_ends(tmp_path, monkeypatch):
     assert ended.key_during(1.5, 2.0) == whole.key_during(0.0, 2.0) == (7, 1)
 
 
+def test_keys_that_do_not_last_are_not_taken(tmp_path):
+    rag = {**WORK, "corpus": "joplin", "keys": [[0.0, 10, 0]]}
+    (score,) = read_scores(write_folder(tmp_path, [rag], [2]))
+    assert score.keys == ()
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ScoreError, match=r"works\.jsonl: no such file"):
         read_scores(tmp_path)
