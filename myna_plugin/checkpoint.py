@@ -175,16 +175,27 @@ def read_encoder(
     Raises:
         CheckpointError: as for `load_encoder`.
     """
+    return _read_encoder_and_projector(path, patchings, embedding)[0]
+
+
+def _read_encoder_and_projector(
+    path: Path, patchings: tuple[str, ...] | None, embedding: str
+) -> tuple[MynaEncoder, dict[str, Tensor]]:
     tensors, metadata = read_tensors(path)
     tensors = strip_wrappers(tensors)
     config = _stored_config(path, metadata) or detect_config(path, tensors, patchings, embedding)
     _check_embedding(embedding, config.patchings, str(path))
     _check_tokenizer_order(path, tensors, metadata)
     encoder = _build(config)
-    weights = {k: v for k, v in tensors.items() if not k.startswith("linear_head.")}
+    projector = _projector_of(tensors)
+    weights = {k: v for k, v in tensors.items() if k not in projector}
     _verify(path, weights, encoder.state_dict())
     encoder.load_state_dict(weights, strict=True)
-    return encoder
+    return encoder, projector
+
+
+def _projector_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in tensors.items() if k.startswith("linear_head.")}
 
 
 def load_weights(encoder: MynaEncoder, source: str | Path) -> bool:
@@ -195,8 +206,8 @@ def load_weights(encoder: MynaEncoder, source: str | Path) -> bool:
         source: as for `load_encoder`.
 
     Returns:
-        Whether the projector's weights came along: those of a checkpoint that has one of the same
-        widths.
+        Whether all weights are the checkpoint's: False where the encoder has a projector and the
+        checkpoint none of the same widths.
 
     Raises:
         CheckpointError: as for `load_encoder`, or the checkpoint is of another shape.
@@ -204,7 +215,7 @@ def load_weights(encoder: MynaEncoder, source: str | Path) -> bool:
     path, known = resolve(source)
     config = encoder.config
     alone = config.patchings[0] if len(config.patchings) == 1 else "auto"
-    found = read_encoder(path, patchings=known, embedding=alone)
+    found, projector = _read_encoder_and_projector(path, known, alone)
     free = {"projector", "chunk_frames", "timestamp_layer"}
     wanted = asdict(config)
     different = [
@@ -215,12 +226,10 @@ def load_weights(encoder: MynaEncoder, source: str | Path) -> bool:
     if different:
         raise CheckpointError(f"{path}: cannot be trained further so: has {_some(different)}")
     encoder.load_state_dict(found.state_dict(), strict=False)
-    tensors = strip_wrappers(read_tensors(path)[0])
-    given = {k: v for k, v in tensors.items() if k.startswith("linear_head.")}
-    own = {k: v for k, v in encoder.state_dict().items() if k.startswith("linear_head.")}
-    if not given or {k: v.shape for k, v in given.items()} != {k: v.shape for k, v in own.items()}:
-        return False
-    encoder.load_state_dict(given, strict=False)
+    own = _projector_of(encoder.state_dict())
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in projector.items()}:
+        return not own
+    encoder.load_state_dict(projector, strict=False)
     return True
 
 
@@ -329,7 +338,7 @@ def _guess_patchings(
         f"{path}: nothing says whether its one tokenizer is square or vertical (both are "
         f'{PATCH_AREA} wide); taken as square. Say embedding="square" or "vertical" to be sure',
         UserWarning,
-        stacklevel=6,
+        stacklevel=7,
     )
     return ("square",)
 

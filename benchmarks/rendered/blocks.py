@@ -148,10 +148,9 @@ def draw_block(plan: Plan, number: int, attempt: int = 0) -> list[ClipPlan]:
     transpositions = rng.choice(np.arange(-6, 6), plan.transpositions, replace=False).tolist()
     shared = draw_recording(rng, plan.clip_seconds)
     clips = []
-    for (score, performance), (players, instrumentation), transposition in product(
+    for (score, performance), (players, (programs, gains_db, soundfont)), transposition in product(
         passages, enumerate(instrumentations), transpositions
     ):
-        programs, gains_db, soundfont = instrumentation
         recording = shared
         if plan.recording != "block":
             changing = plan.recording == "changing"

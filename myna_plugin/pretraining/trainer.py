@@ -355,10 +355,10 @@ class Trainer:
         settings = self.settings
         encoder = initialise(MynaEncoder(settings.encoder_config()), settings.seed)
         # A run that goes on has its own weights, and the checkpoint may be gone by then.
-        if settings.initial_weights is not None and self.plan.state is None:
-            with_projector = load_weights(encoder, settings.initial_weights)
-            if settings.objective == "contrastive" and not with_projector:
-                self.say("the initial weights have no projector of these widths: it begins random")
+        if settings.initial_weights is None or self.plan.state is not None:
+            return encoder
+        if not load_weights(encoder, settings.initial_weights):
+            self.say("the initial weights have no projector of these widths: it begins random")
         return encoder
 
     def _build_objective(self) -> nn.Module:
