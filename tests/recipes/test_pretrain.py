@@ -64,7 +64,7 @@ def test_the_recipes_are_those_promised():
     names = {path.stem for path in RECIPES.glob("*.yaml")}
     assert names == {
         *("base", "vertical", "hybrid", "mae", "hybrid_85m"),
-        *("default", "rendered", "smoke", "speedrun"),
+        *("default", "default_last", "rendered", "smoke", "speedrun"),
     }
     assert read_settings(RECIPES / "mae.yaml", []).objective == "mae"
     assert read_settings(RECIPES / "hybrid_85m.yaml", []).encoder_config().embed_dim == 768
