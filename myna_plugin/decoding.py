@@ -34,11 +34,18 @@ LOWEST_BYTE_RATE = 1_000
 GUESSED_BYTE_RATE = 8_000
 """Bytes a second assumed where only ffmpeg could tell: 64 kbit/s, so rather too long."""
 
+METADATA_PREFIX = b"._"
+"""macOS writes `._song.mp3`, which is no audio, beside `song.mp3` on disks of other systems."""
+
+ANNEX_FOLDER = b".git"
+"""git-annex and DataLad keep here the files that the links outside lead to."""
+
 
 def find_files(root: Path, say: Callable[[str], None] = print) -> Iterator[bytes]:
-    """Paths of all files under a folder, in an order that names alone decide.
+    """Paths of all files under a folder but `._*` and `.git`, in an order that names alone decide.
 
     Links to folders are followed, each folder being visited once however often it is linked.
+    Other hidden names are kept: there are records whose titles begin with dots.
     """
     visited: set[tuple[int, int]] = set()
     waiting = [(os.fsencode(root), True)]
@@ -50,7 +57,11 @@ def find_files(root: Path, say: Callable[[str], None] = print) -> Iterator[bytes
         try:
             status = os.stat(path)
             with os.scandir(path) as found:
-                entries = sorted((entry.path, _is_folder(entry)) for entry in found)
+                entries = sorted(
+                    (entry.path, _is_folder(entry))
+                    for entry in found
+                    if not entry.name.startswith(METADATA_PREFIX) and entry.name != ANNEX_FOLDER
+                )
         except OSError as error:
             say(f"{os.fsdecode(path)}: left out, cannot be read ({error.strerror})")
             continue

@@ -116,7 +116,8 @@ def embed(
     """Embed audio files, or all under a folder, or those whose paths come on standard input (-).
 
     Audio of any length and kind: WAV, FLAC, OGG, Opus, MP3, AIFF, AU, CAF; M4A, AAC, WMA, MP4,
-    WebM and MKA where ffmpeg is on PATH. One row a track: path, duration_s, embedding.
+    WebM and MKA where ffmpeg is on PATH. Of a folder, what is named ._* (macOS's metadata) or lies
+    in .git is left out. One row a track: path, duration_s, embedding.
     """
     if engine == "ray" and shard is not None:
         raise LibraryError("--engine ray divides the work itself: leave --shard out")

@@ -40,9 +40,10 @@ Decode every audio file under AUDIO_DIR, mix it to mono at 16 kHz, compute its m
 (128 bands, float16), cut it into clips, and write them to the folder STORE.
 
 WAV, FLAC, OGG, Opus, MP3, AIFF, AU and CAF are read directly; M4A, MP4, AAC, WMA, WebM and MKA
-where the program ffmpeg is on PATH. A file that is unreadable, silent or too short goes into
-STORE/report.csv with the reason. An interrupted run, even a killed one, goes on where it stopped
-when the same command is given again."""
+where the program ffmpeg is on PATH. What is named `._*` (macOS's metadata) or lies in `.git` is
+left out. A file that is unreadable, silent or too short goes into STORE/report.csv with the reason.
+An interrupted run, even a killed one, goes on where it stopped when the same command is given
+again."""
 
 EXAMPLES = f"""\
 examples:

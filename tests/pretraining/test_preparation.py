@@ -658,6 +658,14 @@ def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
     assert "locked: left out, cannot be read" in said[0]
 
 
+def test_metadata_of_macos_and_git_are_left_out_and_dotted_titles_kept(tmp_path):
+    for name in ("song.wav", "._song.wav", ".git/annex/song.wav", "...And Justice/.5.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    kept = [os.fsencode(tmp_path / name) for name in ("...And Justice/.5.wav", "song.wav")]
+    assert list(find_files(tmp_path)) == kept
+
+
 # -------- extending and merging
 
 
