@@ -76,6 +76,14 @@ PIANISTS_STYLES = {
 }
 """Corpora whose style is narrower than the one that they are filed under."""
 
+SIZES = (8000, 1500, 3000)
+"""Clips to train, validate and test with."""
+
+NOTES_SIZES = (600, 100, 200)
+"""How many of them the notes task takes."""
+
+CLIP_SECONDS = 10.0
+
 NOTE_PITCHES = range(21, 109)
 """MIDI pitches that are labels of the notes task: the piano's 88."""
 
@@ -655,17 +663,19 @@ SIZE = click.IntRange(min=1, max=99_999)  # names have five digits
 @click.option("--scores", multiple=True, type=FOLDER, help="Folder with works.jsonl and notes.npz.")
 @click.option("--midi", multiple=True, type=FOLDER, help="Folder of MIDI files.")
 @click.option("--composed", type=click.IntRange(min=0), default=0, help="Works to compose.")
-@click.option("--train", type=SIZE, default=8000, show_default=True, help="Clips.")
-@click.option("--valid", type=SIZE, default=1500, show_default=True, help="Clips.")
-@click.option("--test", type=SIZE, default=3000, show_default=True, help="Clips.")
+@click.option("--train", type=SIZE, default=SIZES[0], show_default=True, help="Clips.")
+@click.option("--valid", type=SIZE, default=SIZES[1], show_default=True, help="Clips.")
+@click.option("--test", type=SIZE, default=SIZES[2], show_default=True, help="Clips.")
 @click.option(
     "--notes",
     type=(SIZE, SIZE, SIZE),
-    default=(600, 100, 200),
+    default=NOTES_SIZES,
     show_default=True,
     help="Clips of the notes task, by split: heareval keeps every frame in memory.",
 )
-@click.option("--clip-seconds", type=click.FloatRange(min=1.0), default=10.0, show_default=True)
+@click.option(
+    "--clip-seconds", type=click.FloatRange(min=1.0), default=CLIP_SECONDS, show_default=True
+)
 @click.option("--soundfonts", multiple=True, type=FOLDER, help="To train and validate with.")
 @click.option("--test-soundfonts", multiple=True, type=FOLDER, help="To test with alone.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

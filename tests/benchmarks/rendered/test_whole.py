@@ -1,13 +1,14 @@
-"""The demo in tiny: scores to table in one command, and again without rendering."""
+"""The benchmark in tiny: scores to table in one command, and again without rendering."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.rendered import demo
+from benchmarks.rendered import __main__ as whole
 from benchmarks.rendered.soundfont_writer import write_soundfont
 from myna_plugin.checkpoint import save_checkpoint
 from myna_plugin.encoder import EncoderConfig, MynaEncoder, initialise
@@ -17,26 +18,26 @@ from myna_plugin.probing import select
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch) -> list[object]:
-    """Arguments of a demo of seconds."""
+    """Arguments of a benchmark of seconds."""
     pytest.importorskip("pretty_midi", reason="brings the soundfont to test with")
     monkeypatch.setattr(probes, "select", partial(select, patience=3))
     # As with `python -m`; else tests/benchmarks comes first, where modules are looked for by name.
-    monkeypatch.syspath_prepend(str(Path(demo.__file__).parents[2]))
-    monkeypatch.setattr(demo, "COMPOSED", 60)
-    monkeypatch.setattr(demo, "CLIP_SECONDS", 3.0)
+    monkeypatch.syspath_prepend(str(Path(whole.__file__).parents[2]))
+    plan = replace(whole.SMALL, sizes=(30, 20, 20), clip_seconds=3.0, composed=60)
+    monkeypatch.setattr(whole, "SMALL", plan)
     config = EncoderConfig(embed_dim=64, depth=1, num_heads=1, mlp_dim=64)
     weights = tmp_path / "tiny.safetensors"
     save_checkpoint(initialise(MynaEncoder(config), seed=0), weights)
     soundfont = write_soundfont(tmp_path / "own.sf2", seed=0)
-    return ["--weights", weights, "--soundfonts", soundfont, "--workers", 1, "--sizes", 30, 20, 20]
+    return ["--small", "--weights", weights, "--soundfonts", soundfont, "--workers", 1]
 
 
 def run(*arguments: object):
-    return CliRunner().invoke(demo.main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(whole.main, [str(argument) for argument in arguments])
 
 
 def test_scores_to_table(tmp_path, tiny):
-    out: Path = tmp_path / "demo"
+    out: Path = tmp_path / "small"
     first = run(out, *tiny)
     assert first.exit_code == 0, first.output
     text = (out / "table" / "table.md").read_text()
@@ -53,6 +54,20 @@ def test_scores_to_table(tmp_path, tiny):
     assert text in again.output
 
 
+def test_without_small_it_is_the_whole_plan_and_options_prevail(tmp_path, tiny, monkeypatch):
+    whole_plan = replace(whole.SMALL, baselines=("chroma",), grid="full", seeds=3)
+    monkeypatch.setattr(whole, "WHOLE", whole_plan)
+    out = tmp_path / "whole"
+    options = ["--sizes", 28, 21, 22, "--grid", "linear", "--seeds", 2]
+    result = run(out, *tiny[1:], *options)
+    assert result.exit_code == 0, result.output
+    models = json.loads((out / "table" / "results.json").read_text())["models"]
+    assert list(models) == ["tiny", "chroma"]
+    scored = models["chroma"]["rendered_instruments"]
+    assert scored["task"]["clips"] == {"train": 28, "valid": 21, "test": 22}
+    assert (scored["probe"]["grid"], scored["probe"]["seeds"]) == ("linear", 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -62,7 +77,7 @@ def test_scores_to_table(tmp_path, tiny):
     ],
 )
 def test_bad_input_is_one_line(tmp_path, arguments, message):
-    result = run(tmp_path / "demo", *arguments)
+    result = run(tmp_path / "small", "--small", *arguments)
     assert result.exit_code == 2
     assert message in result.output.splitlines()[-1]
-    assert not (tmp_path / "demo" / "tasks").exists()
+    assert not (tmp_path / "small" / "tasks").exists()

@@ -1,0 +1,165 @@
+"""The rendered benchmark in one command: render the tasks, probe models on them, print the table.
+
+\b
+    python -m benchmarks.rendered out/small --small
+    python -m benchmarks.rendered out/small-midi --small --midi ~/midi --weights myna.safetensors
+    python -m benchmarks.rendered out/whole --scores data/scores --soundfonts FluidR3Mono_GM.sf3
+
+The whole benchmark has 12,500 clips of ten seconds and trains 216 heads for each task and each of
+three seeds, which wants a GPU; --small has 420 clips of five seconds and four linear heads, and
+takes two minutes on a CPU. Small numbers rise with the number of clips: compare them with one
+another alone.
+
+Scores are composed unless --scores or --midi gives some. The model is the packaged one, or
+--weights; the baselines stand beside it. A run that was stopped goes on where it was when the same
+command is given again: OUT/tasks is rendered once, OUT/table has a file for every score.
+`benchmarks.rendered.tasks` and `benchmarks.rendered.table` are the two halves, with more options.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from benchmarks.rendered import tasks
+from benchmarks.rendered.table import (
+    BAD_INPUT,
+    BASELINES,
+    BATCH_SIZES,
+    GRIDS,
+    baseline,
+    make_table,
+    parse_weights,
+    read_tasks,
+)
+from benchmarks.rendered.tasks import FOLDER, SIZE, choose_soundfonts, gather_scores, make_tasks
+from myna_plugin.cores import available_cores
+from myna_plugin.devices import choose_device
+from myna_plugin.tasks.task import SPLITS
+
+Sizes = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large a benchmark is.
+
+    Attributes:
+        sizes: clips to train, validate and test with.
+        notes_sizes: how many of them the notes task takes.
+        clip_seconds: their length.
+        composed: works to compose where no scores are given.
+        grid: heads, a name in `GRIDS`.
+        seeds: of the probe.
+        baselines: names in `BASELINES`.
+    """
+
+    sizes: Sizes
+    notes_sizes: Sizes
+    clip_seconds: float
+    composed: int
+    grid: str
+    seeds: int
+    baselines: tuple[str, ...]
+
+
+WHOLE = Plan(tasks.SIZES, tasks.NOTES_SIZES, tasks.CLIP_SECONDS, 1000, "full", 3, BASELINES)
+
+SMALL = Plan(
+    sizes=(240, 60, 120),
+    notes_sizes=(10, 10, 10),
+    clip_seconds=5.0,
+    composed=200,
+    grid="linear",
+    seeds=1,
+    baselines=("mel_statistics", "chroma", "krumhansl"),
+)
+
+
+@click.command(help=__doc__)
+@click.argument("out", type=FOLDER)
+@click.option("--small", is_flag=True, help="Few and short clips, four heads: for a CPU.")
+@click.option("--scores", multiple=True, type=FOLDER, help="Folder with works.jsonl and notes.npz.")
+@click.option("--midi", multiple=True, type=FOLDER, help="Folder of MIDI files.")
+@click.option(
+    "--weights",
+    multiple=True,
+    default=("myna=",),
+    help="FILE or NAME=FILE; may be repeated. Default: the packaged weights.",
+)
+@click.option("--soundfonts", multiple=True, type=FOLDER, help="To train and validate with.")
+@click.option("--test-soundfonts", multiple=True, type=FOLDER, help="To test with alone.")
+@click.option(
+    "--sizes",
+    type=(SIZE, SIZE, SIZE),
+    help=f"Clips. Default: {WHOLE.sizes}, {SMALL.sizes} if small.",
+)
+@click.option("--grid", type=click.Choice(list(GRIDS)), help="Default: full, linear if small.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Of the probe. Default: 3, 1 if small.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes. Default: cores.")
+def main(
+    out: Path,
+    small: bool,
+    scores: tuple[Path, ...],
+    midi: tuple[Path, ...],
+    weights: tuple[str, ...],
+    soundfonts: tuple[Path, ...],
+    test_soundfonts: tuple[Path, ...],
+    sizes: Sizes | None,
+    grid: str | None,
+    seeds: int | None,
+    device: str,
+    seed: int,
+    workers: int | None,
+) -> None:
+    command = shlex.join(["python", "-m", "benchmarks.rendered", *sys.argv[1:]])
+    plan = SMALL if small else WHOLE
+    workers, progress = workers or available_cores(), sys.stderr.isatty()
+    try:
+        device = choose_device(device)
+        contestants = [parse_weights(text, "myna_plugin", {}) for text in weights]
+        contestants += map(baseline, plan.baselines)
+        if not (out / "tasks").exists():
+            works = gather_scores(scores, midi, 0 if scores or midi else plan.composed, seed)
+            out.mkdir(parents=True, exist_ok=True)
+            lines = make_tasks(
+                works,
+                out / "tasks",
+                sizes=dict(zip(SPLITS, sizes or plan.sizes, strict=True)),
+                notes_sizes=dict(zip(SPLITS, plan.notes_sizes, strict=True)),
+                soundfonts=choose_soundfonts(soundfonts, test_soundfonts, out / "soundfonts"),
+                seconds=plan.clip_seconds,
+                seed=seed,
+                workers=workers,
+                command=command,
+            )
+            click.echo("\n".join(lines))
+        else:
+            click.echo(f"{out / 'tasks'}: kept; remove {out} to render anew", err=True)
+        text = make_table(
+            contestants,
+            read_tasks(out / "tasks", workers, progress),
+            out / "table",
+            grid=grid or plan.grid,
+            seeds=seeds or plan.seeds,
+            device=device,
+            workers=workers,
+            batch_size=BATCH_SIZES[device.partition(":")[0]],
+            cache=out / "embeddings",
+            command=command,
+            progress=progress,
+        )
+    except (*BAD_INPUT, tasks.ScoreError, tasks.SoundfontError) as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from error
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main()
