@@ -7,7 +7,7 @@
 
 The whole benchmark has 12,500 clips of ten seconds and trains 216 heads for each task and each of
 three seeds, which wants a GPU; --small has 420 clips of five seconds and four linear heads, and
-takes two minutes on a CPU. Small numbers rise with the number of clips: compare them with one
+takes a minute or two on a CPU. Small numbers rise with the number of clips: compare them with one
 another alone.
 
 Scores are composed unless --scores or --midi gives some. The model is the packaged one, or
