@@ -25,9 +25,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.rendered import tasks
+from benchmarks.rendered.scores import ScoreError
+from benchmarks.rendered.soundfonts import SoundfontError
 from benchmarks.rendered.table import (
-    BAD_INPUT,
     BASELINES,
     BATCH_SIZES,
     GRIDS,
@@ -36,9 +36,19 @@ from benchmarks.rendered.table import (
     parse_weights,
     read_tasks,
 )
-from benchmarks.rendered.tasks import FOLDER, SIZE, choose_soundfonts, gather_scores, make_tasks
+from benchmarks.rendered.tasks import (
+    CLIP_SECONDS,
+    FOLDER,
+    NOTES_SIZES,
+    SIZE,
+    SIZES,
+    choose_soundfonts,
+    gather_scores,
+    make_tasks,
+)
 from myna_plugin.cores import available_cores
 from myna_plugin.devices import choose_device
+from myna_plugin.recipes.probe import BAD_INPUT
 from myna_plugin.tasks.task import SPLITS
 
 Sizes = tuple[int, int, int]
@@ -67,7 +77,15 @@ class Plan:
     baselines: tuple[str, ...]
 
 
-WHOLE = Plan(tasks.SIZES, tasks.NOTES_SIZES, tasks.CLIP_SECONDS, 1000, "full", 3, BASELINES)
+WHOLE = Plan(
+    sizes=SIZES,
+    notes_sizes=NOTES_SIZES,
+    clip_seconds=CLIP_SECONDS,
+    composed=1000,
+    grid="full",
+    seeds=3,
+    baselines=BASELINES,
+)
 
 SMALL = Plan(
     sizes=(240, 60, 120),
@@ -98,8 +116,16 @@ SMALL = Plan(
     type=(SIZE, SIZE, SIZE),
     help=f"Clips. Default: {WHOLE.sizes}, {SMALL.sizes} if small.",
 )
-@click.option("--grid", type=click.Choice(list(GRIDS)), help="Default: full, linear if small.")
-@click.option("--seeds", type=click.IntRange(min=1), help="Of the probe. Default: 3, 1 if small.")
+@click.option(
+    "--grid",
+    type=click.Choice(list(GRIDS)),
+    help=f"Default: {WHOLE.grid}, {SMALL.grid} if small.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    help=f"Of the probe. Default: {WHOLE.seeds}, {SMALL.seeds} if small.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), help="Processes. Default: cores.")
@@ -155,7 +181,7 @@ def main(
             command=command,
             progress=progress,
         )
-    except (*BAD_INPUT, tasks.ScoreError, tasks.SoundfontError) as error:
+    except (*BAD_INPUT, ScoreError, SoundfontError) as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from error
     click.echo(text)

@@ -29,7 +29,6 @@ from typing import Any
 import click
 
 from benchmarks.rendered.table import (
-    BAD_INPUT,
     BATCH_SIZES,
     COLUMNS,
     GRIDS,
@@ -50,7 +49,7 @@ from myna_plugin.recipes.configuration import (
     read_yaml,
     to_yaml,
 )
-from myna_plugin.recipes.probe import cache_folder
+from myna_plugin.recipes.probe import BAD_INPUT, cache_folder
 from myna_plugin.writing import write_text
 
 SETTINGS = Path(__file__).parents[2] / "recipes" / "pretrain" / "rendered.yaml"

@@ -37,7 +37,7 @@ import numpy as np
 
 from myna_plugin.audio import AudioError
 from myna_plugin.cores import available_cores
-from myna_plugin.devices import DeviceError, choose_device
+from myna_plugin.devices import choose_device
 from myna_plugin.experiment.cache import EmbeddingCache, folder_name
 from myna_plugin.experiment.embeddings import digest_audio, digest_experiment, embed_items
 from myna_plugin.experiment.modules import ExperimentError, LoadedModule, load_module
@@ -53,11 +53,10 @@ from myna_plugin.experiment.results import (
 )
 from myna_plugin.experiment.tables import Rows, markdown
 from myna_plugin.hear_eval.files import digest_path, read_json, write_json
-from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.provenance import now, versions
 from myna_plugin.probing import GRIDS as PROBE_GRIDS
 from myna_plugin.probing import HeadConfig, build_grid
-from myna_plugin.recipes.probe import UNFINISHED, cache_folder, parse_options
+from myna_plugin.recipes.probe import BAD_INPUT, UNFINISHED, cache_folder, parse_options
 from myna_plugin.tasks import HEAR, Item, Task, TaskError, encode_targets, load_task
 from myna_plugin.tasks.giantsteps import KEYS
 from myna_plugin.tasks.loading import describe_sizes
@@ -118,8 +117,6 @@ BATCH_SIZES = {"cpu": 16, "cuda": 256}
 """Clips embedded together."""
 
 HEAR_EVAL = "import sys; from myna_plugin.hear_eval.cli import main; sys.exit(main())"
-
-BAD_INPUT = (AudioError, DeviceError, TaskError, ExperimentError, BadInputError, OSError)
 
 Scores = dict[str, dict[str, float | None]]
 """By metric, the mean over seeds and the deviation, None for one seed."""
@@ -589,8 +586,7 @@ def main(
             progress=progress,
         )
     except BAD_INPUT as error:
-        message = error.format_message() if isinstance(error, BadInputError) else str(error)
-        click.echo(f"Error: {message}", err=True)
+        click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from error
     click.echo(text)
 

@@ -461,8 +461,7 @@ def main(**options: Any) -> None:
         refuse_incomplete(report, settings.allow_missing)
         text = score(settings, settings.out, task, folds, report)
     except BAD_INPUT as error:
-        message = error.format_message() if isinstance(error, BadInputError) else str(error)
-        click.echo(f"Error: {message}", err=True)
+        click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from error
     click.echo(text)
     click.echo(f"{settings.out / FILE}: written, with {FIGURES}")
