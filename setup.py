@@ -32,7 +32,7 @@ HEAR_EVAL = [
 # What `benchmarks/rendered` reads MIDI files with. Its synthesiser, tinysoundfont, is installed
 # beside it with `pip install --no-deps tinysoundfont`: it asks for PyAudio, which must be compiled,
 # to play sound, and rendering to a file needs none.
-RENDERED = ["pretty_midi>=0.2.10"]
+RENDERED = ["pretty_midi>=0.2.11"]
 
 ONNX = ["onnx>=1.21", "onnxruntime>=1.23", "onnxscript>=0.7"]
 TRANSFORMERS = ["transformers>=5.20"]

@@ -44,20 +44,19 @@ def embedding_type(width: int, sequences: bool) -> pa.DataType:
 
 
 def embedding_array(rows: Sequence[np.ndarray | None], width: int, sequences: bool) -> pa.Array:
-    """Embeddings, or None for a track without, as an Arrow array of `embedding_type`."""
+    """Embeddings as an Arrow array of `embedding_type`.
+
+    None, for a track without, becomes zeros or an empty sequence: no pyarrow before 26 reads null
+    vectors of a fixed size back from Parquet.
+    """
+    vectors = np.zeros((0 if sequences else 1, width), np.float32)
+    values = [vectors if row is None else row.reshape(-1, width) for row in rows]
+    flat = np.concatenate([np.empty((0, width), np.float32), *values]).reshape(-1)
+    array = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
     if not sequences:
-        values = [np.zeros(width, np.float32) if row is None else row for row in rows]
-        flat = np.concatenate(values) if values else np.empty(0, np.float32)
-        missing = pa.array([row is None for row in rows], pa.bool_())
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat), width, mask=missing)
-    # `from_arrays` takes a null offset for a null row.
-    counts = [0 if row is None else len(row) for row in rows]
-    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    absent = np.array([*(row is None for row in rows), False])
-    parts = [row.reshape(-1) for row in rows if row is not None]
-    flat = np.concatenate(parts) if parts else np.empty(0, np.float32)
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
-    return pa.ListArray.from_arrays(pa.array(ends, mask=absent), vectors)
+        return array
+    ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), array)
 
 
 def schema_of(facts: Facts) -> pa.Schema:

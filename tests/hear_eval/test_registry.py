@@ -1,6 +1,7 @@
 """Entry points: found, named, never imported, and no broken one is fatal."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -54,14 +55,16 @@ def test_listing_and_resolving_import_nothing(add_distribution):
     [
         ("broken = no_such_module", "no module no_such_module"),
         ("broken = json.no_such_module", "no module json.no_such_module"),
-        ("broken = not a path!", "not an import path"),
+        # importlib_metadata before 10 reads no distribution that has such an entry.
+        ("broken = not a path!", "not an import path|Invalid object reference"),
         ("broken = panns_hear:load_model", "no module panns_hear.load_model"),
     ],
 )
 def test_broken_entry_is_listed_with_its_fault_beside_the_good(add_distribution, entries, fault):
     add_distribution("good-hear", "good = good_hear", modules=["good_hear", "panns_hear"])
     add_distribution("broken-hear", entries)
-    assert fault in named("broken")[0].fault
+    (broken,) = [model for model in list_models() if model.distribution == "broken-hear"]
+    assert re.search(fault, broken.fault)
     assert named("good")[0].fault is None
 
 

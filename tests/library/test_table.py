@@ -109,11 +109,15 @@ def test_the_same_rows_are_the_same_bytes_whatever_their_pieces(tmp_path, suffix
     assert same(read_library(one), read_library(other))
 
 
-def test_missing_embeddings_keep_their_places():
-    array = embedding_array([None, draw(3), None], 3, sequences=False)
-    assert array.is_valid().to_pylist() == [False, True, False]
+def test_missing_embeddings_keep_their_places_and_are_not_null():
+    array = embedding_array([None, np.ones(3, np.float32), None], 3, sequences=False)
+    assert array.null_count == 0
+    assert array.to_pylist() == [[0.0] * 3, [1.0] * 3, [0.0] * 3]
     array = embedding_array([draw(2, 3), None, draw(1, 3)], 3, sequences=True)
-    assert [row and len(row) for row in array.to_pylist()] == [2, None, 1]
+    assert array.null_count == 0
+    assert list(map(len, array.to_pylist())) == [2, 0, 1]
+    for sequences in (False, True):
+        assert len(embedding_array([], 3, sequences)) == 0
 
 
 def test_what_breaks_while_writing_leaves_no_file(tmp_path):

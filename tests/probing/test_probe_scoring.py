@@ -121,5 +121,5 @@ def test_r2_is_scikit_learns() -> None:
     values = rng.normal(size=(125, 2)).astype(np.float32)
     outputs = values + rng.normal(size=(3, 125, 2)).astype(np.float32) * [0.5, 1.5]
     scores = METRICS["mse"]["r2"](torch.from_numpy(values))(torch.from_numpy(outputs))
-    expected = [metrics.r2_score(values, head) for head in outputs]
+    expected = [metrics.r2_score(values.astype(np.float64), head) for head in outputs]
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-13)
