@@ -46,17 +46,17 @@ def embedding_type(width: int, sequences: bool) -> pa.DataType:
 def embedding_array(rows: Sequence[np.ndarray | None], width: int, sequences: bool) -> pa.Array:
     """Embeddings as an Arrow array of `embedding_type`.
 
-    None, for a track without, becomes zeros or an empty sequence: no pyarrow before 26 reads null
-    vectors of a fixed size back from Parquet.
+    None, for a track without, becomes zeros or an empty sequence: no pyarrow before 26 keeps null
+    vectors of a fixed size in Parquet.
     """
-    vectors = np.zeros((0 if sequences else 1, width), np.float32)
-    values = [vectors if row is None else row.reshape(-1, width) for row in rows]
+    absent = np.zeros((0 if sequences else 1, width), np.float32)
+    values = [absent if row is None else row.reshape(-1, width) for row in rows]
     flat = np.concatenate([np.empty((0, width), np.float32), *values]).reshape(-1)
-    array = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
     if not sequences:
-        return array
+        return vectors
     ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(ends), array)
+    return pa.ListArray.from_arrays(pa.array(ends), vectors)
 
 
 def schema_of(facts: Facts) -> pa.Schema:

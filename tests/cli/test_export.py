@@ -69,16 +69,16 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, checkpoint, monkeypatch):
     ):
         result = run(*arguments)
         assert result.exit_code == 2, result.output
-        assert result.output.startswith("myna export: ")
-        assert message in result.output
-        assert result.output.count("\n") == 1
+        assert result.stderr.startswith("myna export: ")
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
     assert there.read_text() == "precious"
     assert {path.name for path in tmp_path.iterdir()} == {"there.safetensors", "weights.pth"}
 
     monkeypatch.setitem(sys.modules, "onnx", None)
     result = run("--to", "onnx", "--model", checkpoint, "--out", tmp_path / "m.onnx")
     assert result.exit_code == 2
-    assert "pip install 'myna-plugin[onnx]'" in result.output
+    assert "pip install 'myna-plugin[onnx]'" in result.stderr
 
 
 def test_help_has_examples():

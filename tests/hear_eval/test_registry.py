@@ -1,10 +1,10 @@
 """Entry points: found, named, never imported, and no broken one is fatal."""
 
 import os
-import re
 import subprocess
 import sys
 
+import importlib_metadata
 import pytest
 
 from myna_plugin.hear_eval.messages import BadInputError
@@ -36,6 +36,15 @@ def named(name):
     return [model for model in list_models() if model.name == name]
 
 
+def can_hold(value):
+    """Whether importlib_metadata makes an entry point with this value."""
+    try:
+        importlib_metadata.EntryPoint("name", value, "group")
+    except ValueError:
+        return False
+    return True
+
+
 def test_lists_name_module_distribution_and_version(add_distribution):
     add_distribution("panns-hear", "panns = panns_hear", modules=["panns_hear"])
     assert named("panns") == [HearModel("panns", "panns_hear", "panns-hear", "1.2")]
@@ -55,16 +64,21 @@ def test_listing_and_resolving_import_nothing(add_distribution):
     [
         ("broken = no_such_module", "no module no_such_module"),
         ("broken = json.no_such_module", "no module json.no_such_module"),
-        # importlib_metadata before 10 reads no distribution that has such an entry.
-        ("broken = not a path!", "not an import path|Invalid object reference"),
+        pytest.param(
+            "broken = not a path!",
+            "not an import path",
+            marks=pytest.mark.skipif(
+                not can_hold("not a path!"),
+                reason="this importlib_metadata reads no entry points beside such a one",
+            ),
+        ),
         ("broken = panns_hear:load_model", "no module panns_hear.load_model"),
     ],
 )
 def test_broken_entry_is_listed_with_its_fault_beside_the_good(add_distribution, entries, fault):
     add_distribution("good-hear", "good = good_hear", modules=["good_hear", "panns_hear"])
     add_distribution("broken-hear", entries)
-    (broken,) = [model for model in list_models() if model.distribution == "broken-hear"]
-    assert re.search(fault, broken.fault)
+    assert fault in named("broken")[0].fault
     assert named("good")[0].fault is None
 
 
