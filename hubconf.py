@@ -9,7 +9,7 @@ from functools import partial as _partial
 from typing import Any as _Any
 
 from myna_plugin import load_model as _load_model
-from myna_plugin.embedding import Embedder as _Embedder
+from myna_plugin.model.embedding import Embedder as _Embedder
 
 dependencies = ["torch", "nnAudio", "numpy", "safetensors", "huggingface_hub", "soundfile", "soxr"]
 

@@ -63,7 +63,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["myna_plugin", "myna_plugin.*"]),
     package_data={
-        "myna_plugin": ["py.typed", "weights/*.safetensors"],
+        "myna_plugin": ["py.typed"],
+        "myna_plugin.model": ["weights/*.safetensors"],
         "myna_plugin.hear_eval": [
             "demo_tasks/README.md",
             "demo_tasks/*/*.json",
@@ -111,8 +112,8 @@ setup(
         ],
         "hear.models": [
             "myna = myna_plugin",
-            "myna-square = myna_plugin.hear_square",
-            "myna-vertical = myna_plugin.hear_vertical",
+            "myna-square = myna_plugin.hear.square",
+            "myna-vertical = myna_plugin.hear.vertical",
         ],
     },
     classifiers=[

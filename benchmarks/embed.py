@@ -22,8 +22,8 @@ import torch
 from nnAudio.features import MelSpectrogram as NnAudioMelSpectrogram
 from torch import Tensor, nn
 
-from myna_plugin.embedding import Embedder
-from myna_plugin.encoder import MynaEncoder, initialise
+from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.encoder import MynaEncoder, initialise
 
 CLIP_SECONDS = 30
 SAMPLE_RATE = 16_000

@@ -34,15 +34,15 @@ import soundfile
 import soxr
 import torch
 
-from myna_plugin.audio import SAMPLE_RATE, average_channels, load_audio
-from myna_plugin.cores import available_cores
-from myna_plugin.devices import choose_device
-from myna_plugin.embedding import Embedder, encode_chunks
-from myna_plugin.encoder import MynaEncoder, initialise
+from myna_plugin.common.cores import available_cores
+from myna_plugin.common.devices import choose_device
 from myna_plugin.library.building import build_library, describe
 from myna_plugin.library.encoding import SceneEncoder
 from myna_plugin.library.segments import cut_segments, window_length
 from myna_plugin.library.table import read_library
+from myna_plugin.model.audio import SAMPLE_RATE, average_channels, load_audio
+from myna_plugin.model.embedding import Embedder, encode_chunks
+from myna_plugin.model.encoder import MynaEncoder, initialise
 
 RATE = 44_100
 SUFFIXES = (".mp3", ".flac", ".ogg")

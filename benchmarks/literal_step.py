@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from myna_plugin.encoder import MynaEncoder
+from myna_plugin.model.encoder import MynaEncoder
 
 
 def draw_tokens(n_views: int, n_tokens: int, kept: int, device: torch.device) -> Tensor:

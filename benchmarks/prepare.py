@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from myna_plugin.audio import SAMPLE_RATE, load_audio
-from myna_plugin.pretraining.preparation import prepare, settings_of
-from myna_plugin.spectrogram import HOP_LENGTH, MelSpectrogram
+from myna_plugin.model.audio import SAMPLE_RATE, load_audio
+from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram
+from myna_plugin.pretraining.store.preparation import prepare, settings_of
 
 FILE_SECONDS = 30
 RATE = 44_100

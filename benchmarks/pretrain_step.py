@@ -35,14 +35,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from literal_step import cut_crops, draw_tokens, literal_loss
 
-from myna_plugin.encoder import SIZES, EncoderConfig, MynaEncoder, initialise
-from myna_plugin.pretraining.acceleration import kernels_for
-from myna_plugin.pretraining.crops import ResidentFrames, Views, ViewSampler
-from myna_plugin.pretraining.fused import KernelOperations, PlainOperations
-from myna_plugin.pretraining.losses import ContrastiveLoss
-from myna_plugin.pretraining.objective import ContrastiveObjective
-from myna_plugin.pretraining.optimiser import build_adam
-from myna_plugin.pretraining.step import TrainingStep
+from myna_plugin.model.encoder import SIZES, EncoderConfig, MynaEncoder, initialise
+from myna_plugin.pretraining.step.acceleration import kernels_for
+from myna_plugin.pretraining.step.crops import ResidentFrames, Views, ViewSampler
+from myna_plugin.pretraining.step.fused import KernelOperations, PlainOperations
+from myna_plugin.pretraining.step.losses import ContrastiveLoss
+from myna_plugin.pretraining.step.objective import ContrastiveObjective
+from myna_plugin.pretraining.step.optimiser import build_adam
+from myna_plugin.pretraining.step.training_step import TrainingStep
 
 EXAMPLES = 411e6
 """Examples that the paper trains on: 500 epochs over 822,000 clips."""

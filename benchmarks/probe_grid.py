@@ -39,10 +39,10 @@ import sklearn
 import torch
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "probing"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from plain_loop import PlainResult, train_alone
 
-from myna_plugin.probing import (
+from myna_plugin.probing.heads import (
     GRIDS,
     HeadConfig,
     ProbeTask,

@@ -30,13 +30,13 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from myna_plugin.encoder import EncoderConfig, MynaEncoder, initialise
-from myna_plugin.pretraining import distributed
-from myna_plugin.pretraining.crops import ResidentFrames, ViewSampler
-from myna_plugin.pretraining.losses import ContrastiveLoss, rank, world_size
-from myna_plugin.pretraining.objective import ContrastiveObjective
-from myna_plugin.pretraining.optimiser import build_optimiser
-from myna_plugin.pretraining.step import TrainingStep
+from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
+from myna_plugin.pretraining.run import distributed
+from myna_plugin.pretraining.step.crops import ResidentFrames, ViewSampler
+from myna_plugin.pretraining.step.losses import ContrastiveLoss, rank, world_size
+from myna_plugin.pretraining.step.objective import ContrastiveObjective
+from myna_plugin.pretraining.step.optimiser import build_optimiser
+from myna_plugin.pretraining.step.training_step import TrainingStep
 
 WARM_STEPS = 6
 PATCHINGS = ("square", "vertical")

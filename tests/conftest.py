@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -55,3 +57,17 @@ def sound() -> Tensor:
     for frequency in (220.0, 277.2, 329.6, 880.0):
         chord += torch.sin(2 * torch.pi * frequency * time) * torch.exp(-(time % 0.75) * 3)
     return (0.15 * chord + 0.02 * torch.randn(time.shape, generator=generator)).unsqueeze(0)
+
+
+@pytest.fixture
+def import_folder(tmp_path, monkeypatch):
+    """An empty folder on the import path, forgotten after the test."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(str(folder)):
+            del sys.modules[name]

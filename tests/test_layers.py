@@ -38,7 +38,7 @@ def test_importing_the_package_loads_no_toolkit() -> None:
 
 def test_toolkits_are_imported_on_use_only() -> None:
     loaded = modules_after(
-        "import myna_plugin.torchaudio_bridge, myna_plugin.hear_eval.demo, "
+        "import myna_plugin.common.torchaudio_bridge, myna_plugin.hear_eval.demo, "
         "myna_plugin.adapters.marble, myna_plugin.adapters.mteb, myna_plugin.adapters.onnx, "
         "myna_plugin.adapters.s3prl, myna_plugin.adapters.xares"
     )

@@ -34,7 +34,7 @@ for name in names:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         # Triton comes with CUDA builds of torch alone; nothing imports the kernels without it.
-        assert (name, error.name) == ("myna_plugin.pretraining.kernels", "triton"), error
+        assert (name, error.name) == ("myna_plugin.pretraining.step.kernels", "triton"), error
         continue
     assert module.__spec__.origin.startswith(sys.argv[1]), module.__spec__.origin
 print(*names, sep="\\n")
@@ -106,7 +106,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel_names: set[str]) -> None
 
     assert tops == {"myna_plugin", f"myna_plugin-{myna_plugin.__version__}.dist-info"}
     assert "myna_plugin/py.typed" in wheel_names
-    assert "myna_plugin/weights/default.safetensors" in wheel_names
+    assert "myna_plugin/model/weights/default.safetensors" in wheel_names
     assert any(name.endswith("licenses/LICENSE") for name in wheel_names)
 
 

@@ -9,8 +9,8 @@ import soundfile
 import torch
 from conftest import published_state_dict
 
+from myna_plugin.api import Myna
 from myna_plugin.library.table import Library
-from myna_plugin.model import Myna
 
 
 def write_noise(path: Path, n_samples: int, seed: int = 0, rate: int = 16_000) -> Path:

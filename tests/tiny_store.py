@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from myna_plugin.pretraining.store import CLIP, FILE, Index, Store, StoreSettings, Texts
-from myna_plugin.pretraining.store_writer import publish, write_settings, write_shard_file
+from myna_plugin.pretraining.store.reading import CLIP, FILE, Index, Store, StoreSettings, Texts
+from myna_plugin.pretraining.store.writing import publish, write_settings, write_shard_file
 
 
 def write_store(folder: Path, n_clips: int = 24, frames: int = 130, seed: int = 0) -> Store:

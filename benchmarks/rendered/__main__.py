@@ -25,8 +25,6 @@ from pathlib import Path
 
 import click
 
-from benchmarks.rendered.scores import ScoreError
-from benchmarks.rendered.soundfonts import SoundfontError
 from benchmarks.rendered.table import (
     BASELINES,
     BATCH_SIZES,
@@ -46,10 +44,12 @@ from benchmarks.rendered.tasks import (
     gather_scores,
     make_tasks,
 )
-from myna_plugin.cores import available_cores
-from myna_plugin.devices import choose_device
+from myna_plugin.common.cores import available_cores
+from myna_plugin.common.devices import choose_device
+from myna_plugin.probing.tasks.task import SPLITS
 from myna_plugin.recipes.probe import BAD_INPUT
-from myna_plugin.tasks.task import SPLITS
+from recipes.rendered.scores import ScoreError
+from recipes.rendered.soundfonts import SoundfontError
 
 Sizes = tuple[int, int, int]
 

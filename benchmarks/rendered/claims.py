@@ -5,7 +5,7 @@
     python -m benchmarks.rendered.claims STORE TASKS --out out/claims --seeds 1 \\
         --variants hybrid,vertical max_steps=500
 
-STORE is made by `benchmarks.rendered.store`, TASKS by `benchmarks.rendered.tasks`. A variant is
+STORE is made by `recipes.rendered.store`, TASKS by `benchmarks.rendered.tasks`. A variant is
 `recipes/pretrain/rendered.yaml` (--settings) with some settings changed; further KEY=VALUE change
 all of them alike. Every run is probed by `benchmarks.rendered.table`.
 
@@ -39,10 +39,11 @@ from benchmarks.rendered.table import (
     make_table,
     read_tasks,
 )
-from myna_plugin.cores import available_cores
-from myna_plugin.devices import choose_device
-from myna_plugin.experiment.tables import Rows, markdown
-from myna_plugin.pretraining.settings import Settings, SettingsError
+from myna_plugin.common.cores import available_cores
+from myna_plugin.common.devices import choose_device
+from myna_plugin.common.writing import write_text
+from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.probing.report.tables import Rows, markdown
 from myna_plugin.recipes.configuration import (
     apply_file,
     read_changes,
@@ -50,7 +51,6 @@ from myna_plugin.recipes.configuration import (
     to_yaml,
 )
 from myna_plugin.recipes.probe import BAD_INPUT, cache_folder
-from myna_plugin.writing import write_text
 
 SETTINGS = Path(__file__).parents[2] / "recipes" / "pretrain" / "rendered.yaml"
 

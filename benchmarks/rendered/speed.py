@@ -19,18 +19,18 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from benchmarks.rendered.batched_recording import tabulate
-from benchmarks.rendered.composer import compose_scores
-from benchmarks.rendered.performance import draw_performance
-from benchmarks.rendered.recording import NOISES, apply_recording, draw_recording, noise_bank
-from benchmarks.rendered.render import render_clip
-from benchmarks.rendered.sampled_blocks import Drawn, render_drawn
-from benchmarks.rendered.sampler import instruments_of, make_bank, tabulate_notes
-from benchmarks.rendered.scores import Score, read_scores
-from benchmarks.rendered.soundfonts import find_soundfonts, load_soundfont
-from myna_plugin.audio import SAMPLE_RATE
-from myna_plugin.devices import choose_device
-from myna_plugin.pretraining.preparation import cut_clips, settings_of
+from myna_plugin.common.devices import choose_device
+from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.pretraining.store.preparation import cut_clips, settings_of
+from recipes.rendered.batched_recording import tabulate
+from recipes.rendered.composer import compose_scores
+from recipes.rendered.performance import draw_performance
+from recipes.rendered.recording import NOISES, apply_recording, draw_recording, noise_bank
+from recipes.rendered.render import render_clip
+from recipes.rendered.sampled_blocks import Drawn, render_drawn
+from recipes.rendered.sampler import instruments_of, make_bank, tabulate_notes
+from recipes.rendered.scores import Score, read_scores
+from recipes.rendered.soundfonts import find_soundfonts, load_soundfont
 
 BATCH = 256
 

@@ -35,14 +35,19 @@ from typing import Any
 import click
 import numpy as np
 
-from myna_plugin.audio import AudioError
-from myna_plugin.cores import available_cores
-from myna_plugin.devices import choose_device
-from myna_plugin.experiment.cache import EmbeddingCache, folder_name
-from myna_plugin.experiment.embeddings import digest_audio, digest_experiment, embed_items
-from myna_plugin.experiment.modules import ExperimentError, LoadedModule, load_module
-from myna_plugin.experiment.probes import probe_parts
-from myna_plugin.experiment.results import (
+from myna_plugin.common.cores import available_cores
+from myna_plugin.common.devices import choose_device
+from myna_plugin.common.files import digest_path, read_json, write_json
+from myna_plugin.common.provenance import now, versions
+from myna_plugin.common.writing import write_text
+from myna_plugin.model.audio import AudioError
+from myna_plugin.probing.cache import EmbeddingCache, folder_name
+from myna_plugin.probing.embeddings import digest_audio, digest_experiment, embed_items
+from myna_plugin.probing.heads import GRIDS as PROBE_GRIDS
+from myna_plugin.probing.heads import HeadConfig, build_grid
+from myna_plugin.probing.modules import ExperimentError, LoadedModule, load_module
+from myna_plugin.probing.probes import probe_parts
+from myna_plugin.probing.report.results import (
     DISTRIBUTIONS,
     FILE,
     FORMAT,
@@ -51,18 +56,13 @@ from myna_plugin.experiment.results import (
     describe_scores,
     describe_task,
 )
-from myna_plugin.experiment.tables import Rows, markdown
-from myna_plugin.hear_eval.files import digest_path, read_json, write_json
-from myna_plugin.hear_eval.provenance import now, versions
-from myna_plugin.probing import GRIDS as PROBE_GRIDS
-from myna_plugin.probing import HeadConfig, build_grid
+from myna_plugin.probing.report.tables import Rows, markdown
+from myna_plugin.probing.tasks import HEAR, Item, Task, TaskError, encode_targets, load_task
+from myna_plugin.probing.tasks.giantsteps import KEYS
+from myna_plugin.probing.tasks.loading import describe_sizes
+from myna_plugin.probing.tasks.metrics import score_outputs
+from myna_plugin.probing.tasks.task import SPLITS
 from myna_plugin.recipes.probe import BAD_INPUT, UNFINISHED, cache_folder, parse_options
-from myna_plugin.tasks import HEAR, Item, Task, TaskError, encode_targets, load_task
-from myna_plugin.tasks.giantsteps import KEYS
-from myna_plugin.tasks.loading import describe_sizes
-from myna_plugin.tasks.metrics import score_outputs
-from myna_plugin.tasks.task import SPLITS
-from myna_plugin.writing import write_text
 
 BASELINE_FOLDER = Path(__file__).parent / "baselines"
 

@@ -36,35 +36,30 @@ from typing import Any, Literal
 import click
 import numpy as np
 
-from benchmarks.rendered.composer import compose_scores
-from benchmarks.rendered.instruments import TAGS, draw_programs, sounding_tags
-from benchmarks.rendered.performance import draw_performance
-from benchmarks.rendered.recording import draw_recording
-from benchmarks.rendered.render import render_clip, run_in_workers
-from benchmarks.rendered.scores import (
-    Score,
-    ScoreError,
-    read_midi_folder,
-    read_scores,
-)
-from benchmarks.rendered.soundfont_writer import write_soundfont
-from benchmarks.rendered.soundfonts import (
+from myna_plugin.common.cores import available_cores
+from myna_plugin.common.files import write_json
+from myna_plugin.common.provenance import now, versions
+from myna_plugin.common.writing import write_text
+from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.probing.tasks import Item, Task, TaskError, validate_items
+from myna_plugin.probing.tasks.clips import write_wav
+from myna_plugin.probing.tasks.giantsteps import KEYS
+from myna_plugin.probing.tasks.hear_format import write_task
+from myna_plugin.probing.tasks.task import SPLITS, ClipRule
+from recipes.rendered.composer import compose_scores
+from recipes.rendered.instruments import TAGS, draw_programs, sounding_tags
+from recipes.rendered.performance import draw_performance
+from recipes.rendered.recording import draw_recording
+from recipes.rendered.render import render_clip, run_in_workers
+from recipes.rendered.scores import Score, ScoreError, read_midi_folder, read_scores
+from recipes.rendered.soundfont_writer import write_soundfont
+from recipes.rendered.soundfonts import (
     HELD_OUT,
     SoundfontError,
     find_soundfonts,
     find_training_soundfonts,
     soundfont_digest,
 )
-from myna_plugin.audio import SAMPLE_RATE
-from myna_plugin.cores import available_cores
-from myna_plugin.hear_eval.files import write_json
-from myna_plugin.hear_eval.provenance import now, versions
-from myna_plugin.tasks import Item, Task, TaskError, validate_items
-from myna_plugin.tasks.clips import write_wav
-from myna_plugin.tasks.giantsteps import KEYS
-from myna_plugin.tasks.hear_format import write_task
-from myna_plugin.tasks.task import SPLITS, ClipRule
-from myna_plugin.writing import write_text
 
 SCENE_TASKS = ("rendered_key", "rendered_style", "rendered_instruments")
 

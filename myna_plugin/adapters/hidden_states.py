@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from myna_plugin.audio import SAMPLE_RATE
-from myna_plugin.embedding import (
+from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.embedding import (
     column_grid,
     column_weights,
     fill_patches,
     overlap_hop,
     timestamp_count,
 )
-from myna_plugin.encoder import PATCHINGS, MynaEncoder, token_grid
-from myna_plugin.spectrogram import HOP_LENGTH, MelSpectrogram
+from myna_plugin.model.encoder import PATCHINGS, MynaEncoder, token_grid
+from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram
 
 CHUNKS_PER_PASS = 64
 """Chunks encoded at a time: bounds memory where no gradients are kept, changes no result."""

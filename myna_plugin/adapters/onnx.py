@@ -2,9 +2,9 @@
 
 The mel spectrogram is in the graph, as a convolution with the rows of the windowed Fourier
 transform, and reflection as a gather: every ONNX runtime has these, where STFT and reflecting pads
-of unknown length are patchy. Lengths follow the rule of `myna_plugin.embedding`; a partial chunk is
-filled with silence to a full one, whose surplus tokens are masked out of attention and mean, which
-is the same.
+of unknown length are patchy. Lengths follow the rule of `myna_plugin.model.embedding`; a partial
+chunk is filled with silence to a full one, whose surplus tokens are masked out of attention and
+mean, which is the same.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myna_plugin.adapters.toolkits import import_toolkit
-from myna_plugin.audio import SAMPLE_RATE
-from myna_plugin.embedding import Embedder
-from myna_plugin.encoder import PATCHINGS, token_grid
-from myna_plugin.spectrogram import HOP_LENGTH, MARGIN, N_FFT, MelSpectrogram
-from myna_plugin.vit import HEAD_DIM, Attention, Block, FeedForward
-from myna_plugin.writing import replacing
+from myna_plugin.common.writing import replacing
+from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.encoder import PATCHINGS, token_grid
+from myna_plugin.model.spectrogram import HOP_LENGTH, MARGIN, N_FFT, MelSpectrogram
+from myna_plugin.model.vit import HEAD_DIM, Attention, Block, FeedForward
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -70,7 +70,7 @@ class ExportableMel(nn.Module):
 class ExportableEmbedder(nn.Module):
     """`Embedder.embed_chunks` and `embed_scenes` without branches on the length.
 
-    Source of the rule for lengths: `myna_plugin.embedding`.
+    Source of the rule for lengths: `myna_plugin.model.embedding`.
     """
 
     def __init__(self, model: Embedder) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from myna_plugin.torchaudio_bridge import load_torchaudio
+from myna_plugin.common.torchaudio_bridge import load_torchaudio
 
 
 def import_toolkit(module: str, install: str, purpose: str) -> ModuleType:

@@ -27,12 +27,12 @@ from myna_plugin.adapters.hidden_states import (
     rows_by_length,
 )
 from myna_plugin.adapters.toolkits import import_toolkit
-from myna_plugin.audio import SAMPLE_RATE
-from myna_plugin.checkpoint import embedding_patchings
-from myna_plugin.embedding import Embedder
-from myna_plugin.encoder import PATCHINGS, EncoderConfig, MynaEncoder, token_grid
-from myna_plugin.spectrogram import MelSpectrogram
-from myna_plugin.vit import sincos_positions
+from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.checkpoint import embedding_patchings
+from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.encoder import PATCHINGS, EncoderConfig, MynaEncoder, token_grid
+from myna_plugin.model.spectrogram import MelSpectrogram
+from myna_plugin.model.vit import sincos_positions
 
 transformers = import_toolkit(
     "transformers", "'myna-plugin[transformers]'", "myna_plugin.adapters.transformers"

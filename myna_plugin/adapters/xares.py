@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from myna_plugin.adapters.hidden_states import HiddenStates
-from myna_plugin.audio import SAMPLE_RATE
-from myna_plugin.checkpoint import embedding_patchings, load_encoder
+from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.checkpoint import embedding_patchings, load_encoder
 
 
 class MynaEncoder(nn.Module):

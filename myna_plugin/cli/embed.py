@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from myna_plugin.api import Myna
 from myna_plugin.cli.options import DEVICE, EMBEDDING, MODEL, ShardType, hop_ms_option
-from myna_plugin.cores import available_cores
-from myna_plugin.embedding import PRECISIONS
+from myna_plugin.common.cores import available_cores
 from myna_plugin.library.building import (
     Outcome,
     build_library,
@@ -20,7 +20,7 @@ from myna_plugin.library.building import (
 )
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.parts import Parts, printable
-from myna_plugin.model import Myna
+from myna_plugin.model.embedding import PRECISIONS
 
 SHOWN_AT_MOST = 20
 """Failed files printed before the rest is only counted."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from myna_plugin.adapters import onnx
-from myna_plugin.checkpoint import save_checkpoint
 from myna_plugin.cli.options import EMBEDDING, MODEL, hop_ms_option
-from myna_plugin.embedding import Embedder
 from myna_plugin.hear import load_model
+from myna_plugin.model.checkpoint import save_checkpoint
+from myna_plugin.model.embedding import Embedder
 
 BAD_INPUT = 2
 

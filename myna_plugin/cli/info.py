@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from myna_plugin.audio import SAMPLE_RATE
-from myna_plugin.checkpoint import load_encoder, read_tensors, resolve
 from myna_plugin.cli.options import EMBEDDING
-from myna_plugin.encoder import token_grid
 from myna_plugin.library.building import fingerprint
-from myna_plugin.spectrogram import HOP_LENGTH
+from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.checkpoint import load_encoder, read_tensors, resolve
+from myna_plugin.model.encoder import token_grid
+from myna_plugin.model.spectrogram import HOP_LENGTH
 
 SHOWN_ELSEWHERE = ("format", "format_version", "config", "tokenizers")
 

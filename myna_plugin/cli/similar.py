@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 import numpy as np
 
+from myna_plugin.api import Myna
 from myna_plugin.cli.options import DEVICE
-from myna_plugin.devices import choose_device
+from myna_plugin.common.devices import choose_device
 from myna_plugin.library.building import fingerprint
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.neighbours import find_row, join_libraries, nearest
 from myna_plugin.library.table import Library
-from myna_plugin.model import Myna
 
 EPILOG = """
 Examples:

@@ -11,9 +11,9 @@ from typing import Any
 
 import soundfile
 
-from myna_plugin.audio import AudioError, load_audio
-from myna_plugin.hear_eval.files import read_json, write_json
-from myna_plugin.hear_eval.parallel import run_in_threads
+from myna_plugin.common.files import read_json, write_json
+from myna_plugin.common.parallel import run_in_threads
+from myna_plugin.model.audio import AudioError, load_audio
 
 
 @dataclass(frozen=True)

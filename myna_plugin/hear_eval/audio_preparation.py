@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from myna_plugin.common.files import digest_pairs, digest_path
+from myna_plugin.common.messages import BadInputError, say
 from myna_plugin.hear_eval.audio_check import AudioCheck, AudioFacts
-from myna_plugin.hear_eval.files import digest_pairs, digest_path
 from myna_plugin.hear_eval.hear_task import METADATA, VOCABULARY, HearTask
-from myna_plugin.hear_eval.messages import BadInputError, say
 from myna_plugin.hear_eval.resampling import (
     AudioPlan,
     Key,

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from myna_plugin.hear_eval import provenance
+from myna_plugin.common import provenance
+from myna_plugin.common.files import write_json
+from myna_plugin.common.messages import BadInputError, one_line, say
+from myna_plugin.common.registry import GROUP, HearModel, list_models, resolve
 from myna_plugin.hear_eval.device import device_environment, uses_cuda
 from myna_plugin.hear_eval.evaluation import Run, Settings, evaluate
-from myna_plugin.hear_eval.files import write_json
 from myna_plugin.hear_eval.hear_task import ALL, find_tasks, read_task
-from myna_plugin.hear_eval.messages import BadInputError, one_line, say
-from myna_plugin.hear_eval.registry import GROUP, HearModel, list_models, resolve
 from myna_plugin.hear_eval.requirements import check_requirements
 from myna_plugin.hear_eval.results import TaskResult, format_table
 

@@ -8,19 +8,18 @@ Source: hearbenchmark.com/hear-api.html.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Collection
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 
-from myna_plugin.hear_eval.files import digest_path
-from myna_plugin.hear_eval.messages import BadInputError, one_line
+from myna_plugin.common.messages import BadInputError, one_line
+from myna_plugin.common.registry import locate_package
+from myna_plugin.probing.modules import digest_code
 
 NOISE_S = 1
 N_SOUNDS = 3
@@ -87,7 +86,7 @@ def examine_module(
         name=embedding.name,
         sample_rate=sample_rate,
         device=str(getattr(embedding, "device", "chosen by tensorflow")),
-        code=digest_path(location),
+        code=digest_code(imported),
         location=str(location),
         slug=options_slug(model_options),
         warnings=[
@@ -101,15 +100,6 @@ def options_slug(model_options: dict[str, Any]) -> str:
     from slugify import slugify
 
     return "".join(f"-{slugify(k)}={slugify(str(v))}" for k, v in model_options.items())
-
-
-def locate_package(module: ModuleType) -> Path:
-    """The folder of the module's top-level package, or the module's file where it is in none."""
-    top = sys.modules[module.__name__.partition(".")[0]]
-    file = Path(top.__file__ or "") if getattr(top, "__file__", None) else None
-    if file is None:  # a namespace package: shared by distributions, so take the module itself
-        file = Path(str(module.__file__))
-    return file.parent if file.name == "__init__.py" else file
 
 
 def _import(module: str) -> ModuleType:

@@ -6,8 +6,8 @@ import os
 
 import torch
 
-from myna_plugin.devices import DeviceError, choose_device
-from myna_plugin.hear_eval.messages import BadInputError
+from myna_plugin.common.devices import DeviceError, choose_device
+from myna_plugin.common.messages import BadInputError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 

@@ -18,16 +18,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from myna_plugin.audio import AudioError
+from myna_plugin.common.files import digest_path, read_json
+from myna_plugin.common.messages import BadInputError, say
+from myna_plugin.common.provenance import RECORDS, Inputs, Record
 from myna_plugin.hear_eval.audio_check import AudioCheck
 from myna_plugin.hear_eval.audio_preparation import prepare_audio
 from myna_plugin.hear_eval.contract import ModuleFacts
-from myna_plugin.hear_eval.files import digest_path, read_json
 from myna_plugin.hear_eval.hear_task import HearTask
 from myna_plugin.hear_eval.heareval_process import HearevalProcess, Job, JobError
-from myna_plugin.hear_eval.messages import BadInputError, say
-from myna_plugin.hear_eval.provenance import RECORDS, Inputs, Record
 from myna_plugin.hear_eval.results import SCORES, TaskResult, read_scores
+from myna_plugin.model.audio import AudioError
 
 EMBEDDINGS, PREDICTIONS = "embeddings", "predictions"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from myna_plugin.hear_eval.messages import BadInputError, one_line
+from myna_plugin.common.messages import BadInputError, one_line
 
 METADATA = "task_metadata.json"
 VOCABULARY = "labelvocabulary.csv"

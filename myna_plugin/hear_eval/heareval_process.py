@@ -27,8 +27,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from myna_plugin.common.messages import BadInputError, one_line
 from myna_plugin.hear_eval import compatibility, contract
-from myna_plugin.hear_eval.messages import BadInputError, one_line
 
 POLL_S = 0.5
 IDLE_EXIT_S = 10

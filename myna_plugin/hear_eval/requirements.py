@@ -6,7 +6,7 @@ import importlib.util
 
 import importlib_metadata
 
-from myna_plugin.hear_eval.messages import BadInputError
+from myna_plugin.common.messages import BadInputError
 
 HEAREVAL_VERSION = "2021.1.3"
 """The version that `compatibility` answers, file and line."""

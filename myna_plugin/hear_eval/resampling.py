@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from myna_plugin.audio import load_audio
+from myna_plugin.common.files import write_whole
+from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.parallel import run_in_threads
+from myna_plugin.common.writing import PARTIALS
 from myna_plugin.hear_eval.audio_check import AudioFacts, stamp_of
-from myna_plugin.hear_eval.files import write_whole
 from myna_plugin.hear_eval.hear_task import HearTask
-from myna_plugin.hear_eval.messages import BadInputError
-from myna_plugin.hear_eval.parallel import run_in_threads
-from myna_plugin.writing import PARTIALS
+from myna_plugin.model.audio import load_audio
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 """Looked for in this order where a file is there under another suffix; lossless ones first."""

@@ -18,14 +18,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from myna_plugin._version import __version__
-from myna_plugin.audio import SAMPLE_RATE
-from myna_plugin.decoding import AUDIO_SUFFIXES, find_files
-from myna_plugin.embedding import Embedder
 from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Failed, LibraryError
 from myna_plugin.library.encoding import Embedded, SceneEncoder, SequenceEncoder, TrackEncoder
 from myna_plugin.library.parts import Parts, Row, Unit, encode_part, plan_units
 from myna_plugin.library.table import Facts, check_format
-from myna_plugin.spectrogram import HOP_LENGTH
+from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.decoding import AUDIO_SUFFIXES, find_files
+from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.spectrogram import HOP_LENGTH
 
 FLUSH_S = 30.0
 """Chunks wait no longer than this for a fuller batch, so that little is lost by kill -9."""

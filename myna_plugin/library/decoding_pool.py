@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from myna_plugin.audio import AudioError
-from myna_plugin.decoding import stream_decoded
 from myna_plugin.library.segments import (
     Segment,
     cut_segments,
     keep_blocks,
     largest_segment,
 )
+from myna_plugin.model.audio import AudioError
+from myna_plugin.model.decoding import stream_decoded
 
 SLOTS = 6
 """Segments that a worker may be ahead: five minutes of audio, 20 MB."""

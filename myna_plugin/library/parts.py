@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from myna_plugin.common.writing import replacing
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.table import (
     Facts,
@@ -33,7 +34,6 @@ from myna_plugin.library.table import (
     schema_of,
     write_library,
 )
-from myna_plugin.writing import replacing
 
 UNIT_TRACKS = 64
 """Tracks of a unit, on average; half of it at least."""

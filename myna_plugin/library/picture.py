@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from myna_plugin.common.writing import replacing
 from myna_plugin.library.decoding_pool import LibraryError
-from myna_plugin.writing import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from myna_plugin.api import Myna
 from myna_plugin.library.building import Progress, embed_tracks, embed_units, fingerprint
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.parts import Unit, encode_part
 from myna_plugin.library.table import Facts
-from myna_plugin.model import Myna
 
 
 class RayEngine:

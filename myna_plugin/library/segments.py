@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from myna_plugin.spectrogram import HOP_LENGTH, MARGIN, frame_count
+from myna_plugin.model.spectrogram import HOP_LENGTH, MARGIN, frame_count
 
 SEGMENT_CHUNKS = 16
 """Full chunks of a segment at most: 49 s, 3 MB."""
@@ -54,8 +54,8 @@ def cut_segments(blocks: Iterable[np.ndarray], chunk_frames: int) -> Iterator[Se
         chunk_frames: frames of a full chunk.
 
     Yields:
-        Segments whose chunks, in order, are those of the rule in `myna_plugin.embedding`: full
-        chunks, then a partial one for what is left.
+        Segments whose chunks, in order, are those of the rule in `myna_plugin.model.embedding`:
+        full chunks, then a partial one for what is left.
 
     >>> [(s.full, s.partial_frames) for s in cut_segments([np.zeros(1_000_000, np.float32)], 96)]
     [(16, 0), (4, 34)]

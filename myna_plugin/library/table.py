@@ -27,8 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from myna_plugin.common.writing import replacing
 from myna_plugin.library.decoding_pool import LibraryError
-from myna_plugin.writing import replacing
 
 ABOUT = b"myna"
 

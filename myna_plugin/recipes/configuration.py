@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from myna_plugin.pretraining.settings import Settings, SettingsError
+from myna_plugin.pretraining.run.settings import Settings, SettingsError
 
 
 def read_yaml(path: Path) -> dict[str, object]:

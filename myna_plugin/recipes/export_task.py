@@ -25,8 +25,9 @@ from typing import Any
 import click
 import yaml
 
-from myna_plugin.audio import SAMPLE_RATE, AudioError
-from myna_plugin.tasks import (
+from myna_plugin.common.writing import write_text
+from myna_plugin.model.audio import SAMPLE_RATE, AudioError
+from myna_plugin.probing.tasks import (
     HEAR,
     LAYOUTS,
     TASKS,
@@ -41,8 +42,7 @@ from myna_plugin.tasks import (
     marble,
     usable_items,
 )
-from myna_plugin.tasks.loading import describe_sizes
-from myna_plugin.writing import write_text
+from myna_plugin.probing.tasks.loading import describe_sizes
 
 KEY_NOTE = """HEAR knows no weighted key score: its `top1_acc` counts only the very key.
 After hear-eval, this command adds the weighted score from the test predictions:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from myna_plugin.pretraining.preparation import (
+from myna_plugin.common.worker_pool import WorkerDiedError
+from myna_plugin.pretraining.store.preparation import (
     CLIP_SECONDS,
     FRAMES_PER_HOUR,
     MIN_SECONDS,
@@ -19,9 +20,8 @@ from myna_plugin.pretraining.preparation import (
     prepare,
     settings_of,
 )
-from myna_plugin.pretraining.store import PREPARE, Index, Store, StoreError, StoreSettings
-from myna_plugin.pretraining.store_writer import merge
-from myna_plugin.pretraining.worker_pool import WorkerDiedError
+from myna_plugin.pretraining.store.reading import PREPARE, Index, Store, StoreError, StoreSettings
+from myna_plugin.pretraining.store.writing import merge
 
 BAD_INPUT = 2
 INTERRUPTED = 130

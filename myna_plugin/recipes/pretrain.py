@@ -9,27 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from myna_plugin.devices import DeviceError, choose_device
-from myna_plugin.pretraining.distributed import launched_rank
-from myna_plugin.pretraining.run_files import RunError, WriteError
-from myna_plugin.pretraining.settings import Settings, SettingsError
-from myna_plugin.pretraining.store import Store, StoreError
-from myna_plugin.pretraining.trainer import (
-    DivergedError,
-    check_store,
-    plan_run,
-    train,
-)
+from myna_plugin.common.devices import DeviceError, choose_device
+from myna_plugin.common.writing import write_text
+from myna_plugin.pretraining.run.distributed import launched_rank
+from myna_plugin.pretraining.run.run_files import RunError, WriteError
+from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.pretraining.run.trainer import DivergedError, check_store, plan_run, train
+from myna_plugin.pretraining.store.reading import Store, StoreError
 from myna_plugin.recipes.configuration import (
     apply_file,
     read_changes,
     read_yaml,
     to_yaml,
 )
-from myna_plugin.writing import write_text
 
 if TYPE_CHECKING:
-    from myna_plugin.experiment.encoders import EncoderProbe
+    from myna_plugin.probing.encoders import EncoderProbe
 
 COMMAND = "python -m myna_plugin.recipes.pretrain"
 
@@ -109,9 +104,9 @@ def open_probe(settings: Settings) -> EncoderProbe | None:
     if not settings.probe_tasks:
         return None
     # Imported on use: all that scores tasks, which most runs do without.
-    from myna_plugin.cores import available_cores
-    from myna_plugin.experiment.encoders import EncoderProbe, read_tasks
-    from myna_plugin.tasks import TaskError
+    from myna_plugin.common.cores import available_cores
+    from myna_plugin.probing.encoders import EncoderProbe, read_tasks
+    from myna_plugin.probing.tasks import TaskError
 
     workers = available_cores()
     try:

@@ -39,15 +39,20 @@ import click
 import numpy as np
 import torch
 
-from myna_plugin.audio import AudioError
-from myna_plugin.cores import available_cores
-from myna_plugin.devices import DeviceError, choose_device
-from myna_plugin.experiment import figures
-from myna_plugin.experiment.cache import Cost, EmbeddingCache, folder_name
-from myna_plugin.experiment.embeddings import digest_audio, digest_experiment, embed_items
-from myna_plugin.experiment.modules import POOLS, ExperimentError, LoadedModule, load_module
-from myna_plugin.experiment.probes import PartResult, probe_parts
-from myna_plugin.experiment.results import (
+from myna_plugin.common.cores import available_cores
+from myna_plugin.common.devices import DeviceError, choose_device
+from myna_plugin.common.files import write_json
+from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.provenance import now, versions
+from myna_plugin.common.writing import write_text
+from myna_plugin.model.audio import AudioError
+from myna_plugin.probing.cache import Cost, EmbeddingCache, folder_name
+from myna_plugin.probing.embeddings import digest_audio, digest_experiment, embed_items
+from myna_plugin.probing.heads import GRID, GRIDS
+from myna_plugin.probing.modules import POOLS, ExperimentError, LoadedModule, load_module
+from myna_plugin.probing.probes import PartResult, probe_parts
+from myna_plugin.probing.report import figures
+from myna_plugin.probing.report.results import (
     DISTRIBUTIONS,
     FIGURES,
     FILE,
@@ -58,12 +63,8 @@ from myna_plugin.experiment.results import (
     describe_task,
     read_result,
 )
-from myna_plugin.experiment.tables import describe_deviations, markdown, run_rows, task_rows
-from myna_plugin.hear_eval.files import write_json
-from myna_plugin.hear_eval.messages import BadInputError
-from myna_plugin.hear_eval.provenance import now, versions
-from myna_plugin.probing import GRID, GRIDS
-from myna_plugin.tasks import (
+from myna_plugin.probing.report.tables import describe_deviations, markdown, run_rows, task_rows
+from myna_plugin.probing.tasks import (
     HEAR,
     LAYOUTS,
     TASKS,
@@ -76,9 +77,8 @@ from myna_plugin.tasks import (
     load_task,
     usable_items,
 )
-from myna_plugin.tasks.loading import describe_sizes
-from myna_plugin.tasks.task import validate_items
-from myna_plugin.writing import write_text
+from myna_plugin.probing.tasks.loading import describe_sizes
+from myna_plugin.probing.tasks.task import validate_items
 
 BAD_INPUT = (AudioError, DeviceError, TaskError, ExperimentError, BadInputError, OSError)
 """What is answered with one line and status 2."""

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import click
 
-from myna_plugin.experiment.figures import DPI, draw_cost
-from myna_plugin.experiment.modules import ExperimentError
-from myna_plugin.experiment.page import Image, Section, read_images, render_page
-from myna_plugin.experiment.results import FIGURES, Result, read_result
-from myna_plugin.experiment.tables import (
+from myna_plugin.common.writing import write_text
+from myna_plugin.probing.modules import ExperimentError
+from myna_plugin.probing.report.figures import DPI, draw_cost
+from myna_plugin.probing.report.page import Image, Section, read_images, render_page
+from myna_plugin.probing.report.results import FIGURES, Result, read_result
+from myna_plugin.probing.report.tables import (
     REFERENCE,
     describe_deviations,
     find_reference,
@@ -34,9 +35,8 @@ from myna_plugin.experiment.tables import (
     summary_rows,
     task_rows,
 )
-from myna_plugin.tasks import TASKS
-from myna_plugin.tasks.published import PublishedScores
-from myna_plugin.writing import write_text
+from myna_plugin.probing.tasks import TASKS
+from myna_plugin.probing.tasks.published import PublishedScores
 
 CAPTIONS = {
     "tsne": "Embeddings of each split in one t-SNE plane",

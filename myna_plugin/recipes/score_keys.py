@@ -16,9 +16,9 @@ from pathlib import Path
 
 import click
 
-from myna_plugin.tasks import TaskError, giantsteps
-from myna_plugin.tasks.hear_predictions import TestPredictions, read_test_predictions
-from myna_plugin.tasks.metrics import score_outputs, score_tracks
+from myna_plugin.probing.tasks import TaskError, giantsteps
+from myna_plugin.probing.tasks.hear_predictions import TestPredictions, read_test_predictions
+from myna_plugin.probing.tasks.metrics import score_outputs, score_tracks
 
 TRACK_RULE = "mean_probability"
 

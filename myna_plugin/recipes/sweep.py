@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from myna_plugin.pretraining.distributed import launched_rank
-from myna_plugin.pretraining.monitoring import draw_sweep
-from myna_plugin.pretraining.run_files import RunError, WriteError
-from myna_plugin.pretraining.settings import Settings, SettingsError
-from myna_plugin.pretraining.store import Store, StoreError
-from myna_plugin.pretraining.trainer import DivergedError, Outcome, check_store, plan_run, train
+from myna_plugin.common.writing import write_text
+from myna_plugin.pretraining.run.distributed import launched_rank
+from myna_plugin.pretraining.run.monitoring import draw_sweep
+from myna_plugin.pretraining.run.run_files import RunError, WriteError
+from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.pretraining.run.trainer import DivergedError, Outcome, check_store, plan_run, train
+from myna_plugin.pretraining.store.reading import Store, StoreError
 from myna_plugin.recipes.configuration import (
     apply_file,
     read_changes,
@@ -28,10 +29,9 @@ from myna_plugin.recipes.configuration import (
     to_yaml,
 )
 from myna_plugin.recipes.pretrain import open_probe
-from myna_plugin.writing import write_text
 
 if TYPE_CHECKING:
-    from myna_plugin.experiment.encoders import EncoderProbe
+    from myna_plugin.probing.encoders import EncoderProbe
 
 COMMAND = "python -m myna_plugin.recipes.sweep"
 

@@ -12,7 +12,7 @@ import sys
 import soundfile
 import torch
 
-from myna_plugin.torchaudio_bridge import load_torchaudio
+from myna_plugin.common.torchaudio_bridge import load_torchaudio
 
 
 def load(

@@ -8,7 +8,7 @@ from torch import nn
 from myna_plugin import get_scene_embeddings, get_timestamp_embeddings, load_model
 from myna_plugin.adapters import hidden_states
 from myna_plugin.adapters.hidden_states import HiddenStates
-from myna_plugin.checkpoint import embedding_patchings, load_encoder
+from myna_plugin.model.checkpoint import embedding_patchings, load_encoder
 
 LENGTHS = (1, 700, 16_000, 49_152, 49_700, 192_000)
 """Samples: one frame, part of a patch, part of a chunk, a chunk, a little more, many."""

@@ -97,7 +97,7 @@ def test_our_own_loader_reads_the_folders_weights(model, folder, sound):
 
 def test_the_folders_code_is_found_without_importing_ours(folder, tmp_path):
     code = (
-        "from myna_plugin.torchaudio_bridge import load_torchaudio; load_torchaudio()\n"
+        "from myna_plugin.common.torchaudio_bridge import load_torchaudio; load_torchaudio()\n"
         "import sys, transformers\n"
         "assert 'myna_plugin.adapters.transformers' not in sys.modules\n"
         "model = transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)\n"

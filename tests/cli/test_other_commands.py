@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 from tiny_library import load_tiny, write_model, write_noise
 
-from myna_plugin.checkpoint import CheckpointError
 from myna_plugin.cli.main import COMMANDS, main
 from myna_plugin.library.building import fingerprint
+from myna_plugin.model.checkpoint import CheckpointError
 
 
 def myna(*arguments):

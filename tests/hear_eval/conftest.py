@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
-
-import pytest
 
 HERE = Path(__file__).parent
 
@@ -16,17 +13,3 @@ def install_tiny_module(folder: Path, name: str = "tiny_hear") -> Path:
     package = folder / name
     package.mkdir(parents=True)
     return Path(shutil.copy(HERE / "tiny_hear.py", package / "__init__.py"))
-
-
-@pytest.fixture
-def import_folder(tmp_path, monkeypatch):
-    """An empty folder on the import path, forgotten after the test."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-    before = set(sys.modules)
-    yield folder
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None) or ""
-        if file.startswith(str(folder)):
-            del sys.modules[name]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from myna_plugin.common.messages import BadInputError
 from myna_plugin.hear_eval import audio_check
 from myna_plugin.hear_eval.audio_check import AudioCheck, inspect_file
 from myna_plugin.hear_eval.audio_preparation import heareval_batch_size, prepare_audio
 from myna_plugin.hear_eval.hear_task import read_task
-from myna_plugin.hear_eval.messages import BadInputError
 
 from .generate_tasks import event_task, scene_task
 

@@ -5,10 +5,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.registry import HearModel
 from myna_plugin.hear_eval import cli, evaluation, requirements
 from myna_plugin.hear_eval.cli import format_models, main, parse_model, parse_model_options
-from myna_plugin.hear_eval.messages import BadInputError
-from myna_plugin.hear_eval.registry import HearModel
 
 from .conftest import install_tiny_module
 from .generate_tasks import scene_task

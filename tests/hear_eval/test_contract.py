@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from myna_plugin.common.messages import BadInputError
 from myna_plugin.hear_eval import compatibility
 from myna_plugin.hear_eval.contract import examine_module, locate_package, options_slug
-from myna_plugin.hear_eval.messages import BadInputError
 
 from .conftest import install_tiny_module
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from myna_plugin.audio import AudioError
 from myna_plugin.hear_eval import demo
+from myna_plugin.model.audio import AudioError
 
 ROOT = Path(__file__).parent.parent.parent
 KEY, ONSET = "myna_demo_key-v1-full", "myna_demo_onset-v1-full"

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
+from myna_plugin.common.messages import BadInputError
 from myna_plugin.hear_eval.device import device_environment
-from myna_plugin.hear_eval.messages import BadInputError
 
 
 @pytest.fixture

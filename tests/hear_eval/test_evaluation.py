@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from myna_plugin.common.messages import BadInputError
 from myna_plugin.hear_eval.evaluation import (
     Run,
     Settings,
@@ -20,7 +21,6 @@ from myna_plugin.hear_eval.evaluation import (
 )
 from myna_plugin.hear_eval.hear_task import read_task
 from myna_plugin.hear_eval.heareval_process import JobError
-from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.results import SCORES, TaskResult
 
 from .generate_tasks import scene_task

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from myna_plugin.common.messages import BadInputError
 from myna_plugin.hear_eval.hear_task import METRICS, find_tasks, read_task
-from myna_plugin.hear_eval.messages import BadInputError
 
 from .generate_tasks import event_task, scene_task
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from myna_plugin.common.messages import BadInputError
 from myna_plugin.hear_eval.heareval_process import (
     HearevalProcess,
     Job,
@@ -13,7 +14,6 @@ from myna_plugin.hear_eval.heareval_process import (
     describe_failure,
     environment_set,
 )
-from myna_plugin.hear_eval.messages import BadInputError
 
 from .conftest import install_tiny_module
 

@@ -3,8 +3,8 @@
 import importlib_metadata
 import pytest
 
+from myna_plugin.common.messages import BadInputError
 from myna_plugin.hear_eval import requirements
-from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.requirements import check_requirements
 
 HEAREVAL = "pip install --no-deps heareval==2021.1.3"

@@ -10,12 +10,12 @@ import pytest
 import soundfile
 import soxr
 
-from myna_plugin.audio import AudioError
+from myna_plugin.common.messages import BadInputError
 from myna_plugin.hear_eval import resampling
 from myna_plugin.hear_eval.audio_check import inspect_file
 from myna_plugin.hear_eval.hear_task import read_task
-from myna_plugin.hear_eval.messages import BadInputError
 from myna_plugin.hear_eval.resampling import plan_audio, resample_file, resample_task
+from myna_plugin.model.audio import AudioError
 
 from .generate_tasks import scene_task
 
@@ -141,7 +141,7 @@ def test_second_time_nothing_is_done(tmp_path, calls):
 
 def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch, calls):
     folder = scene_task(tmp_path / "task")
-    monkeypatch.setattr("myna_plugin.hear_eval.parallel.available_cores", lambda: 1)
+    monkeypatch.setattr("myna_plugin.common.parallel.available_cores", lambda: 1)
     counted = resampling.resample_file
 
     def stopped(source, target, *rest):

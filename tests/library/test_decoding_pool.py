@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from tiny_library import write_noise
 
-from myna_plugin.audio import load_audio
 from myna_plugin.library import decoding_pool
 from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Failed, Finished
 from myna_plugin.library.segments import SEGMENT_CHUNKS, cut_segments
+from myna_plugin.model.audio import load_audio
 
 
 def decode_all(paths, workers=2, whole=False):

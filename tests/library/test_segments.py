@@ -9,7 +9,7 @@ from myna_plugin.library.segments import (
     largest_segment,
     window_length,
 )
-from myna_plugin.spectrogram import HOP_LENGTH, MelSpectrogram
+from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram
 
 CHUNK = 96 * HOP_LENGTH
 LENGTHS = (1, 2, 511, 1024, 1025, 2049, CHUNK - 1, CHUNK, CHUNK + 513)

@@ -10,13 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
-
 from task_layouts import BUILDERS
 
+from myna_plugin.probing.tasks import TASKS
 from myna_plugin.recipes import export_task, score_keys
-from myna_plugin.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from myna_plugin.pretraining.store import Store, StoreSettings, shard_path
+from myna_plugin.pretraining.store.reading import Store, StoreSettings, shard_path
 from myna_plugin.recipes import prepare as recipe
 from myna_plugin.recipes.prepare import main
 

@@ -14,9 +14,9 @@ from tiny_store import write_store
 from tiny_task import write_task
 
 from myna_plugin import load_model
-from myna_plugin.pretraining.run_files import read_table
-from myna_plugin.pretraining.settings import Settings
-from myna_plugin.pretraining.step import TrainingStep
+from myna_plugin.pretraining.run.run_files import read_table
+from myna_plugin.pretraining.run.settings import Settings
+from myna_plugin.pretraining.step.training_step import TrainingStep
 from myna_plugin.recipes.configuration import to_yaml
 from myna_plugin.recipes.pretrain import main, read_settings
 

@@ -13,16 +13,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import published_state_dict
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
-
 from task_layouts import BUILDERS, SIZES, write_tone
 from test_hear_format import write_kfold_task
 
-from myna_plugin.experiment import probes
-from myna_plugin.probing import FAST_GRID, RULES, select
+from myna_plugin.probing import probes
+from myna_plugin.probing.heads import FAST_GRID, RULES, select
+from myna_plugin.probing.tasks import TASKS, Item
 from myna_plugin.recipes import probe
-from myna_plugin.tasks import TASKS, Item
 
 pytest_plugins = ("tiny_data_sets",)
 
@@ -244,7 +241,7 @@ def hybrid(tmp_path) -> Path:
 
 
 def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hybrid, monkeypatch):
-    from myna_plugin.embedding import Embedder
+    from myna_plugin.model.embedding import Embedder
 
     monkeypatch.setenv("MYNA_PLUGIN_CACHE", str(tmp_path / "cache"))
     calls = []
@@ -536,7 +533,7 @@ def test_features_that_select_makes_nothing_of_are_named(monkeypatch):
     task = TASKS["gtzan"]
     items, vectors = make_items(task, rng)
     vectors["valid-3"] = vectors["valid-3"] * np.inf
-    from myna_plugin.experiment.modules import ExperimentError
+    from myna_plugin.probing.modules import ExperimentError
 
     monkeypatch.setattr(probes, "select", select)
     with pytest.raises(ExperimentError, match=r"gtzan: valid.features: 1 of 40 rows hold NaN"):

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from myna_plugin.experiment.figures import draw_cost
-from myna_plugin.experiment.results import read_result
+from myna_plugin.probing.report.figures import draw_cost
+from myna_plugin.probing.report.results import read_result
+from myna_plugin.probing.tasks import TASKS
+from myna_plugin.probing.tasks.published import PUBLISHED, average_columns
 from myna_plugin.recipes import report
-from myna_plugin.tasks import TASKS
-from myna_plugin.tasks.published import PUBLISHED, average_columns
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -7,9 +7,9 @@ import torch
 from tiny_store import write_store
 from tiny_task import write_task
 
-from myna_plugin.experiment.encoders import GRIDS, EncoderProbe
-from myna_plugin.pretraining import trainer
-from myna_plugin.pretraining.step import TrainingStep
+from myna_plugin.pretraining.run import trainer
+from myna_plugin.pretraining.step.training_step import TrainingStep
+from myna_plugin.probing.encoders import GRIDS, EncoderProbe
 from myna_plugin.recipes import sweep as sweeping
 from myna_plugin.recipes.sweep import main, read_sweep
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from myna_plugin.audio import SAMPLE_RATE
+from myna_plugin.model.audio import SAMPLE_RATE
 
 N_FFT = 8192
 """512 ms: two notes a semitone apart are told apart from about 130 Hz on."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rendered.baselines import chroma
-from myna_plugin.tasks.giantsteps import KEYS
+from myna_plugin.probing.tasks.giantsteps import KEYS
 
 PROFILES = {
     "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from myna_plugin.audio import SAMPLE_RATE
-from myna_plugin.spectrogram import HOP_LENGTH, N_MELS, MelSpectrogram
+from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.spectrogram import HOP_LENGTH, N_MELS, MelSpectrogram
 
 FLOOR = 1e-4
 """Added before the logarithm: the mel power of white noise at about -85 dBFS."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from myna_plugin.embedding import Embedder
-from myna_plugin.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.hear import get_scene_embeddings, get_timestamp_embeddings
+from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 
 __all__ = ["get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.rendered.baselines import chroma, krumhansl, mel_statistics, random_vit
-from myna_plugin.tasks.giantsteps import KEYS
+from myna_plugin.probing.tasks.giantsteps import KEYS
 
 RATE = 16_000
 MODULES = (chroma, krumhansl, mel_statistics, random_vit)

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from benchmarks.rendered import claims
 from benchmarks.rendered.table import COLUMNS
-from myna_plugin.pretraining.settings import Settings
+from myna_plugin.pretraining.run.settings import Settings
 from myna_plugin.recipes.configuration import apply_file, read_yaml
 
 BASE = apply_file(Settings(), claims.SETTINGS, read_yaml(claims.SETTINGS))

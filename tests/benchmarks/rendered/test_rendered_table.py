@@ -13,14 +13,14 @@ import soundfile
 from click.testing import CliRunner
 
 from benchmarks.rendered import table
-from myna_plugin.checkpoint import save_checkpoint
-from myna_plugin.encoder import EncoderConfig, MynaEncoder, initialise
-from myna_plugin.experiment import probes
-from myna_plugin.probing import FAST_GRID, select
-from myna_plugin.tasks import Item, Task
-from myna_plugin.tasks.giantsteps import KEYS
-from myna_plugin.tasks.hear_format import write_task
-from myna_plugin.tasks.task import ClipRule
+from myna_plugin.model.checkpoint import save_checkpoint
+from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
+from myna_plugin.probing import probes
+from myna_plugin.probing.heads import FAST_GRID, select
+from myna_plugin.probing.tasks import Item, Task
+from myna_plugin.probing.tasks.giantsteps import KEYS
+from myna_plugin.probing.tasks.hear_format import write_task
+from myna_plugin.probing.tasks.task import ClipRule
 
 RATE = 16_000
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 11)}

@@ -10,15 +10,15 @@ import soundfile
 from click.testing import CliRunner
 
 from benchmarks.rendered import table, tasks
-from benchmarks.rendered.instruments import GROUPS, TAGS, draw_programs, sounding_tags
-from benchmarks.rendered.performance import PROGRAMS
-from benchmarks.rendered.scores import Score, ScoreError
-from benchmarks.rendered.soundfont_writer import write_soundfont
-from benchmarks.rendered.soundfonts import SoundfontError
 from myna_plugin.hear_eval.hear_task import find_tasks
 from myna_plugin.hear_eval.hear_task import read_task as read_for_heareval
-from myna_plugin.tasks import HEAR, load_task
-from myna_plugin.tasks.giantsteps import KEYS
+from myna_plugin.probing.tasks import HEAR, load_task
+from myna_plugin.probing.tasks.giantsteps import KEYS
+from recipes.rendered.instruments import GROUPS, TAGS, draw_programs, sounding_tags
+from recipes.rendered.performance import PROGRAMS
+from recipes.rendered.scores import Score, ScoreError
+from recipes.rendered.soundfont_writer import write_soundfont
+from recipes.rendered.soundfonts import SoundfontError
 
 SECONDS = 2.0
 SIZES = {"train": 24, "valid": 12, "test": 18}

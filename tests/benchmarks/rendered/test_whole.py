@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.rendered import __main__ as whole
-from benchmarks.rendered.soundfont_writer import write_soundfont
-from myna_plugin.checkpoint import save_checkpoint
-from myna_plugin.encoder import EncoderConfig, MynaEncoder, initialise
-from myna_plugin.experiment import probes
-from myna_plugin.probing import select
+from myna_plugin.model.checkpoint import save_checkpoint
+from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
+from myna_plugin.probing import probes
+from myna_plugin.probing.heads import select
+from recipes.rendered.soundfont_writer import write_soundfont
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What knows nothing of music: files, threads, processes, devices, errors, plug-ins."""

@@ -1,0 +1,97 @@
+"""The HEAR API: `load_model`, `get_scene_embeddings`, `get_timestamp_embeddings`.
+
+Source: https://hearbenchmark.com/hear-api.html
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from myna_plugin.model.checkpoint import embedding_patchings, load_encoder
+from myna_plugin.model.embedding import Embedder
+
+
+def load_model(
+    model_file_path: str | Path = "",
+    *,
+    embedding: str = "auto",
+    hop_ms: float = 50.0,
+    timestamp_mode: str = "tokens",
+    timestamp_layer: int | None = None,
+    batch_size: int | None = None,
+    precision: str = "float32",
+    compile: bool = False,
+) -> Embedder:
+    """Load a Myna model, ready to embed.
+
+    Args:
+        model_file_path: a .safetensors, .pth or .pt file; "myna-base", "myna-vertical",
+            "myna-hybrid" or "myna-85m"; "hf://owner/name"; or "" for the packaged default.
+        embedding: "square", "vertical", "hybrid" (both, concatenated) or "auto": hybrid where the
+            checkpoint has both tokenizers. A bare state dict with one tokenizer does not say
+            which patching it is; a published name or this option does.
+        hop_ms: milliseconds between timestamp embeddings.
+        timestamp_mode: "tokens", or "window" for the slow reference.
+        timestamp_layer: the transformer block that timestamp embeddings are read off, from 1;
+            None for the one that the checkpoint names, or else the last. For onsets and other
+            events earlier blocks can be far better.
+        batch_size: chunks a pass of the encoder; None chooses by device. Never changes a result.
+        precision: "float32", "bfloat16" or "float16" for the encoder; halves are meant for CUDA.
+        compile: run the encoder through `torch.compile`, for large jobs on CUDA.
+
+    Returns:
+        A `torch.nn.Module` in eval mode on the CPU with `sample_rate`, `scene_embedding_size` and
+        `timestamp_embedding_size`; move it with `.to("cuda")`.
+
+    Raises:
+        CheckpointError: the weights cannot be found, read or verified, or cannot give `embedding`.
+        ValueError: an option outside its range.
+    """
+    encoder = load_encoder(model_file_path, embedding=embedding)
+    model = Embedder(
+        encoder,
+        embedding_patchings(embedding, encoder.config.patchings),
+        hop_ms=hop_ms,
+        timestamp_mode=timestamp_mode,
+        timestamp_layer=timestamp_layer,
+        batch_size=batch_size,
+        precision=precision,
+        compile=compile,
+    )
+    return model.eval()
+
+
+def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
+    """Embed whole sounds.
+
+    Args:
+        audio: samples in [-1, 1] at `model.sample_rate`, shape (n_sounds, n_samples).
+        model: from `load_model`.
+
+    Returns:
+        float32, shape (n_sounds, model.scene_embedding_size). A sound's row does not depend on
+        the other sounds in the batch.
+
+    Raises:
+        ValueError: audio of another shape, of integers, or with NaN or infinite samples.
+    """
+    return model.embed_scenes(audio)
+
+
+def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Tensor]:
+    """Embed sounds as sequences over time.
+
+    Args:
+        audio: samples in [-1, 1] at `model.sample_rate`, shape (n_sounds, n_samples).
+        model: from `load_model`; its `hop_ms` sets the spacing.
+
+    Returns:
+        Embeddings, float32, shape (n_sounds, n_timestamps, model.timestamp_embedding_size), and
+        their centres in milliseconds, float32, shape (n_sounds, n_timestamps).
+
+    Raises:
+        ValueError: as for `get_scene_embeddings`.
+    """
+    return model.embed_timestamps(audio)

@@ -1,0 +1,1 @@
+"""All that decides a vector, and nothing else: from audio files to embeddings."""

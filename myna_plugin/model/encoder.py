@@ -1,0 +1,264 @@
+"""`MynaEncoder`: tokenizers of one or two patchings on a shared transformer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from myna_plugin.model.spectrogram import N_MELS
+from myna_plugin.model.vit import Transformer, patchify, sincos_positions
+
+CHUNK_FRAMES = 96
+"""Frames of a full encoder input: of the 98 in 50,000 samples, the most that 16 divides."""
+
+PATCHINGS: dict[str, tuple[int, int]] = {"square": (16, 16), "vertical": (128, 2)}
+"""Patch size of each patching: (mel bands, frames). Paper §3.5."""
+
+PATCH_AREA = 256
+
+TOKENIZER_NAMES = ("to_patch_embedding", "to_patch_embedding_b")
+"""Where a checkpoint keeps its first and second tokenizer."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width, depth, number of heads and hidden width of the MLP of a Vision Transformer."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+
+
+SIZES: dict[str, Size] = {
+    "vit-ti": Size(192, 12, 3, 768),
+    "vit-s": Size(384, 12, 6, 1536),
+    "vit-b": Size(768, 12, 12, 3072),
+    "vit-l": Size(1024, 24, 16, 4096),
+}
+
+
+class TimestampLayerError(ValueError):
+    """A block to read timestamps off that the encoder does not have."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Everything that a `MynaEncoder`'s shape and meaning depend on.
+
+    Attributes:
+        patchings: names from `PATCHINGS`, in the order of the checkpoint's tokenizers.
+        embed_dim: token width D, a multiple of 4.
+        depth: transformer blocks.
+        num_heads: attention heads of 64.
+        mlp_dim: hidden width of the blocks' perceptrons.
+        projector: output widths of the projector's linear layers; empty for none.
+        log_mel: whether the input is log(1 + power) instead of power (off in published models).
+        chunk_frames: frames of a full input, a multiple of every patch's frames.
+        timestamp_layer: the block, from 1, whose tokens tell best what happens when, if that has
+            been measured; None for the last one.
+
+    Raises:
+        ValueError: an unknown or repeated patching, a size that is not positive, or no such block.
+    """
+
+    patchings: tuple[str, ...] = ("square", "vertical")
+    embed_dim: int = 384
+    depth: int = 12
+    num_heads: int = 6
+    mlp_dim: int = 1536
+    projector: tuple[int, ...] = ()
+    log_mel: bool = False
+    chunk_frames: int = CHUNK_FRAMES
+    timestamp_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        known = sorted(PATCHINGS)
+        if not 1 <= len(self.patchings) <= len(TOKENIZER_NAMES):
+            raise ValueError(f"one or two patchings of {known} are needed, got {self.patchings}")
+        if set(self.patchings) - set(PATCHINGS) or len(set(self.patchings)) < len(self.patchings):
+            raise ValueError(f"patchings must be different ones of {known}, got {self.patchings}")
+        if min(self.embed_dim, self.depth, self.num_heads, self.mlp_dim, *self.projector, 1) < 1:
+            raise ValueError(f"sizes must be positive: {self}")
+        self.choose_timestamp_layer()
+        if (
+            any(self.chunk_frames % PATCHINGS[p][1] for p in self.patchings)
+            or self.chunk_frames < 1
+        ):
+            raise ValueError(
+                f"{self.chunk_frames} frames a chunk do not divide into {self.patchings} patches"
+            )
+
+    def choose_timestamp_layer(self, wanted: int | None = None) -> int:
+        """The block that timestamps are read off: the wanted one, the configuration's, or the last.
+
+        Raises:
+            TimestampLayerError: there is no such block.
+
+        >>> config = EncoderConfig(timestamp_layer=4)
+        >>> config.choose_timestamp_layer(), config.choose_timestamp_layer(12)
+        (4, 12)
+        """
+        layers = (wanted, self.timestamp_layer, self.depth)
+        layer = next(layer for layer in layers if layer is not None)
+        if not 1 <= layer <= self.depth:
+            raise TimestampLayerError(f"timestamp_layer must be 1 to {self.depth}, got {layer}")
+        return layer
+
+    @classmethod
+    def of_size(cls, size: str, **changes: Any) -> EncoderConfig:
+        """The configuration of a named size ("vit-ti", "vit-s", "vit-b", "vit-l").
+
+        >>> EncoderConfig.of_size("vit-b", patchings=("vertical",)).embed_dim
+        768
+        """
+        if size not in SIZES:
+            raise ValueError(f"unknown size {size!r}; known: {', '.join(SIZES)}")
+        return replace(cls(**asdict(SIZES[size])), **changes)
+
+
+class Tokenizer(nn.Sequential):
+    """Flat patches (B, N, 256) -> tokens (B, N, D) without positions.
+
+    Parameters sit at indices 1, 2 and 3 (norm, linear, norm), as in published checkpoints; index
+    0 is where those cut the patches, which `patchify` does here.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(
+            nn.Identity(), nn.LayerNorm(PATCH_AREA), nn.Linear(PATCH_AREA, dim), nn.LayerNorm(dim)
+        )
+
+    def forward(self, patches: Tensor) -> Tensor:
+        patch_norm, linear = cast(nn.LayerNorm, self[1]), cast(nn.Linear, self[2])
+        # Mel power spans too many decades for half precision, so the first norm is in float32.
+        normed = functional.layer_norm(
+            patches.float(),
+            (PATCH_AREA,),
+            patch_norm.weight.float(),
+            patch_norm.bias.float(),
+            patch_norm.eps,
+        )
+        return self[3](linear(normed.to(linear.weight.dtype)))
+
+
+def build_projector(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers of the given output widths with ReLU between them; empty for no widths."""
+    layers: list[nn.Module] = []
+    for i, (before, after) in enumerate(zip((dim, *widths), widths, strict=False)):
+        layers += [nn.ReLU()] * (i > 0) + [nn.Linear(before, after)]
+    return nn.Sequential(*layers)
+
+
+class MynaEncoder(nn.Module):
+    """Spectrogram chunks -> tokens and embeddings, for each patching the model has.
+
+    The state dict uses the names of published checkpoints: a single-patching model keeps its
+    tokenizer under `to_patch_embedding` whichever patching it is; the second one is
+    `to_patch_embedding_b`; the projector is `linear_head`. Positions are computed, not stored.
+
+    Source: paper §3.4, §3.5.
+    """
+
+    def __init__(self, config: EncoderConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or EncoderConfig()
+        for name, _ in zip(TOKENIZER_NAMES, config.patchings, strict=False):
+            self.add_module(name, Tokenizer(config.embed_dim))
+        self.transformer = Transformer(
+            config.embed_dim, config.depth, config.num_heads, config.mlp_dim
+        )
+        if config.projector:
+            self.linear_head = build_projector(config.embed_dim, config.projector)
+        for patching in config.patchings:
+            rows, columns = token_grid(patching, config.chunk_frames)
+            self.register_buffer(
+                f"positions_{patching}",
+                sincos_positions(rows, columns, config.embed_dim),
+                persistent=False,
+            )
+
+    def tokenizer(self, patching: str) -> Tokenizer:
+        """The tokenizer of a patching; ValueError if the model has none."""
+        if patching not in self.config.patchings:
+            raise ValueError(
+                f"this model has no {patching!r} tokenizer, only {self.config.patchings}"
+            )
+        module = self.get_submodule(TOKENIZER_NAMES[self.config.patchings.index(patching)])
+        assert isinstance(module, Tokenizer)
+        return module
+
+    def positions(self, patching: str, columns: int) -> Tensor:
+        """Position codes of a grid `columns` wide, shape (rows * columns, D)."""
+        rows, full_columns = token_grid(patching, self.config.chunk_frames)
+        codes = self.get_buffer(f"positions_{patching}")
+        if columns == full_columns:
+            return codes
+        if columns < full_columns:
+            return codes.view(rows, full_columns, -1)[:, :columns].reshape(rows * columns, -1)
+        return sincos_positions(rows, columns, self.config.embed_dim).to(codes)
+
+    def tokens(self, mel: Tensor, patching: str) -> Tensor:
+        """Tokens with positions, before the transformer.
+
+        Args:
+            mel: mel power, shape (B, 128, F), F a multiple of the patch's frames.
+            patching: "square" or "vertical".
+
+        Returns:
+            Shape (B, N, D), row-major over the grid of patches.
+        """
+        if self.config.log_mel:
+            mel = mel.log1p()
+        patches = patchify(mel, PATCHINGS[patching])
+        tokens = self.tokenizer(patching)(patches)
+        return tokens + self.positions(patching, mel.shape[-1] // PATCHINGS[patching][1])
+
+    def encode(self, mel: Tensor, patching: str) -> Tensor:
+        """Encoded tokens of chunks: (B, 128, F) -> (B, N, D), row-major over the grid."""
+        return self.transformer(self.tokens(mel, patching))
+
+    def forward(self, mel: Tensor, patching: str) -> Tensor:
+        """Chunk embeddings, the mean over tokens: (B, 128, F) -> (B, D)."""
+        return self.encode(mel, patching).mean(1)
+
+
+def token_grid(patching: str, n_frames: int) -> tuple[int, int]:
+    """Rows and columns of patches over `n_frames` frames, which must fill whole patches.
+
+    >>> token_grid("square", 96), token_grid("vertical", 96)
+    ((8, 6), (1, 48))
+    """
+    bands, frames = PATCHINGS[patching]
+    return N_MELS // bands, n_frames // frames
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Trainable numbers in a module.
+
+    >>> round(parameter_count(MynaEncoder()) / 1e6, 1)
+    21.5
+    """
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def initialise(encoder: MynaEncoder, seed: int) -> MynaEncoder:
+    """Fill an encoder with seeded random weights, independent of the global generator.
+
+    Linear weights are drawn uniform as by `torch.nn.Linear`, biases zero, norms identity.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in encoder.modules():
+            if isinstance(module, nn.Linear):
+                bound = module.in_features**-0.5
+                module.weight.uniform_(-bound, bound, generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+    return encoder

@@ -1,0 +1,1 @@
+"""A run of training: its settings, its plan, its files."""

@@ -1,0 +1,690 @@
+"""A whole training run: checks, model, loop, checkpoints, and what is written at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from myna_plugin.common.devices import DeviceError, choose_device
+from myna_plugin.model.checkpoint import CheckpointError, load_weights, save_checkpoint
+from myna_plugin.model.encoder import MynaEncoder, initialise, parameter_count
+from myna_plugin.pretraining.run import distributed
+from myna_plugin.pretraining.run.monitoring import (
+    Events,
+    Stopwatch,
+    choose_clips,
+    cut_pairs,
+    draw_curve,
+    draw_reconstructions,
+    matmul_ceiling,
+    measure,
+)
+from myna_plugin.pretraining.run.run_files import (
+    PROBE,
+    ProgressTable,
+    RunError,
+    RunFolder,
+    find_best_probe,
+    read_table,
+)
+from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.pretraining.step.autoencoder import MaskedAutoencoder
+from myna_plugin.pretraining.step.crops import (
+    SINGLE,
+    HostViews,
+    ResidentFrames,
+    Views,
+    ViewSampler,
+    check_batch,
+    check_crop,
+)
+from myna_plugin.pretraining.step.losses import ContrastiveLoss, rank, world_size
+from myna_plugin.pretraining.step.objective import ContrastiveObjective, PatchSource
+from myna_plugin.pretraining.step.optimiser import build_optimiser, rate_at, set_learning_rate
+from myna_plugin.pretraining.step.training_step import TrainingStep
+from myna_plugin.pretraining.store.reading import FRAME_BYTES, Store
+
+HEADROOM_BYTES = 4 << 30
+"""Kept free on a GPU beside the store and the estimated activations."""
+
+Probe = Callable[[MynaEncoder], Mapping[str, float]]
+"""Gives a copy of the encoder validation scores, higher is better, by the name of the task."""
+
+SHOWN_CLIPS = 4
+"""Clips in the picture of reconstructions, as in the paper's Appendix B."""
+
+
+class DivergedError(RuntimeError):
+    """The loss or a weight is not finite any more; the message names the last good checkpoint."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        step: steps taken, those before a resumption included.
+        stopped_by: the signal that ended it early, if one did.
+        last_row: the last row of train.csv.
+    """
+
+    step: int
+    stopped_by: signal.Signals | None
+    last_row: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A run that has passed all checks that need no GPU.
+
+    Attributes:
+        settings: of the run.
+        store: the clips.
+        folder: where everything goes.
+        trained: numbers of the clips to train on.
+        monitored: numbers of the clips for monitoring.
+        total_steps: of the whole run.
+        state: the checkpoint to go on from; None at the beginning.
+    """
+
+    settings: Settings
+    store: Store
+    folder: RunFolder
+    trained: np.ndarray
+    monitored: np.ndarray
+    total_steps: int
+    state: dict[str, Any] | None
+
+    @property
+    def first_step(self) -> int:
+        """Steps already taken."""
+        return self.state["step"] if self.state else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.first_step >= self.total_steps and self.folder.final.exists()
+
+
+def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
+    """Check everything that can be checked before a GPU is touched, and make the run's folder.
+
+    Raises:
+        RunError: the store holds too few clips or too short ones, no GPU where one is asked for,
+            a full disk, initial weights that do not fit, or a folder that holds another run.
+    """
+    check_store(settings, store)
+    trained, monitored = choose_clips(
+        len(store), settings.held_out_clips, settings.seed, settings.clips_together
+    )
+    if not settings.held_out_clips:
+        n_monitored = min(settings.monitor_clips, len(store))
+        _, monitored = choose_clips(len(store), n_monitored, settings.seed)
+    _check_device(settings)
+    folder = RunFolder(out, settings.keep_last, settings.keep_every)
+    if not folder.saved_steps():
+        _check_initial_weights(settings)
+    if distributed.launched_rank() == 0:
+        folder.begin(resume)
+    state = folder.load_newest() if resume else None
+    if state:
+        _check_same_run(settings, store, folder, state)
+    n_sounds = len(trained) // settings.versions
+    total_steps = settings.total_steps(n_sounds // settings.batch_size)
+    if distributed.launched_rank() == 0:
+        size = _checkpoint_bytes(settings, len(trained))
+        saves_every = math.gcd(settings.checkpoint_every, settings.probe_every)
+        folder.check_room(size, total_steps, saves_every)
+    monitored = monitored[: settings.monitor_clips]
+    return Plan(settings, store, folder, trained, monitored, total_steps, state)
+
+
+def check_store(settings: Settings, store: Store) -> None:
+    """RunError unless the store fills a batch and its clips are as long as a crop."""
+    n_trained = len(store) - settings.held_out_clips
+    try:
+        check_batch(
+            n_trained,
+            settings.batch_size,
+            distributed.launched_world_size(),
+            settings.clips_per_block,
+            settings.view_versions,
+        )
+        check_crop(store.frames, settings.crop_frames, settings.patchings)
+    except ValueError as error:
+        less = f" less {settings.held_out_clips} held out" if settings.held_out_clips else ""
+        raise RunError(f"{store.path}{less}: {error}") from error
+
+
+def _check_device(settings: Settings) -> None:
+    try:
+        device = choose_device(settings.device)
+    except DeviceError as error:
+        raise RunError(str(error)) from error
+    if device == "cpu" and settings.frames_on == "device":
+        raise RunError("frames_on: device needs a GPU; say frames_on=auto")
+
+
+def _check_initial_weights(settings: Settings) -> None:
+    if settings.initial_weights is None:
+        return
+    try:
+        load_weights(MynaEncoder(settings.encoder_config()), settings.initial_weights)
+    except CheckpointError as error:
+        raise RunError(f"initial_weights: {error}") from error
+
+
+def _check_same_run(
+    settings: Settings, store: Store, folder: RunFolder, state: dict[str, Any]
+) -> None:
+    try:
+        begun = Settings().with_changes(state["settings"])
+    except SettingsError as error:
+        raise RunError(
+            f"{folder.path}: begun by another version of myna_plugin ({error})"
+        ) from error
+    different = settings.differences(begun)
+    if different:
+        told = ", ".join(
+            f"{name}={_plain(getattr(begun, name))} (now {_plain(getattr(settings, name))})"
+            for name in different
+        )
+        raise RunError(
+            f"{folder.path}: this run was begun with {told}; resume it with the settings in its "
+            "config.yaml, or begin another one with another --out"
+        )
+    if state["fingerprint"] != store.fingerprint:
+        raise RunError(
+            f"{folder.path}: this run was begun with another store than {store.path} (its "
+            "fingerprint differs); give the same one, or begin another run with another --out"
+        )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _decoder_weights(settings: Settings) -> int:
+    """Weights of the blocks of the masked auto-encoder's decoder."""
+    width = settings.encoder_config().embed_dim
+    return settings.decoder_depth * 12 * width**2 if settings.objective == "mae" else 0
+
+
+def _checkpoint_bytes(settings: Settings, n_clips: int) -> int:
+    """Size of a checkpoint: float32 weights and two moments of Adam for each, nearly."""
+    with torch.device("meta"):
+        weights = parameter_count(MynaEncoder(settings.encoder_config()))
+    averages = len(settings.patchings) * n_clips if settings.loss == "sogclr" else 0
+    return 4 * (3 * (weights + _decoder_weights(settings)) + averages)
+
+
+def uses_bfloat16(settings: Settings) -> bool:
+    """Whether the model computes in bfloat16."""
+    if settings.precision != "auto":
+        return settings.precision == "bfloat16"
+    return choose_device(settings.device) == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def flops_per_clip(settings: Settings) -> float:
+    """Arithmetic of the blocks' products for a clip of a step: 6 per weight and token."""
+    encoder = settings.encoder_config()
+    inner = 64 * encoder.num_heads
+    weights = encoder.depth * (4 * inner + 2 * encoder.mlp_dim) * encoder.embed_dim
+    encoded, decoded = settings.tokens_per_clip()
+    return 6.0 * (weights * encoded + _decoder_weights(settings) * decoded)
+
+
+def activation_bytes(settings: Settings, clips: int) -> int:
+    """Estimate of what a step's forward pass keeps for its backward pass."""
+    encoder = settings.encoder_config()
+    encoded, decoded = settings.tokens_per_clip()
+    # Block by block: x and its norm twice, qkv, attention's output, and the perceptron's two.
+    width = 8 * encoder.embed_dim + 2 * encoder.mlp_dim
+    values = (encoder.depth * encoded + settings.decoder_depth * decoded) * width * clips
+    return values * (2 if uses_bfloat16(settings) else 4)
+
+
+def fits_on_device(settings: Settings, store: Store, device: torch.device) -> bool:
+    """Whether the store's frames leave enough of a GPU for training."""
+    frames = sum(len(shard) for shard in store.shards) * FRAME_BYTES
+    clips = settings.batch_size // world_size()
+    free, _ = torch.cuda.mem_get_info(device)
+    return frames + 3 * activation_bytes(settings, clips) // 2 + HEADROOM_BYTES <= free
+
+
+def train(plan: Plan, say: Callable[[str], None] = print, probe: Probe | None = None) -> Outcome:
+    """Train as planned, in this process and those that `torchrun` started beside it.
+
+    Args:
+        plan: from `plan_run`.
+        say: receives lines for the user, in the first process only.
+        probe: scores the encoder where the settings name tasks; called in the first process only,
+            while the others wait (NCCL's patience is ten minutes).
+
+    Raises:
+        RunError: several processes do not see the same checkpoints.
+        DivergedError: the loss or a weight became NaN or infinite.
+        WriteError: a checkpoint could not be written.
+    """
+    if plan.finished:
+        if distributed.launched_rank() == 0:
+            say(f"{plan.folder.path}: already finished after {plan.first_step:,} steps")
+        return Outcome(plan.first_step, None, read_table(plan.folder.table)[-1])
+    device = distributed.launched_device(choose_device(plan.settings.device))
+    with distributed.process_group(device):
+        if not distributed.agree(plan.first_step, device):
+            raise RunError(
+                f"{plan.folder.path}: the processes found different checkpoints; all machines "
+                "must see the same folder"
+            )
+        return Trainer(plan, device, say, probe).run()
+
+
+class Trainer:
+    """The parts of a run, and its loop.
+
+    Args:
+        plan: what to do.
+        device: of this process.
+        say: receives lines for the user, in the first process only.
+        probe: see `train`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        device: torch.device,
+        say: Callable[[str], None],
+        probe: Probe | None = None,
+    ) -> None:
+        self.plan = plan
+        self.probe = probe
+        self.settings = settings = plan.settings
+        self.device = device
+        self.first = distributed.is_first()
+        self.say = say if self.first else _ignore
+        self.bfloat16 = uses_bfloat16(settings)
+        self.resident = self._load_frames()
+        self.encoder = self._first_encoder().to(device)
+        self.objective = self._build_objective()
+        self.optimiser = build_optimiser(
+            settings.optimiser,
+            self.objective,
+            settings.learning_rate,
+            settings.weight_decay,
+            settings.scheduled,
+        )
+        if world_size() > 1:
+            distributed.average_before_update(self.optimiser)
+        self.step = TrainingStep(
+            self.objective, self.optimiser, settings.graph and device.type == "cuda"
+        )
+        self.sampler = self._build_sampler(plan.trained, settings.batch_size, device)
+        self._restore()
+
+    # ---------------------------------------------------------------------------------
+    # Parts
+    # ---------------------------------------------------------------------------------
+
+    def _load_frames(self) -> ResidentFrames | None:
+        """All frames on the GPU, or None where they are to be read ahead."""
+        wanted = self.settings.frames_on
+        if self.device.type == "cpu" or wanted == "host":
+            return None
+        if wanted == "auto" and not fits_on_device(self.settings, self.plan.store, self.device):
+            self.say("the store does not fit on the GPU: frames are read ahead from disk")
+            return None
+        return ResidentFrames(self.plan.store, self.device)
+
+    def _first_encoder(self) -> MynaEncoder:
+        """The encoder before the first step."""
+        settings = self.settings
+        encoder = initialise(MynaEncoder(settings.encoder_config()), settings.seed)
+        # A run that goes on has its own weights, and the checkpoint may be gone by then.
+        if settings.initial_weights is None or self.plan.state is not None:
+            return encoder
+        if not load_weights(encoder, settings.initial_weights):
+            self.say("the initial weights have no projector of these widths: it begins random")
+        return encoder
+
+    def _build_objective(self) -> nn.Module:
+        settings = self.settings
+        source: PatchSource | None = self.resident
+        dtype = torch.bfloat16 if self.bfloat16 else torch.float32
+        if settings.objective == "mae":
+            # The decoder draws its first weights from the global generator.
+            torch.manual_seed(settings.seed)
+            return MaskedAutoencoder(
+                self.encoder,
+                source,
+                decoder_depth=settings.decoder_depth,
+                crop_frames=settings.crop_frames,
+                dtype=dtype,
+                recompute=settings.recompute,
+            )
+        loss = ContrastiveLoss(
+            settings.loss,
+            settings.temperature,
+            settings.tile_rows,
+            settings.gamma,
+            n_samples=len(self.plan.trained),
+            n_groups=len(settings.patchings),
+        )
+        return ContrastiveObjective(
+            self.encoder,
+            loss.to(self.device),
+            source,
+            crop_frames=settings.crop_frames,
+            dtype=dtype,
+            recompute=settings.recompute,
+        )
+
+    def _build_sampler(
+        self, clips: np.ndarray, batch_size: int, device: torch.device, alone: bool = False
+    ) -> ViewSampler:
+        """Draws views of some clips, where the frames are; `alone` for this process by itself."""
+        store, settings = self.plan.store, self.settings
+        return ViewSampler(
+            store.offsets[clips],
+            store.frames[clips],
+            batch_size=batch_size,
+            patchings=settings.patchings,
+            masking=settings.masking,
+            mask_ratio=settings.mask_ratio,
+            crop_frames=settings.crop_frames,
+            seed=settings.seed,
+            device=device if self.resident is not None and not alone else "cpu",
+            rank=0 if alone else rank(),
+            world_size=1 if alone else world_size(),
+            clips_per_block=1 if alone else settings.clips_per_block,
+            versions=SINGLE if alone else settings.view_versions,
+        )
+
+    def _views(self) -> Generator[Views, None, None]:
+        """Views of the steps still to be taken."""
+        first, last = self.plan.first_step, self.plan.total_steps
+        if self.resident is not None:
+            for step in range(first, last):
+                yield self.sampler.draw(step)
+        else:
+            whole = self.settings.objective == "mae"
+            ahead = HostViews(self.plan.store, self.sampler, self.device, whole=whole)
+            yield from ahead.stream(first, last)
+
+    # ---------------------------------------------------------------------------------
+    # Loop
+    # ---------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Take all steps that are left, and write what belongs at the end."""
+        plan, settings = self.plan, self.settings
+        step = plan.first_step
+        if step:
+            self.say(f"goes on after step {step:,} of {plan.total_steps:,}")
+        watch = Stopwatch(
+            settings.batch_size,
+            flops_per_clip(settings) * settings.batch_size / world_size(),
+            matmul_ceiling(self.device, self.bfloat16),
+        )
+        table = ProgressTable(plan.folder.table, step) if self.first else None
+        stopped_by = None
+        with (
+            Signals() as signals,
+            contextlib.closing(self._events()) as events,
+            tqdm(
+                total=plan.total_steps,
+                initial=step,
+                unit="step",
+                disable=not self.first,
+                dynamic_ncols=True,
+            ) as bar,
+            contextlib.closing(self._views()) as all_views,
+        ):
+            crops = self._monitored_crops() if self.first else None
+            total, since = torch.zeros(len(settings.patchings), device=self.device), step
+            watch.start()
+            for views in all_views:
+                if settings.scheduled:
+                    set_learning_rate(self.optimiser, self._rate(step))
+                # Summed on the device: reading the loss would make the CPU wait for every step.
+                total += self.step(views)
+                step += 1
+                last = step == plan.total_steps
+                to_log = last or step % settings.log_every == 0
+                stopped_by = self._agree_to_stop(signals, to_log)
+                to_measure = last or step % settings.monitor_every == 0
+                to_probe = self._probe_is_due(step)
+                # A probe's step too: else a run that goes on from before it might not find the
+                # scores again that best_probe.safetensors has.
+                to_save = last or bool(stopped_by) or to_probe
+                to_save = to_save or step % settings.checkpoint_every == 0
+                if to_log or to_save or to_measure or to_probe:
+                    row = self._read_losses(total, since, step) | watch.look(step - since)
+                    bar.update(step - since)
+                    bar.set_postfix(_postfix(row))
+                    total.zero_()
+                    since = step
+                    if crops is not None and to_measure:
+                        row |= self._measure(crops)
+                    if to_probe and self.first:
+                        row |= self._run_probe(step)
+                    if table is not None:
+                        table.add(row)
+                        events.add(step, {k: v for k, v in row.items() if k != "step"})
+                        self._keep_best_probe(step)
+                    if to_save:
+                        self._save(step)
+                    watch.start()
+                if stopped_by:
+                    break
+        if step >= plan.total_steps:
+            stopped_by = None
+            if self.first:
+                self._finish(step)
+        distributed.wait_for_all()
+        rows = read_table(plan.folder.table)
+        return Outcome(step, stopped_by, rows[-1] if rows else {})
+
+    def _agree_to_stop(self, signals: Signals, to_log: bool) -> signal.Signals | None:
+        """The signal to stop by, the same in all processes; several ask only at every row."""
+        if world_size() == 1:
+            return signals.received
+        if not to_log:
+            return None
+        stop = distributed.any_process(signals.received is not None, self.device)
+        return (signals.received or signal.SIGTERM) if stop else None
+
+    def _read_losses(self, total: Tensor, since: int, step: int) -> dict[str, float]:
+        """Mean losses of the steps after `since`; waits for the GPU."""
+        losses = distributed.average(total / (step - since)).tolist()
+        loss = sum(losses) / len(losses)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the loss is {loss} in steps {since + 1} to {step}; {self.plan.folder.last_good()}"
+            )
+        row: dict[str, float] = {"step": step, "epoch": step / self.sampler.steps_per_epoch}
+        row["loss"] = loss
+        row |= {
+            f"loss_{name}": value
+            for name, value in zip(self.settings.patchings, losses, strict=True)
+        }
+        return row | {"learning_rate": self._rate(step - 1)}
+
+    def _rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        settings = self.settings
+        return rate_at(
+            step,
+            self.plan.total_steps,
+            settings.learning_rate,
+            settings.schedule,
+            settings.warmup_steps,
+        )
+
+    def _events(self) -> Events:
+        wanted = self.first and self.settings.tensorboard
+        folder = self.plan.folder.path / "events" if wanted else None
+        return Events(folder, self.plan.first_step, self.say)
+
+    def _monitored_crops(self) -> Tensor:
+        plan, settings = self.plan, self.settings
+        crops = cut_pairs(plan.store, plan.monitored, settings.crop_frames, settings.seed)
+        return crops.to(self.device)
+
+    def _measure(self, crops: Tensor) -> dict[str, float]:
+        return asdict(measure(self.encoder, crops, self.settings.temperature, self.bfloat16))
+
+    def _probe_is_due(self, step: int) -> bool:
+        """Whether to probe after a step: the same in all processes, and never without tasks."""
+        every = self.settings.probe_every
+        on_the_way = every > 0 and step % every == 0
+        return bool(self.settings.probe_tasks) and (on_the_way or step == self.plan.total_steps)
+
+    def _run_probe(self, step: int) -> dict[str, float]:
+        """Validation scores of a copy of the encoder, by column of the table."""
+        if self.probe is None:
+            return {}
+        devices = [self.device] if self.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices):
+                scores = self.probe(copy.deepcopy(self.encoder).requires_grad_(False))
+        except (ValueError, OSError, torch.OutOfMemoryError) as error:
+            # What has become of a task's files, say, must not cost a run of days.
+            self.say(f"step {step:,}: the probe failed ({error})")
+            return {}
+        told = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
+        self.say(f"step {step:,}: probes on validation: {told}")
+        return {PROBE + name: float(score) for name, score in scores.items()}
+
+    def _keep_best_probe(self, step: int) -> None:
+        """Write the encoder if this step's probe is the best so far."""
+        if self.probe is None or not self._probe_is_due(step):
+            return
+        folder = self.plan.folder
+        best = find_best_probe(read_table(folder.table))
+        if best is not None and best[0] == step:
+            save_checkpoint(self.encoder, folder.best_probe, self._facts(step))
+
+    # ---------------------------------------------------------------------------------
+    # Files
+    # ---------------------------------------------------------------------------------
+
+    def _save(self, step: int) -> None:
+        finite = torch.stack([p.isfinite().all() for p in self.objective.parameters()]).all()
+        if not finite.item():
+            raise DivergedError(
+                f"weights are not finite after step {step}; {self.plan.folder.last_good()}"
+            )
+        if self.first:
+            self.plan.folder.save(
+                step,
+                {
+                    "settings": self.settings.to_mapping(),
+                    "fingerprint": self.plan.store.fingerprint,
+                    "world_size": world_size(),
+                    "objective": self.objective.state_dict(),
+                    "optimiser": self.optimiser.state_dict(),
+                },
+            )
+
+    def _restore(self) -> None:
+        state = self.plan.state
+        if state is None:
+            return
+        self.objective.load_state_dict(state["objective"])
+        # Of the groups' options nothing may differ but what the device asks for.
+        options = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({**state["optimiser"], "param_groups": options})
+        if state["world_size"] != world_size():
+            self.say(
+                f"begun with {state['world_size']} processes, now {world_size()}: from here on "
+                "crops and masks are drawn differently"
+            )
+
+    def _finish(self, step: int) -> None:
+        """Write the encoder and the pictures, and say how to load it."""
+        folder = self.plan.folder
+        save_checkpoint(self.encoder, folder.final, self._facts(step))
+        draw_curve(folder.path / "loss.png", read_table(folder.table))
+        if self.settings.objective == "mae":
+            self._draw_reconstructions()
+        best = find_best_probe(read_table(folder.table))
+        if best is not None:
+            told = ", ".join(f"{name} {score:.3f}" for name, score in best[1].items())
+            self.say(f"best probe on validation: {told}, after step {best[0]:,}")
+            self.say(f"  {folder.best_probe}")
+        self.say(f"{folder.path}: {step:,} steps done; load the model with")
+        self.say(f"  myna_plugin.load_model({str(folder.final)!r})")
+
+    def _facts(self, step: int) -> dict[str, str]:
+        """What a saved encoder says about itself."""
+        return {
+            "steps": str(step),
+            "settings": json.dumps(self.settings.to_mapping()),
+            "store": self.plan.store.fingerprint,
+        }
+
+    def _draw_reconstructions(self) -> None:
+        clips = self.plan.monitored[:SHOWN_CLIPS]
+        assert isinstance(self.objective, MaskedAutoencoder)
+        sampler = self._build_sampler(clips, len(clips), self.device, alone=True)
+        views = HostViews(self.plan.store, sampler, self.device, whole=True).gather(0)
+        for patching in self.settings.patchings:
+            pictures = self.objective.reconstruct(views.to(self.device), patching)
+            path = self.plan.folder.path / f"reconstruction_{patching}.png"
+            draw_reconstructions(path, pictures)
+
+
+def _ignore(_: str) -> None:
+    """What the other processes have to say is what the first one says."""
+
+
+def _postfix(row: dict[str, float]) -> dict[str, str]:
+    """What the progress bar shows beside the time left."""
+    shown = {"loss": f"{row['loss']:.4f}", "examples/s": f"{row['examples_per_s']:,.0f}"}
+    if "ceiling_fraction" in row:
+        shown["of ceiling"] = f"{row['ceiling_fraction']:.0%}"
+    return shown
+
+
+class Signals:
+    """Notes SIGTERM and SIGINT instead of dying of them; the second one of a kind is not caught.
+
+    Attributes:
+        received: the first that came.
+    """
+
+    WATCHED = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Signals:
+        self._before = {number: signal.signal(number, self._note) for number in self.WATCHED}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        signal.signal(number, self._before[self.received])
+        print(
+            f"\n{self.received.name}: saving a checkpoint and stopping", file=sys.stderr, flush=True
+        )

@@ -1,0 +1,1 @@
+"""One step of training: crops, masking, losses, objective, kernels, optimiser."""

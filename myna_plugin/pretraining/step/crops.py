@@ -1,0 +1,532 @@
+"""Batches of views: which clips, which crops of them, which patches of those.
+
+Everything random about step n is drawn from generators seeded by (seed, n), so a run that starts
+again at step n needs to be told nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from myna_plugin.model.encoder import PATCH_AREA, PATCHINGS, token_grid
+from myna_plugin.model.spectrogram import N_MELS
+from myna_plugin.pretraining.step.acceleration import kernels_for
+from myna_plugin.pretraining.step.masking import draw_masks, find_masking
+
+PATCH_NORM_EPS = 1e-5
+"""Of the LayerNorm that a tokenizer begins with."""
+
+
+class ClipStore(Protocol):
+    """What is used of `store.Store`."""
+
+    frames: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def shards(self) -> Sequence[np.ndarray]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Views:
+    """The two masked crops of every clip of a batch.
+
+    Attributes:
+        sounds: the sounds' numbers, without versions the clips', int64, shape (B,).
+        starts: first frame of every patching's crops, counted over all clips, int64, (G, 2, B).
+        tokens: visible tokens of every patching, int64, shape (G, 2, B, visible).
+        patches: the visible patches' mel power, shape (G, 2, B, visible, 256), where they have been
+            gathered beforehand.
+    """
+
+    sounds: Tensor
+    starts: Tensor
+    tokens: Tensor
+    patches: Tensor | None = None
+
+    def to(self, device: torch.device) -> Views:
+        """On a device; from pinned memory without waiting."""
+        patches = None if self.patches is None else self.patches.to(device, non_blocking=True)
+        return Views(
+            self.sounds.to(device, non_blocking=True),
+            self.starts.to(device, non_blocking=True),
+            self.tokens.to(device, non_blocking=True),
+            patches,
+        )
+
+
+def derive_seed(*numbers: int) -> int:
+    """A seed for `torch.Generator` from several numbers; neighbours give unrelated seeds.
+
+    >>> derive_seed(0, 1) != derive_seed(1, 0)
+    True
+    """
+    text = ",".join(map(str, numbers)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Which clips are versions of one sound, and how often the two views come from two of them.
+
+    In every `number * stride` neighbouring clips, those with one remainder by `stride` are versions
+    of one sound: with 2 and 1, clips 0 and 1, 2 and 3, ...; with 2 and 4, clips 0 and 4, 1 and 5,
+    2 and 6, 3 and 7, 8 and 12, ...
+
+    Attributes:
+        number: versions of every sound; 1 for none but itself.
+        stride: how far apart they are.
+        shares: chance that a pair of views comes from two versions rather than one, for every
+            patching or one for all.
+    """
+
+    number: int = 1
+    stride: int = 1
+    shares: tuple[float, ...] = (1.0,)
+
+    @property
+    def span(self) -> int:
+        """Neighbouring clips in which all versions of a sound are."""
+        return 1 if self.number == 1 else self.number * self.stride
+
+    def sounds_per_block(self, clips_per_block: int) -> int:
+        """Sounds in a block of clips; single clips are shuffled sound by sound.
+
+        Raises:
+            ValueError: a block would part versions of one sound.
+        """
+        if clips_per_block > 1 and clips_per_block % self.span:
+            raise ValueError(
+                "clips_per_block: must be 1 or a multiple of versions * version_stride="
+                f"{self.span}, got {clips_per_block}"
+            )
+        return max(1, clips_per_block // self.number)
+
+    def draw(self, sounds: Tensor, n_patchings: int, generator: torch.Generator) -> Tensor:
+        """Clips that every patching's two views of each sound are cut from, int64, (G, 2, B).
+
+        Patchings of the same share get the same.
+        """
+        if self.number == 1:
+            return sounds.expand(n_patchings, 2, -1)
+        chance = torch.rand(3, len(sounds), generator=generator, device=sounds.device)
+        one = (chance[0] * self.number).long().clamp(max=self.number - 1)
+        ahead = 1 + (chance[1] * (self.number - 1)).long().clamp(max=self.number - 2)
+        others = torch.stack(
+            [
+                torch.where(chance[2] < share, (one + ahead) % self.number, one)
+                for share in self.shares
+            ]
+        ).expand(n_patchings, -1)
+        first = sounds // self.stride * self.span + sounds % self.stride
+        return first + torch.stack([one.expand_as(others), others], 1) * self.stride
+
+
+SINGLE = Versions()
+"""Every clip is the only version of a sound."""
+
+
+class ViewSampler:
+    """Draws the views of any step.
+
+    Every epoch visits the clips in a new random order without repeats; what does not fill a batch
+    at its end is left out. In a process group every process draws its own part of each batch.
+
+    With `clips_per_block` n, clips kn to kn + n - 1 always come together, in one process's part of
+    one batch: see `order_clips`. Laid out so that they differ in one respect alone, they are each
+    other's hard negatives.
+
+    With `versions`, clips are several versions of one sound, an augmentation made beforehand. Only
+    one pair of views is cut from all of them, so none is the negative of another.
+
+    Args:
+        offsets: every clip's first frame, counted over all clips, int64, shape (clips,).
+        lengths: every clip's frames, int64, shape (clips,).
+        batch_size: clips of a batch over all processes, a multiple of
+            `world_size * clips_per_block`.
+        patchings: names from `encoder.PATCHINGS`.
+        masking: a name from `masking.MASKINGS`.
+        mask_ratio: fraction of patches removed.
+        crop_frames: frames of a crop, a multiple of every patching's frames.
+        seed: decides all draws together with the step and the process.
+        device: where masks and crops are drawn.
+        rank: of this process.
+        world_size: number of processes.
+        clips_per_block: neighbouring clips that stay together; 1 shuffles clip by clip.
+        versions: which clips are versions of one sound.
+
+    Raises:
+        ValueError: fewer clips than a batch, a batch that blocks do not fill, a clip shorter than
+            a crop, versions that do not fill the store or the blocks, or an unknown masking.
+    """
+
+    def __init__(
+        self,
+        offsets: np.ndarray,
+        lengths: np.ndarray,
+        *,
+        batch_size: int,
+        patchings: Sequence[str],
+        masking: str = "uniform",
+        mask_ratio: float = 0.9,
+        crop_frames: int = 96,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        clips_per_block: int = 1,
+        versions: Versions = SINGLE,
+    ) -> None:
+        check_batch(len(offsets), batch_size, world_size, clips_per_block, versions)
+        check_crop(lengths, crop_frames, patchings)
+        find_masking(masking)
+        self.device = torch.device(device)
+        self.offsets = torch.as_tensor(np.asarray(offsets), dtype=torch.int64).to(self.device)
+        room = torch.as_tensor(np.asarray(lengths), dtype=torch.int64) - crop_frames + 1
+        self.room = room.to(self.device)
+        self.batch_size = batch_size
+        self.patchings = tuple(patchings)
+        self.masking = masking
+        self.mask_ratio = mask_ratio
+        self.crop_frames = crop_frames
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.versions = versions
+        self.sounds_per_block = versions.sounds_per_block(clips_per_block)
+        self._generator = torch.Generator(self.device)
+        self._order: tuple[int, Tensor] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the store."""
+        return len(self.offsets) // self.versions.number // self.batch_size
+
+    def sounds(self, step: int) -> Tensor:
+        """This process's sounds of a step, int64, shape (batch_size / world_size,).
+
+        Without versions they are the numbers of clips.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            # Drawn on the CPU, so that the order is the same on every device.
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, 0, epoch))
+            n_sounds = len(self.offsets) // self.versions.number
+            order = order_clips(n_sounds, self.sounds_per_block, generator)
+            self._order = epoch, order.to(self.device)
+        share = self.batch_size // self.world_size
+        start = position * self.batch_size + self.rank * share
+        return self._order[1][start : start + share]
+
+    def draw(self, step: int) -> Views:
+        """This process's views of a step, on the sampler's device."""
+        sounds = self.sounds(step)
+        generator = self._generator.manual_seed(derive_seed(self.seed, 1, step, self.rank))
+        chance = torch.rand(2, len(sounds), generator=generator, device=self.device)
+        clips = self.versions.draw(sounds, len(self.patchings), generator)
+        room = self.room[clips]
+        starts = self.offsets[clips] + torch.minimum((chance * room).long(), room - 1)
+        tokens = [
+            draw_masks(
+                self.masking,
+                len(sounds),
+                token_grid(patching, self.crop_frames),
+                self.mask_ratio,
+                generator,
+            )
+            for patching in self.patchings
+        ]
+        return Views(sounds, starts, torch.stack(tokens))
+
+
+def order_clips(n_clips: int, clips_per_block: int, generator: torch.Generator) -> Tensor:
+    """All clips once, blocks of neighbouring ones in random order, int64, shape (n_clips,).
+
+    Block k are clips kn to kn + n - 1 for n clips a block. Where n does not divide `n_clips`, the
+    last block is short: the block drawn last fills its place up, and what remains of that one ends
+    the order. So every n clips from the front are a block, or the short one and its filling.
+
+    >>> order_clips(8, 3, torch.Generator().manual_seed(1)).tolist()
+    [3, 4, 5, 6, 7, 2, 0, 1]
+    """
+    n_blocks = -(-n_clips // clips_per_block)
+    blocks = torch.randperm(n_blocks, generator=generator)
+    order = (blocks[:, None] * clips_per_block + torch.arange(clips_per_block)).flatten()
+    # As many places are beyond the last clip as there are numbers too many at the end.
+    order[order >= n_clips] = order[n_clips:].clone()
+    return order[:n_clips]
+
+
+def check_batch(
+    n_clips: int,
+    batch_size: int,
+    world_size: int,
+    clips_per_block: int = 1,
+    versions: Versions = SINGLE,
+) -> None:
+    """ValueError unless the batch divides among the processes and the store fills one."""
+    sounds_per_block = versions.sounds_per_block(clips_per_block)
+    if n_clips % versions.span:
+        raise ValueError(
+            f"the store holds {n_clips} clips, which is no multiple of versions * version_stride="
+            f"{versions.span}; it was not made of so many versions of every sound"
+        )
+    n_sounds = n_clips // versions.number
+    if batch_size % world_size:
+        raise ValueError(f"batch_size {batch_size} does not divide among {world_size} processes")
+    if batch_size // world_size % sounds_per_block:
+        each = f" in each of {world_size} processes" if world_size > 1 else ""
+        raise ValueError(
+            f"batch_size must be a multiple of {world_size * sounds_per_block} to hold whole "
+            f"blocks of clips_per_block={clips_per_block}{each}, got {batch_size}"
+        )
+    if batch_size < 2:
+        raise ValueError(
+            f"batch_size must be at least 2 (others are the negatives), got {batch_size}"
+        )
+    if n_sounds < batch_size:
+        what = f"{n_clips} clips" + (f" of {n_sounds} sounds" if n_sounds < n_clips else "")
+        raise ValueError(
+            f"the store holds {what}, fewer than one batch of {batch_size}; "
+            f"set batch_size to {n_sounds} or less"
+        )
+
+
+def check_crop(lengths: np.ndarray, crop_frames: int, patchings: Sequence[str]) -> None:
+    """ValueError unless crops divide into patches and every clip is as long as a crop."""
+    for patching in patchings:
+        frames = PATCHINGS[patching][1]
+        if crop_frames < frames or crop_frames % frames:
+            raise ValueError(
+                f"crop_frames must be a multiple of {frames} for {patching} patches, "
+                f"got {crop_frames}"
+            )
+    short = np.flatnonzero(np.asarray(lengths) < crop_frames)
+    if len(short):
+        raise ValueError(
+            f"{len(short)} clips of the store are shorter than a crop of {crop_frames} frames "
+            f"(clip {short[0]} has {lengths[short[0]]}); choose fewer crop_frames"
+        )
+
+
+def gather_patches(
+    frames: Tensor,
+    starts: Tensor,
+    tokens: Tensor,
+    patching: str,
+    crop_frames: int = 96,
+) -> Tensor:
+    """Visible patches of crops, read from stored frames without the masked ones.
+
+    Args:
+        frames: mel power, time-major, shape (all frames, 128), contiguous.
+        starts: first frame of every crop, int64, shape (V,).
+        tokens: visible token numbers, int64, shape (V, visible).
+        patching: a name from `encoder.PATCHINGS`.
+        crop_frames: frames of a crop.
+
+    Returns:
+        Values in the order of `vit.patchify`, dtype of `frames`, shape (V, visible, 256).
+    """
+    rows, parts = _patch_pieces(starts, tokens, patching, crop_frames)
+    bands, _ = PATCHINGS[patching]
+    pieces = frames.view(-1, bands)[rows * (N_MELS // bands) + parts]
+    return pieces.transpose(-1, -2).reshape(*tokens.shape, PATCH_AREA)
+
+
+def _patch_pieces(
+    starts: Tensor, tokens: Tensor, patching: str, crop_frames: int
+) -> tuple[Tensor, Tensor]:
+    """Frames of every patch (V, visible, frames of a patch), and which part of a frame it takes."""
+    width = PATCHINGS[patching][1]
+    columns = token_grid(patching, crop_frames)[1]
+    first = starts[:, None] + tokens % columns * width
+    rows = first[..., None] + torch.arange(width, device=tokens.device)
+    return rows, (tokens // columns)[..., None].expand_as(rows)
+
+
+def all_tokens(tokens: Tensor, crop_frames: int) -> Tensor:
+    """Every token of a crop in the place of the visible ones: (…, visible) -> (…, N)."""
+    n_tokens = N_MELS * crop_frames // PATCH_AREA
+    return torch.arange(n_tokens, device=tokens.device).expand(*tokens.shape[:-1], n_tokens)
+
+
+def norm_patches(patches: Tensor, dtype: torch.dtype, log_mel: bool = False) -> Tensor:
+    """Patches scaled to mean 0 and variance 1 in float32, as `dtype`: (…, 256) -> (…, 256)."""
+    values = patches.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    values = values.log1p() if log_mel else values
+    return functional.layer_norm(values, (PATCH_AREA,), eps=PATCH_NORM_EPS).to(dtype)
+
+
+class ResidentFrames:
+    """All frames of a store in one array on one device.
+
+    Args:
+        store: the clips.
+        device: where to put them; 256 bytes a frame (80 kB for a clip of ten seconds).
+    """
+
+    def __init__(self, store: ClipStore, device: torch.device | str) -> None:
+        total = sum(len(shard) for shard in store.shards)
+        self.frames = torch.empty(total, N_MELS, dtype=torch.float16, device=device)
+        start = 0
+        for shard in store.shards:
+            # Through a copy: a memory map is read-only, which torch would warn about.
+            part = torch.from_numpy(np.array(shard))
+            self.frames[start : start + len(shard)].copy_(part)
+            start += len(shard)
+
+    def patches(
+        self,
+        starts: Tensor,
+        tokens: Tensor,
+        patching: str,
+        crop_frames: int = 96,
+        dtype: torch.dtype = torch.float32,
+        log_mel: bool = False,
+        norm: bool = False,
+    ) -> Tensor:
+        """`gather_patches`, then log(1 + x) and `norm_patches` if asked, in one pass on a GPU.
+
+        Args:
+            starts: first frame of every crop, int64, shape (V,).
+            tokens: visible token numbers, int64, shape (V, visible).
+            patching: a name from `encoder.PATCHINGS`.
+            crop_frames: frames of a crop.
+            dtype: of the result.
+            log_mel: whether to take log(1 + x) first.
+            norm: whether to scale every patch to mean 0 and variance 1.
+
+        Returns:
+            Shape (V, visible, 256).
+        """
+        kernels = kernels_for(self.frames)
+        if kernels is not None and dtype != torch.float64:
+            columns = token_grid(patching, crop_frames)[1]
+            eps = PATCH_NORM_EPS if norm else None
+            return kernels.gather_patches(
+                self.frames, starts, tokens, PATCHINGS[patching], columns, dtype, log_mel, eps
+            )
+        patches = gather_patches(self.frames, starts, tokens, patching, crop_frames).to(dtype)
+        if norm:
+            return norm_patches(patches, dtype, log_mel)
+        return patches.log1p() if log_mel else patches
+
+
+class HostViews:
+    """Views whose patches are gathered from memory maps ahead of their use.
+
+    For stores that do not fit on the GPU: a thread draws the coming steps' views, reads their
+    visible patches (a tenth of the crops at 90 %) into pinned memory and starts their way to the
+    device.
+
+    Args:
+        store: the clips.
+        sampler: draws on the CPU.
+        device: where the views go.
+        ahead: steps to be ready beforehand.
+        whole: read all patches of the crops, masked ones too.
+    """
+
+    def __init__(
+        self,
+        store: ClipStore,
+        sampler: ViewSampler,
+        device: torch.device | str,
+        ahead: int = 3,
+        whole: bool = False,
+    ) -> None:
+        self.shards = list(store.shards)
+        ends = np.cumsum([len(shard) for shard in store.shards])
+        self.ends = torch.as_tensor(ends, dtype=torch.int64)
+        self.sampler = sampler
+        self.device = torch.device(device)
+        self.ahead = ahead
+        self.whole = whole
+
+    def gather(self, step: int) -> Views:
+        """The views of a step with their patches, on the CPU, pinned if a GPU will take them."""
+        views = self.sampler.draw(step)
+        wanted = all_tokens(views.tokens, self.sampler.crop_frames) if self.whole else views.tokens
+        groups = [
+            self._gather(starts.flatten(), tokens.flatten(0, 1), patching).unflatten(0, (2, -1))
+            for starts, tokens, patching in zip(
+                views.starts, wanted, self.sampler.patchings, strict=True
+            )
+        ]
+        patches = torch.stack(groups)
+        return replace(views, patches=patches.pin_memory() if self._pins else patches)
+
+    @property
+    def _pins(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _gather(self, starts: Tensor, tokens: Tensor, patching: str) -> Tensor:
+        """As `gather_patches`, from several shards; a crop lies within one."""
+        out = torch.empty(*tokens.shape, PATCH_AREA, dtype=torch.float16)
+        shard_of = torch.searchsorted(self.ends, starts, right=True)
+        for number in shard_of.unique().tolist():
+            here = shard_of == number
+            shard = self.shards[number]
+            local = starts[here] - (int(self.ends[number]) - len(shard))
+            rows, parts = _patch_pieces(local, tokens[here], patching, self.sampler.crop_frames)
+            bands, _ = PATCHINGS[patching]
+            # In numpy, which reads a read-only memory map without complaint.
+            pieces = shard.reshape(-1, bands)[(rows * (N_MELS // bands) + parts).numpy()]
+            out[here] = torch.from_numpy(pieces).transpose(-1, -2).flatten(2)
+        return out
+
+    def stream(self, first_step: int, last_step: int) -> Iterator[Views]:
+        """Views of steps `first_step` to `last_step` (exclusive), in order, on the device.
+
+        An error of the reading thread is raised here.
+        """
+        ready: queue.Queue[Views | BaseException] = queue.Queue(maxsize=self.ahead)
+        stop = threading.Event()
+        thread = threading.Thread(
+            target=self._fill, args=(ready, stop, first_step, last_step), daemon=True
+        )
+        thread.start()
+        try:
+            for _ in range(first_step, last_step):
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item.to(self.device)
+        finally:
+            stop.set()
+            thread.join()
+
+    def _fill(
+        self,
+        ready: queue.Queue[Views | BaseException],
+        stop: threading.Event,
+        first_step: int,
+        last_step: int,
+    ) -> None:
+        for step in range(first_step, last_step):
+            item: Views | BaseException
+            try:
+                item = self.gather(step)
+            except Exception as error:  # noqa: BLE001 - handed to the consumer, which raises it
+                item = error
+            while not stop.is_set():
+                try:
+                    ready.put(item, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if stop.is_set() or isinstance(item, BaseException):
+                return

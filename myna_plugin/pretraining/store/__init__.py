@@ -1,0 +1,1 @@
+"""Clips as mel frames on disk."""

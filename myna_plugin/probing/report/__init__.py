@@ -1,0 +1,1 @@
+"""Results of probes as files, tables, figures and pages."""

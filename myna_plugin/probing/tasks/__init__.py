@@ -1,0 +1,76 @@
+"""The probe tasks: what they are, where their clips lie, how they are scored.
+
+>>> from myna_plugin.probing.tasks import TASKS, check, load_items
+>>> task = TASKS["gtzan"]
+>>> items = load_items(task, Path("data/gtzan"))        # doctest: +SKIP
+>>> print(check(task, items).text())                    # doctest: +SKIP
+"""
+
+from pathlib import Path
+
+from myna_plugin.common.plugins import PluginTable
+from myna_plugin.probing.tasks import emomusic, giantsteps, gtzan, hear_format, magnatagatune
+from myna_plugin.probing.tasks.checking import CheckReport, check, usable_items
+from myna_plugin.probing.tasks.loading import LAYOUTS, Layout, load_items
+from myna_plugin.probing.tasks.task import Item, Task, TaskError, encode_targets, validate_items
+
+BUILT_IN: dict[str, Task] = {
+    "magnatagatune": magnatagatune.TASK,
+    "gtzan": gtzan.TASK,
+    "giantsteps": giantsteps.TASK,
+    "emomusic": emomusic.TASK,
+}
+"""The paper's four tasks (§4.2), by name."""
+
+TASKS: PluginTable[Task] = PluginTable("myna_plugin.tasks", Task, BUILT_IN, TaskError)
+"""These, and the tasks that other distributions add in the entry-point group of that name."""
+
+HEAR = "hear"
+"""The name under which any scene task in HEAR's format is loaded."""
+
+
+def load_task(
+    name: str,
+    root: Path,
+    layout: Layout = "auto",
+    metadata: Path | None = None,
+    split_file: Path | None = None,
+    test_fold: int = 0,
+) -> tuple[Task, list[Item]]:
+    """A task and its clips.
+
+    Args:
+        name: a key of `TASKS`, or "hear" for a HEAR task folder.
+        root: the data folder; for "hear" the task folder.
+        layout: see `load_items`.
+        metadata: see `load_items`.
+        split_file: see `load_items`.
+        test_fold: which fold of a k-fold HEAR task tests, from 0.
+
+    Raises:
+        TaskError: an unknown name, or data that cannot be used; the message says which.
+    """
+    if name == HEAR:
+        task, items = hear_format.read_task(root, test_fold)
+        validate_items(task, items)
+        return task, items
+    if name not in TASKS:
+        raise TaskError(f"no task {name!r}; there are {', '.join((*TASKS, HEAR))}")
+    return TASKS[name], load_items(TASKS[name], root, layout, metadata, split_file)
+
+
+__all__ = [
+    "HEAR",
+    "LAYOUTS",
+    "TASKS",
+    "CheckReport",
+    "Item",
+    "Layout",
+    "Task",
+    "TaskError",
+    "check",
+    "encode_targets",
+    "load_items",
+    "load_task",
+    "usable_items",
+]

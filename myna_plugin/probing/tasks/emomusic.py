@@ -1,0 +1,158 @@
+"""EmoMusic: arousal and valence of 744 clips of 45 seconds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from myna_plugin.probing.tasks.folders import (
+    audio_folders,
+    find_audio,
+    find_file,
+    read_table,
+    table_columns,
+)
+from myna_plugin.probing.tasks.task import (
+    UNSPLIT,
+    ClipRule,
+    Item,
+    JukemirLayout,
+    Located,
+    MarbleLayout,
+    Task,
+    TaskError,
+)
+
+OUTPUTS = ("arousal", "valence")
+
+FOLDERS = ("clips_45seconds", "clips_45sec/clips_45seconds", "clips_45sec", ".")
+
+SUFFIXES = (".mp3", ".wav")
+
+SONGS = ("songs_info.csv", "annotations/songs_info.csv")
+
+RATINGS = ("static_annotations.csv", "annotations/static_annotations.csv")
+
+OFFICIAL_SET = "Mediaeval 2013 set"
+"""The column that names the official test set."""
+
+
+def artist_split(artist: str) -> str:
+    """Split of a development clip by its artist: the hash rule of JukeMIR, 8 to 2.
+
+    The name counts in lower case, with ASCII letters and single spaces only.
+
+    Source: Castellon et al. 2021, github.com/p-lambda/jukemir.
+
+    >>> artist_split("My Bubba & Mi"), artist_split("The New Mystikal Troubadours")
+    ('train', 'valid')
+    """
+    kept = "".join(c for c in artist.lower() if c.isascii() and (c.isalpha() or c.isspace()))
+    digest = hashlib.sha1(" ".join(kept.split()).encode(), usedforsecurity=False)
+    return "train" if int(digest.hexdigest(), 16) % 10 < 8 else "valid"
+
+
+def read_folder(root: Path) -> list[Item]:
+    """Clips of `songs_info.csv`, `static_annotations.csv` and `clips_45seconds/2.mp3`.
+
+    The official evaluation set is the test set; the rest is split by artist. Where the table
+    does not name the official set, clips are left unsplit. Arousal and valence are z-scored by
+    mean and deviation of all clips but the test set's.
+    """
+    songs, ratings = find_file(root, SONGS), find_file(root, RATINGS)
+    folders = audio_folders(root, FOLDERS)
+    official = (OFFICIAL_SET,) if OFFICIAL_SET in table_columns(songs) else ()
+    rated = _read_ratings(ratings)
+    rows = list(read_table(songs, ("song_id", "Artist", *official)))
+    lacking = [row["song_id"] for row in rows if row["song_id"] not in rated]
+    if lacking:
+        raise TaskError(f"{ratings}: no rating of song {lacking[0]!r}, which {songs.name} lists")
+    splits = [_split(row.get(OFFICIAL_SET), row["Artist"]) for row in rows]
+    targets = _standardise([rated[row["song_id"]] for row in rows], splits)
+    return [
+        Item(
+            clip_id=row["song_id"].zfill(4),
+            track_id=row["song_id"].zfill(4),
+            path=find_audio(folders, row["song_id"], SUFFIXES),
+            target=target,
+            split=split,
+            artist=row["Artist"],
+        )
+        for row, split, target in zip(rows, splits, targets, strict=True)
+    ]
+
+
+def _split(official: str | None, artist: str) -> str:
+    if official is None:
+        return UNSPLIT
+    return "test" if official == "evaluation" else artist_split(artist)
+
+
+def _read_ratings(path: Path) -> dict[str, tuple[float, float]]:
+    rated = {}
+    for row in read_table(path, ("song_id", "mean_arousal", "mean_valence")):
+        try:
+            rated[row["song_id"]] = float(row["mean_arousal"]), float(row["mean_valence"])
+        except ValueError as error:
+            raise TaskError(f"{path}: song {row['song_id']!r}: {error}") from error
+    return rated
+
+
+def _standardise(
+    ratings: Sequence[tuple[float, float]], splits: Sequence[str]
+) -> list[tuple[float, ...]]:
+    values = np.array(ratings, dtype=np.float64).reshape(-1, 2)
+    known = values[[split != "test" for split in splits]]
+    deviation = known.std(axis=0) if len(known) else np.zeros(2)
+    if not (deviation > 0).all():
+        raise TaskError("emomusic: arousal or valence is the same for every development clip")
+    return [tuple(map(float, row)) for row in (values - known.mean(axis=0)) / deviation]
+
+
+def _locate(key: str, entry: Mapping[str, Any]) -> Located:
+    # The clip's offset is in the song; the public file is the clip alone.
+    return Located(
+        clip_id=key, track_id=key, name=str(int(key)), artist=entry["clip"]["audio_uid"][0]
+    )
+
+
+def _slice_r2(dim: int) -> dict[str, Any]:
+    return {"class_path": "marble.tasks.EMO.probe.SliceR2", "init_args": {"dim": dim}}
+
+
+TASK = Task(
+    name="emomusic",
+    title="EmoMusic",
+    source="Soleymani et al. 2013",
+    labels=OUTPUTS,
+    loss="mse",
+    metrics=("r2", "r2_arousal", "r2_valence"),
+    primary="r2",
+    reported_as={"r2_arousal": "Emo A", "r2_valence": "Emo V"},
+    split_rule="test is the official evaluation set; the rest by a hash of the artist, 8 to 2; "
+    "some artists are in both the test set and the rest",
+    split_sizes={"train": 504, "valid": 115, "test": 125},
+    clip_rule=ClipRule("whole files, 45 s", duration_s=45.0),
+    audio_folders=FOLDERS,
+    audio_suffixes=SUFFIXES,
+    read_folder=read_folder,
+    jukemir=JukemirLayout("emomusic", _locate),
+    marble=MarbleLayout(
+        stem="EMO",
+        folder="EMO",
+        clip_seconds=45.0,
+        metrics={
+            "r2": {
+                "class_path": "torchmetrics.R2Score",
+                "init_args": {"multioutput": "uniform_average"},
+            },
+            "arousal_r2": _slice_r2(0),
+            "valence_r2": _slice_r2(1),
+        },
+        monitor="val/r2",
+    ),
+)

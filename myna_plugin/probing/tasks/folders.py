@@ -1,0 +1,131 @@
+"""Finding the files of a data set, and reading its tables and JSON."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from myna_plugin.common.writing import write_text
+from myna_plugin.probing.tasks.task import TaskError
+
+
+def audio_folders(root: Path, patterns: Sequence[str]) -> list[Path]:
+    """Folders below `root` that match the patterns, in their order.
+
+    Returns:
+        At least one: where none exists, the one that the first pattern names literally, so that
+        a report can say where files were expected.
+    """
+    found = [folder for pattern in patterns for folder in _matching(root, pattern)]
+    return found or [root / patterns[0].replace("*", "")]
+
+
+def _matching(root: Path, pattern: str) -> list[Path]:
+    matches = [root] if pattern == "." else sorted(root.glob(pattern))
+    return [match for match in matches if match.is_dir()]
+
+
+def find_audio(folders: Sequence[Path], name: str, suffixes: Sequence[str]) -> Path:
+    """The first existing `FOLDER/NAME+SUFFIX`; where none exists, the first one of them."""
+    candidates = [folder / (name + suffix) for folder in folders for suffix in suffixes]
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def find_file(root: Path, names: Iterable[str]) -> Path:
+    """The first of the names that exists below `root`.
+
+    Raises:
+        TaskError: none does.
+    """
+    tried = list(names)
+    for name in tried:
+        if (root / name).is_file():
+            return root / name
+    raise TaskError(f"{root}: holds none of {', '.join(tried)}")
+
+
+def read_table(
+    path: Path, columns: Sequence[str], delimiter: str = ","
+) -> Iterator[dict[str, str]]:
+    """Rows of a table with a header, as dictionaries of the columns asked for.
+
+    Values are stripped. A row that is too short (trailing empty fields left out) has "" there.
+
+    Raises:
+        TaskError: the file is missing or not UTF-8, or lacks a column.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter)
+            header = [name.strip() for name in next(reader, [])]
+            lacking = [name for name in columns if name not in header]
+            if lacking:
+                raise TaskError(f"{path}: no column {lacking[0]!r} (columns: {', '.join(header)})")
+            places = [header.index(name) for name in columns]
+            for row in reader:
+                yield {
+                    name: row[place].strip() if place < len(row) else ""
+                    for name, place in zip(columns, places, strict=True)
+                }
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path}: cannot be read ({error})") from error
+
+
+def table_columns(path: Path, delimiter: str = ",") -> list[str]:
+    """Column names of a table.
+
+    Raises:
+        TaskError: the file is missing or not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [name.strip() for name in next(csv.reader(file, delimiter=delimiter), [])]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path}: cannot be read ({error})") from error
+
+
+def parse_number(path: Path, field: str, text: str) -> int:
+    """A whole number of a table or a file's name.
+
+    Raises:
+        TaskError: it is none; names the file and the field.
+    """
+    try:
+        return int(text)
+    except ValueError as error:
+        raise TaskError(f"{path}: {field}: {text!r} is not a number") from error
+
+
+def read_text(path: Path) -> str:
+    """A text file; `.gz` is decompressed.
+
+    Raises:
+        TaskError: the file is missing, not UTF-8 or not gzip.
+    """
+    try:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise TaskError(f"{path}: cannot be read ({error})") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; `.gz` is decompressed.
+
+    Raises:
+        TaskError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise TaskError(f"{path}: not JSON ({error})") from error
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

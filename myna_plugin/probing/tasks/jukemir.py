@@ -1,0 +1,101 @@
+"""JukeMIR's metadata: one JSON a data set, clips by key, with the splits that the paper uses.
+
+Source: Castellon et al. 2021, github.com/p-lambda/jukemir (`metadata/*.json.gz`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from myna_plugin.probing.tasks.folders import audio_folders, find_audio, read_json
+from myna_plugin.probing.tasks.task import (
+    SPLITS,
+    Item,
+    JukemirLayout,
+    Task,
+    TaskError,
+    parse_target,
+)
+
+
+def metadata_names(layout: JukemirLayout) -> tuple[str, ...]:
+    """Where the metadata may lie in a data folder, the most telling name first."""
+    name = layout.name
+    return f"{name}.json.gz", f"{name}.json", f"{name}/meta.json", "meta.json"
+
+
+def read_items(task: Task, metadata: Path, root: Path) -> list[Item]:
+    """Clips of a JukeMIR metadata file.
+
+    Entries without a split or without a target are not part of the experiment and are left out
+    (5,522 of MagnaTagATune's 31,382). Audio is JukeMIR's own `wav/KEY.wav`, cut to the clip
+    already, where it exists beside the metadata or in `root`; else the public file in `root`.
+
+    Args:
+        task: a task with a `jukemir` layout.
+        metadata: the `.json` or `.json.gz` file.
+        root: the data folder.
+
+    Raises:
+        TaskError: not such a file; names the file, the clip and the field.
+    """
+    if task.jukemir is None:
+        raise TaskError(f"{task.name} has no JukeMIR metadata")
+    content = read_json(metadata)
+    if not isinstance(content, dict) or not content:
+        raise TaskError(f"{metadata}: expected clips by key")
+    processed = [folder / "wav" for folder in (metadata.parent, root, root / task.jukemir.name)]
+    folders = [folder for folder in processed if folder.is_dir()]
+    public = audio_folders(root, task.audio_folders)
+    items = []
+    for key, entry in content.items():
+        try:
+            item = _read_entry(task, key, entry, folders, public)
+        except KeyError as error:
+            raise TaskError(f"{metadata}: clip {key!r}: no field {error}") from error
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
+            raise TaskError(f"{metadata}: clip {key!r}: {error}") from error
+        if item is not None:
+            items.append(item)
+    return items
+
+
+def _read_entry(
+    task: Task, key: str, entry: Mapping[str, Any], processed: list[Path], public: list[Path]
+) -> Item | None:
+    split, value = entry["split"], entry["y"]
+    if split is None or value is None:
+        return None
+    if split not in SPLITS:
+        raise TaskError(f"split: expected one of {', '.join(SPLITS)} or null, got {split!r}")
+    assert task.jukemir is not None
+    located = task.jukemir.locate(key, entry)
+    start_s, end_s = located.start_s, located.end_s
+    path = find_audio(processed, key, (".wav",)) if processed else None
+    if path is not None and path.is_file():
+        start_s, end_s = 0.0, None
+    else:
+        path = find_audio(public, located.name, task.audio_suffixes)
+    return Item(
+        clip_id=located.clip_id,
+        track_id=located.track_id,
+        path=path,
+        target=parse_target(task, value),
+        split=split,
+        start_s=start_s,
+        end_s=end_s,
+        artist=located.artist,
+    )
+
+
+def clip_end(clip: Mapping[str, Any], default_s: float) -> float:
+    """End of a clip in its track, seconds; some entries have no duration of their own.
+
+    >>> clip_end({"clip_offset": 30.0, "clip_duration": 29.5}, default_s=30.0)
+    59.5
+    >>> clip_end({"clip_offset": 30.0}, default_s=30.0)
+    60.0
+    """
+    return float(clip["clip_offset"]) + float(clip.get("clip_duration", default_s))

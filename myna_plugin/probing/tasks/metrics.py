@@ -1,0 +1,247 @@
+"""Metrics of the probe tasks, from scikit-learn and mir_eval, and the rules from clip to track.
+
+Which reading of the fifth is the headline: `weighted_key_score` is what every released mir_eval
+(to 0.8.2) computes, where only an estimate a fifth *above* the reference earns 0.5. JukeMIR,
+MARBLE and the papers compared with here report that number. The MIREX task's own text counts a
+"distance of perfect fifth" both ways, and mir_eval's development version offers that as
+`allow_descending_fifths`; it stands beside as `weighted_key_score_both_fifths`, and is never
+lower.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import mir_eval.key
+import numpy as np
+from scipy.special import softmax
+from scipy.stats import norm
+from sklearn.metrics import accuracy_score, average_precision_score, r2_score, roc_auc_score
+
+from myna_plugin.probing.tasks.task import Task, TaskError
+
+Metric = Callable[[np.ndarray, np.ndarray, Sequence[str]], float]
+"""From a head's outputs (N, C), targets as `encode_targets` gives them, and labels to a score.
+
+Higher is better for all of them.
+"""
+
+
+def accuracy(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
+    """Share of rows whose greatest output is the target's."""
+    return float(accuracy_score(targets, outputs.argmax(axis=1)))
+
+
+def chroma_accuracy(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
+    """Accuracy of the pitch class, classes being semitones: HEAR's `chroma_acc`."""
+    return float(accuracy_score(targets % 12, outputs.argmax(axis=1) % 12))
+
+
+def roc_auc_macro(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
+    """Area under the ROC curve, mean over labels.
+
+    Raises:
+        TaskError: a label is on none of the rows, or on all of them.
+    """
+    _require_classes(targets, labels)
+    return float(roc_auc_score(targets, outputs, average="macro"))
+
+
+def average_precision_macro(
+    outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]
+) -> float:
+    """Average precision, mean over labels.
+
+    Raises:
+        TaskError: a label is on none of the rows, or on all of them.
+    """
+    _require_classes(targets, labels)
+    return float(average_precision_score(targets, outputs, average="macro"))
+
+
+def d_prime(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
+    """Sensitivity index sqrt(2) · Phi^-1(AUC), mean over labels: HEAR's `d_prime`.
+
+    Raises:
+        TaskError: a label is on none of the rows, or on all of them.
+    """
+    _require_classes(targets, labels)
+    areas = roc_auc_score(targets, outputs, average=None)
+    return float(np.mean(np.sqrt(2.0) * norm.ppf(areas)))
+
+
+def _require_classes(targets: np.ndarray, labels: Sequence[str]) -> None:
+    counts = targets.sum(axis=0)
+    for label, count in zip(labels, counts, strict=True):
+        if count in (0, len(targets)):
+            which = "none" if count == 0 else "every one"
+            raise TaskError(f"label {label!r} is on {which} of {len(targets)} clips: no ROC curve")
+
+
+def weighted_key_score(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
+    """mir_eval's weighted key score, mean over rows; a fifth below the reference earns nothing."""
+    return float(_key_scores(tuple(labels), False)[targets, outputs.argmax(axis=1)].mean())
+
+
+def weighted_key_score_both_fifths(
+    outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]
+) -> float:
+    """The weighted key score where a fifth below the reference earns 0.5 as well."""
+    return float(_key_scores(tuple(labels), True)[targets, outputs.argmax(axis=1)].mean())
+
+
+@cache
+def _key_scores(keys: tuple[str, ...], both_fifths: bool) -> np.ndarray:
+    """mir_eval's score of every reference (row) and estimate (column).
+
+    All relations but the fifth are mutual, so counting it both ways is the greater of the scores
+    with the two keys either way round.
+    """
+    # A coming release of mir_eval changes the default; this argument keeps its old meaning.
+    named = "allow_descending_fifths" in inspect.signature(mir_eval.key.weighted_score).parameters
+    options = {"allow_descending_fifths": False} if named else {}
+    scores = np.array(
+        [[mir_eval.key.weighted_score(ref, est, **options) for est in keys] for ref in keys]
+    )
+    return np.maximum(scores, scores.T) if both_fifths else scores
+
+
+def r2(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
+    """Coefficient of determination, mean over outputs."""
+    return float(r2_score(targets, outputs))
+
+
+def r2_arousal(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
+    """Coefficient of determination of the output named "arousal"."""
+    column = labels.index("arousal")
+    return float(r2_score(targets[:, column], outputs[:, column]))
+
+
+def r2_valence(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
+    """Coefficient of determination of the output named "valence"."""
+    column = labels.index("valence")
+    return float(r2_score(targets[:, column], outputs[:, column]))
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "chroma_accuracy": chroma_accuracy,
+    "roc_auc_macro": roc_auc_macro,
+    "average_precision_macro": average_precision_macro,
+    "d_prime": d_prime,
+    "weighted_key_score": weighted_key_score,
+    "weighted_key_score_both_fifths": weighted_key_score_both_fifths,
+    "r2": r2,
+    "r2_arousal": r2_arousal,
+    "r2_valence": r2_valence,
+}
+
+
+def score_outputs(task: Task, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """All metrics of a task.
+
+    Args:
+        task: names the metrics and labels.
+        outputs: a head's outputs, logits or anything in the same order, shape (N, C).
+        targets: as `encode_targets` gives them.
+
+    Returns:
+        Score by metric, in the task's order.
+
+    Raises:
+        TaskError: outputs of another shape, or NaN; a metric that these targets do not define.
+    """
+    if outputs.shape != (len(targets), len(task.labels)):
+        raise TaskError(
+            f"{task.name}: expected outputs of shape {(len(targets), len(task.labels))}, "
+            f"got {outputs.shape}"
+        )
+    if not np.isfinite(outputs).all():
+        raise TaskError(f"{task.name}: outputs hold NaN or infinity")
+    return {name: METRICS[name](outputs, targets, task.labels) for name in task.metrics}
+
+
+def _count_votes(outputs: np.ndarray) -> np.ndarray:
+    return np.bincount(outputs.argmax(axis=1), minlength=outputs.shape[1]).astype(np.float64)
+
+
+TRACK_RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "vote": _count_votes,
+    "max": lambda outputs: outputs.max(axis=0),
+    "mean_logit": lambda outputs: outputs.mean(axis=0),
+    "mean_probability": lambda outputs: softmax(outputs, axis=1).mean(axis=0),
+}
+"""From the logits of a track's clips (n, C) to the track's outputs (C,). Source: JukeMIR."""
+
+
+def combine_clips(
+    outputs: np.ndarray, tracks: Sequence[str], rule: str
+) -> tuple[list[str], np.ndarray]:
+    """Combine the predictions of each track's clips.
+
+    Args:
+        outputs: logits of clips, shape (N, C).
+        tracks: the track of each clip, N of them.
+        rule: a name in `TRACK_RULES`.
+
+    Returns:
+        The T tracks in alphabetical order, and their outputs, shape (T, C).
+    """
+    names, owners = np.unique(np.asarray(tracks), return_inverse=True)
+    combined = [TRACK_RULES[rule](outputs[owners == track]) for track in range(len(names))]
+    return names.tolist(), np.stack(combined)
+
+
+def score_tracks(
+    task: Task, outputs: np.ndarray, targets: np.ndarray, tracks: Sequence[str], rule: str
+) -> dict[str, float]:
+    """All metrics of a task per track, from the combined predictions of its clips.
+
+    Args:
+        task: a single-label task.
+        outputs: logits of clips, shape (N, C).
+        targets: classes of clips, shape (N,).
+        tracks: the track of each clip.
+        rule: a name in `TRACK_RULES`.
+
+    Raises:
+        TaskError: two clips of a track have different targets; or see `score_outputs`.
+    """
+    names, combined = combine_clips(outputs, tracks, rule)
+    of_track: dict[str, int] = {}
+    for track, target in zip(tracks, targets.tolist(), strict=True):
+        if of_track.setdefault(track, target) != target:
+            raise TaskError(f"{task.name}: track {track!r} has clips of two classes")
+    return score_outputs(task, combined, np.array([of_track[name] for name in names]))
+
+
+def choose_track_rule(
+    task: Task, outputs: np.ndarray, targets: np.ndarray, tracks: Sequence[str]
+) -> tuple[str, dict[str, dict[str, float]]]:
+    """The rule that is best on validation by the task's primary metric; the first of equals.
+
+    Args:
+        task: a single-label task.
+        outputs: logits of the validation clips, shape (N, C).
+        targets: their classes, shape (N,).
+        tracks: their tracks.
+
+    Returns:
+        The rule, and the scores of every rule.
+
+    Raises:
+        TaskError: see `score_tracks`.
+    """
+    scores = {rule: score_tracks(task, outputs, targets, tracks, rule) for rule in TRACK_RULES}
+    return max(scores, key=lambda rule: scores[rule][task.primary]), scores
+
+
+def mean_of_tasks(scores: Mapping[str, Mapping[str, float]]) -> float:
+    """The mean over tasks of the mean over each task's scores.
+
+    >>> mean_of_tasks({"tags": {"AUC": 91.0, "AP": 39.8}, "genre": {"accuracy": 77.9}})
+    71.65
+    """
+    return float(np.mean([np.mean(list(metrics.values())) for metrics in scores.values()]))

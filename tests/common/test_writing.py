@@ -1,0 +1,76 @@
+"""Files that appear whole or not at all, however their writing ends."""
+
+import errno
+import os
+
+import pytest
+
+from myna_plugin.common.writing import PARTIALS, replacing
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_until_the_end_the_old_file_is_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replacing(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+        assert list(tmp_path.glob(PARTIALS)) == [partial]
+    assert contents(tmp_path) == {"file": "new"}
+
+
+def test_the_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    def look(descriptor):
+        synced.append((os.fstat(descriptor).st_size, path.exists()))
+
+    path, synced = tmp_path / "file", []
+    monkeypatch.setattr(os, "fsync", look)
+    with replacing(path) as partial:
+        partial.write_text("whole")
+    assert synced == [(5, False)]
+
+
+@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, failure):
+    def write_half():
+        with replacing(path) as partial:
+            partial.write_text("half")
+            raise failure
+
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(failure):
+        write_half()
+    assert contents(tmp_path) == {"file": "old"}
+
+
+def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "file"
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space"), replacing(path) as partial:
+        partial.write_text("new")
+    assert contents(tmp_path) == {"file": "old"}
+
+
+def test_the_unfinished_file_may_lie_in_another_folder(tmp_path):
+    (tmp_path / "work").mkdir()
+    with replacing(tmp_path / "file", tmp_path / "work") as partial:
+        partial.write_text("new")
+        assert partial.parent == tmp_path / "work"
+    assert (tmp_path / "file").read_text() == "new"
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_written_files_have_the_usual_permissions(tmp_path):
+    (tmp_path / "plain").touch()
+    with replacing(tmp_path / "replaced") as partial:
+        partial.touch()
+    modes = [(tmp_path / name).stat().st_mode for name in ("plain", "replaced")]
+    assert modes[0] == modes[1]

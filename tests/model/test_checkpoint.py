@@ -1,0 +1,333 @@
+import json
+import pickle
+import warnings
+
+import pytest
+import torch
+from conftest import published_state_dict
+from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
+
+from myna_plugin.model import checkpoint
+from myna_plugin.model.checkpoint import (
+    CheckpointError,
+    load_encoder,
+    read_tensors,
+    save_checkpoint,
+)
+from myna_plugin.model.encoder import SIZES, EncoderConfig, MynaEncoder, initialise
+
+TINY = {"embed_dim": 64, "depth": 2, "num_heads": 1, "mlp_dim": 128}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty weights folder, and a Hugging Face hub that is offline with an empty cache."""
+    monkeypatch.setenv("MYNA_PLUGIN_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "weights").mkdir()
+    return tmp_path
+
+
+def save_published(path, tokenizers=2, **sizes):
+    weights = published_state_dict(tokenizers, **sizes)
+    torch.save(weights, path)
+    return weights
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+def test_published_layout_loads_from_every_file_kind(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    weights = published_state_dict(2)
+    save_file(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
+    encoder = load_encoder(path)
+    assert encoder.config == EncoderConfig(**TINY)
+    assert not encoder.training
+    assert not any(p.requires_grad for p in encoder.parameters())
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, weights[name])
+
+
+@pytest.mark.parametrize("size", ["vit-ti", "vit-s"])
+def test_architecture_is_read_from_the_tensors(tmp_path, size):
+    expected = SIZES[size]
+    save_published(tmp_path / "a.pth", dim=expected.embed_dim, depth=3, mlp_dim=expected.mlp_dim)
+    config = load_encoder(tmp_path / "a.pth").config
+    assert (config.embed_dim, config.num_heads, config.mlp_dim, config.depth) == (
+        expected.embed_dim,
+        expected.num_heads,
+        expected.mlp_dim,
+        3,
+    )
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module.model.", "_orig_mod."])
+def test_wrapper_prefixes_are_stripped(tmp_path, prefix):
+    torch.save({f"{prefix}{k}": v for k, v in published_state_dict(2).items()}, tmp_path / "a.pth")
+    assert load_encoder(tmp_path / "a.pth").config.patchings == ("square", "vertical")
+
+
+def test_wrapped_state_dict_is_found(tmp_path):
+    torch.save({"state_dict": published_state_dict(2), "epoch": 3}, tmp_path / "a.pth")
+    assert load_encoder(tmp_path / "a.pth").config.patchings == ("square", "vertical")
+
+
+def test_a_bare_single_tokenizer_is_square_with_a_warning(tmp_path):
+    save_published(tmp_path / "mine.pth", 1)
+    with pytest.warns(UserWarning, match=r"mine\.pth: nothing says whether .* taken as square"):
+        assert load_encoder(tmp_path / "mine.pth").config.patchings == ("square",)
+
+
+@pytest.mark.parametrize(
+    ("file", "embedding", "patchings", "frames"),
+    [
+        ("mine.pth", "vertical", ("vertical",), 98),
+        ("mine.pth", "square", ("square",), 96),
+        ("myna-vertical.pth", "auto", ("vertical",), 98),
+        ("myna-base.pth", "auto", ("square",), 96),
+    ],
+)
+def test_an_option_or_a_known_name_settles_it(tmp_path, file, embedding, patchings, frames):
+    save_published(tmp_path / file, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config = load_encoder(tmp_path / file, embedding=embedding).config
+    assert (config.patchings, config.chunk_frames) == (patchings, frames)
+
+
+@pytest.mark.parametrize(
+    ("file", "tokenizers", "embedding"),
+    [
+        ("mine.pth", 1, "hybrid"),
+        ("myna-base.pth", 1, "vertical"),
+        ("myna-vertical.pth", 1, "square"),
+        ("myna-base.pth", 1, "hybrid"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*nothing says whether")
+def test_asking_for_what_a_model_cannot_give_is_an_error(tmp_path, file, tokenizers, embedding):
+    save_published(tmp_path / file, tokenizers)
+    with pytest.raises(CheckpointError, match=rf"{file}: cannot give {embedding} embeddings"):
+        load_encoder(tmp_path / file, embedding=embedding)
+
+
+def test_a_name_that_promises_another_number_of_tokenizers_is_an_error(tmp_path):
+    save_published(tmp_path / "myna-base.pth", 2)
+    with pytest.raises(CheckpointError, match=r"has 2 tokenizer.* its name promises square"):
+        load_encoder(tmp_path / "myna-base.pth")
+
+
+def test_every_key_and_shape_is_verified(tmp_path):
+    weights = published_state_dict(2)
+    del weights["transformer.norm.bias"]
+    weights["transformer.layers.1.0.to_out.weight"] = torch.zeros(64, 65)
+    weights["mystery"] = torch.zeros(1)
+    weights["transformer.norm.weight"][3] = torch.nan
+    torch.save(weights, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_encoder(tmp_path / "a.pth")
+    message = str(caught.value)
+    assert str(tmp_path / "a.pth") in message
+    assert "missing transformer.norm.bias" in message
+    assert "unexpected mystery" in message
+    assert "transformer.layers.1.0.to_out.weight (64, 65) instead of (64, 64)" in message
+    assert "NaN or infinite numbers in transformer.norm.weight" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": torch.zeros(2)}, "not a Myna encoder: to_patch_embedding.2.weight is missing"),
+        ({"a": 3}, "no tensors under a"),
+        ([1, 2], "holds a list"),
+    ],
+)
+def test_other_contents_are_refused(tmp_path, content, message):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(tmp_path / "a.pth")
+
+
+def test_pickled_objects_are_never_executed(tmp_path):
+    marker = tmp_path / "executed"
+
+    class Attack:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    torch.save({"a": Attack()}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="cannot be read as tensors alone"):
+        load_encoder(tmp_path / "a.pth")
+    (tmp_path / "b.pth").write_bytes(pickle.dumps(Attack()))
+    with pytest.raises(CheckpointError, match="cannot be read as tensors alone"):
+        load_encoder(tmp_path / "b.pth")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs", b"PK\x03\x04cut"])
+def test_damaged_files_are_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name}: cannot be read"):
+        load_encoder(tmp_path / name)
+
+
+def test_our_format_round_trips_with_its_configuration(tmp_path):
+    config = EncoderConfig(**TINY, patchings=("vertical",), log_mel=True, chunk_frames=192)
+    encoder = initialise(MynaEncoder(config), 1)
+    save_checkpoint(encoder, tmp_path / "a.safetensors", {"licence": "CC0"})
+    loaded = load_encoder(tmp_path / "a.safetensors")
+    assert loaded.config == config
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in encoder.state_dict().items())
+    assert read_tensors(tmp_path / "a.safetensors")[1]["licence"] == "CC0"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_the_projector_is_kept_in_the_file_and_dropped_on_loading(tmp_path):
+    encoder = initialise(MynaEncoder(EncoderConfig(**TINY, projector=(32, 16))), 1)
+    save_checkpoint(encoder, tmp_path / "a.safetensors")
+    assert "linear_head.2.weight" in load_file(tmp_path / "a.safetensors")
+    assert not any(
+        "linear_head" in k for k in load_encoder(tmp_path / "a.safetensors").state_dict()
+    )
+
+
+def test_swapped_tokenizers_are_detected(tmp_path):
+    save_checkpoint(initialise(MynaEncoder(EncoderConfig(**TINY)), 1), tmp_path / "a.safetensors")
+    tensors, metadata = read_tensors(tmp_path / "a.safetensors")
+    swapped = {}
+    for key, value in tensors.items():
+        if key.startswith("to_patch_embedding."):
+            key = key.replace("embedding.", "embedding_b.")
+        elif key.startswith("to_patch_embedding_b."):
+            key = key.replace("embedding_b.", "embedding.")
+        swapped[key] = value
+    save_file(swapped, tmp_path / "b.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointError, match="two tokenizers are swapped"):
+        load_encoder(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("format_version", "99", "format version 99"),
+        ("config", "{", "'config' is damaged"),
+        ("config", '{"patchings": ["square"], "wings": 2}', "stored configuration is damaged"),
+    ],
+)
+def test_damaged_metadata_is_named(tmp_path, field, value, message):
+    save_checkpoint(initialise(MynaEncoder(EncoderConfig(**TINY)), 1), tmp_path / "a.safetensors")
+    tensors, metadata = read_tensors(tmp_path / "a.safetensors")
+    save_file(tensors, tmp_path / "a.safetensors", metadata={**metadata, field: value})
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(tmp_path / "a.safetensors")
+
+
+def test_saving_elsewhere_than_safetensors_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"end in \.safetensors"):
+        save_checkpoint(MynaEncoder(EncoderConfig(**TINY)), tmp_path / "a.pth")
+
+
+def test_loading_leaves_the_global_generator_alone(tmp_path):
+    save_published(tmp_path / "a.pth")
+    before = torch.get_rng_state()
+    load_encoder(tmp_path / "a.pth")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_published_name_is_found_in_the_weights_folder(folder):
+    save_published(folder / "weights" / "myna-vertical.pth", 1)
+    assert load_encoder("myna-vertical").config.patchings == ("vertical",)
+
+
+@pytest.mark.parametrize("source", ["myna-hybrid", "hf://someone/some-model"])
+def test_offline_says_where_to_put_the_file(folder, source):
+    with pytest.raises(CheckpointError) as caught:
+        load_encoder(source)
+    name = source.rpartition("/")[2]
+    assert f"{folder / 'weights' / name}.safetensors" in str(caught.value)
+    assert "cannot be downloaded" in str(caught.value)
+
+
+def test_a_cached_download_is_used_without_asking_the_network(folder, monkeypatch):
+    cached = folder / "cached.pth"
+    save_published(cached, 1)
+    asked = []
+
+    def look(repository, file, revision=None):
+        asked.append((repository, file, revision))
+        return str(cached) if file == "myna-vertical.pth" else None
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", look)
+    encoder = load_encoder("hf://oriyonay/myna-vertical@abc")
+    assert encoder.config.patchings == ("vertical",)
+    assert ("oriyonay/myna-vertical", "model.safetensors", "abc") in asked
+
+
+@pytest.mark.parametrize("stored", ["model.safetensors", "pytorch_model.bin", "odd/name.pt"])
+def test_the_weights_of_a_repository_are_found_under_any_usual_name(folder, monkeypatch, stored):
+    file = folder / "download.pth"
+    save_published(file, 2)
+
+    def download(repository, name, revision=None):
+        if name != stored:
+            raise errors.EntryNotFoundError(name)
+        return str(file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda *_, **__: ["README.md", stored])
+    assert load_encoder("hf://someone/some-model").config.patchings == ("square", "vertical")
+
+
+def test_a_repository_without_weights_is_named(folder, monkeypatch):
+    def download(repository, name, revision=None):
+        raise errors.EntryNotFoundError(name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda *_, **__: ["README.md"])
+    with pytest.raises(CheckpointError, match=r"holds no weights, only README\.md"):
+        load_encoder("hf://someone/some-model")
+
+
+def test_an_impossible_repository_name_is_named(folder):
+    with pytest.raises(CheckpointError, match="hf://not a repo: cannot be downloaded"):
+        load_encoder("hf://not a repo")
+
+
+def test_unknown_names_list_what_is_known():
+    with pytest.raises(CheckpointError, match="myna-base, myna-vertical, myna-hybrid, myna-85m"):
+        load_encoder("myna-huge")
+
+
+def test_unknown_embeddings_are_refused():
+    with pytest.raises(ValueError, match="embedding must be auto, hybrid, square or vertical"):
+        load_encoder("", embedding="round")
+
+
+def test_the_packaged_default_is_the_trained_hybrid():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder = load_encoder("")
+    assert encoder.config == EncoderConfig(timestamp_layer=4)
+    assert {value.dtype for value in encoder.state_dict().values()} == {torch.float32}
+    # Trained weights are no longer those that any seed gives: biases begin at 0.
+    assert float(encoder.transformer.layers[0][1].net[1].bias.abs().mean()) > 0.01
+
+
+def test_a_default_that_is_not_there_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "DEFAULT_WEIGHTS", tmp_path / "default.safetensors")
+    with pytest.raises(CheckpointError, match=r"default\.safetensors: missing; install"):
+        load_encoder("")
+
+
+def test_a_checkpoint_may_be_read_by_whom_other_files_may(tmp_path):
+    save_checkpoint(MynaEncoder(EncoderConfig(**TINY)), tmp_path / "a.safetensors")
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_metadata_is_plain_json(tmp_path):
+    save_checkpoint(MynaEncoder(EncoderConfig(**TINY)), tmp_path / "a.safetensors")
+    metadata = read_tensors(tmp_path / "a.safetensors")[1]
+    assert json.loads(metadata["config"])["patchings"] == ["square", "vertical"]

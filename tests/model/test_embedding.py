@@ -1,0 +1,301 @@
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import literal_pipeline
+import pytest
+import torch
+from conftest import PATCHINGS, published_state_dict
+
+import myna_plugin
+from myna_plugin.model.embedding import Embedder, column_weights, overlap_hop, timestamp_count
+from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
+
+KINDS = {"base": "square", "vertical": "vertical", "hybrid": "hybrid"}
+
+
+def tiny_embedder(patchings=("square", "vertical"), **options):
+    config = EncoderConfig(patchings=patchings, embed_dim=64, depth=2, num_heads=1, mlp_dim=128)
+    return Embedder(initialise(MynaEncoder(config), 0).eval(), patchings, **options)
+
+
+def relative_error(actual, expected):
+    return ((actual - expected).norm(dim=-1) / expected.norm(dim=-1)).max().item()
+
+
+@pytest.mark.parametrize("size", ["tiny", "vit-s"])
+@pytest.mark.parametrize("kind", PATCHINGS)
+def test_golden_chunks_equal_the_literal_pipeline(tmp_path, sound, kind, size):
+    shapes = {"dim": 384, "depth": 12, "mlp_dim": 1536} if size == "vit-s" else {}
+    weights = published_state_dict(PATCHINGS[kind], **shapes)
+    torch.save(weights, tmp_path / f"myna-{kind}.pth")
+    model = myna_plugin.load_model(tmp_path / f"myna-{kind}.pth")
+    waveform = sound[:, :110_000]
+    expected = literal_pipeline.embed_chunks(waveform, weights, KINDS[kind])
+    actual, _ = model.embed_chunks(waveform)
+    assert model.scene_embedding_size == expected.shape[1]
+    assert relative_error(actual[0, : len(expected)], expected) < 1e-4
+
+
+@pytest.mark.parametrize("patching", ["square", "vertical"])
+@pytest.mark.parametrize(
+    "frames", [1, 2, 3, 15, 16, 17, 31, 32, 33, 94, 95, 96, 97, 98, 111, 112, 113, 191, 192, 193]
+)
+def test_the_rule_for_lengths_at_every_boundary(sound, patching, frames):
+    """Full chunks, then what is left over its own patch columns, each weighted by its frames."""
+    model = tiny_embedder((patching,))
+    for n_samples in {max((frames - 1) * 512, 1), frames * 512 - 1}:
+        waveform = sound[:, :n_samples]
+        mel = model.mel(waveform)
+        assert mel.shape[-1] == frames
+        expected = torch.zeros(1, 64)
+        for start in range(0, frames, 96):
+            chunk = mel[..., start : start + 96]
+            width = literal_pipeline.PATCHES[patching][1]
+            columns = math.ceil(chunk.shape[-1] / width)
+            padded = torch.zeros(1, 128, columns * width)
+            padded[..., : chunk.shape[-1]] = chunk
+            share = chunk.shape[-1] / frames
+            expected += share * model.encoder(padded, patching).detach()
+        torch.testing.assert_close(model.embed_scenes(waveform), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_short_sound_is_not_padded_to_a_full_chunk(sound):
+    """Silence up to three seconds would move the embedding of a one-second sound."""
+    model = tiny_embedder()
+    waveform = sound[:, :16_000]
+    padded = torch.nn.functional.pad(waveform, (0, 49_152 - 16_000))
+    assert relative_error(model.embed_scenes(padded), model.embed_scenes(waveform)) > 0.01
+
+
+@pytest.mark.parametrize("mode", ["tokens", "window"])
+@pytest.mark.parametrize("n_samples", [1, 5_000, 49_152, 100_000, 192_000])
+def test_batch_size_never_changes_the_result(sound, n_samples, mode):
+    waveform = torch.cat([sound, sound.flip(1), 0.1 * sound])[:, :n_samples]
+    whole = tiny_embedder(batch_size=1000, timestamp_mode=mode)
+    for batch_size in (1, 3, 4):
+        small = tiny_embedder(batch_size=batch_size, timestamp_mode=mode)
+        torch.testing.assert_close(
+            small.embed_scenes(waveform), whole.embed_scenes(waveform), rtol=1e-5, atol=1e-5
+        )
+        torch.testing.assert_close(
+            small.embed_timestamps(waveform)[0],
+            whole.embed_timestamps(waveform)[0],
+            rtol=1e-5,
+            atol=1e-5,
+        )
+
+
+def test_a_sound_does_not_depend_on_the_others_in_its_batch(sound):
+    model = tiny_embedder()
+    others = torch.cat([sound, 0.5 * sound.flip(1), torch.zeros_like(sound), sound.roll(999, 1)])
+    alone = model.embed_scenes(sound)
+    torch.testing.assert_close(model.embed_scenes(others)[:1], alone, rtol=1e-5, atol=1e-5)
+    sequence, _ = model.embed_timestamps(others)
+    torch.testing.assert_close(sequence[:1], model.embed_timestamps(sound)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_thread_counts_agree(sound):
+    model = tiny_embedder()
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            results.append((model.embed_scenes(sound), model.embed_timestamps(sound)[0]))
+    finally:
+        torch.set_num_threads(before)
+    for scene, sequence in results[1:]:
+        torch.testing.assert_close(scene, results[0][0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(sequence, results[0][1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("patchings", [("square",), ("vertical",), ("square", "vertical")])
+@pytest.mark.parametrize("n_samples", [1, 8_000, 49_151, 49_152, 70_000, 98_304, 150_000])
+def test_timestamps_equal_a_plain_overlap_and_interpolation(sound, patchings, n_samples):
+    """The blockwise fast path against one sound, one chunk, one column at a time."""
+    model = tiny_embedder(patchings, batch_size=4)
+    waveform = sound[:, :n_samples]
+    mel = model.mel(waveform)[0].detach()
+    n_frames = mel.shape[-1]
+    actual, times = model.embed_timestamps(waveform)
+    expected = []
+    for patching in patchings:
+        bands, width = literal_pipeline.PATCHES[patching]
+        n_columns = math.ceil(n_frames / width)
+        total, weight = torch.zeros(n_columns, 64), torch.zeros(n_columns, 1)
+        start = 0
+        while True:
+            chunk = mel[:, start : start + 96]
+            columns = math.ceil(chunk.shape[1] / width)
+            padded = torch.nn.functional.pad(chunk, (0, columns * width - chunk.shape[1]))
+            tokens = model.encoder.encode(padded.unsqueeze(0), patching)[0].detach()
+            for column in range(columns):
+                rows = [tokens[row * columns + column] for row in range(128 // bands)]
+                centrality = 1 - abs((2 * column + 1) / (96 / width) - 1)
+                total[start // width + column] += centrality * torch.stack(rows).mean(0)
+                weight[start // width + column] += centrality
+            if start + 96 >= n_frames:
+                break
+            start += 48
+        sequence = total / weight
+        vectors = []
+        for time_ms in times[0].tolist():
+            place = (time_ms / 32 - (width - 1) / 2) / width
+            place = min(max(place, 0), n_columns - 1)
+            below = int(place)
+            above = min(below + 1, n_columns - 1)
+            share = place - below
+            vectors.append((1 - share) * sequence[below] + share * sequence[above])
+        expected.append(torch.stack(vectors))
+    torch.testing.assert_close(actual[0], torch.cat(expected, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("hop_ms", [50.0, 10.0, 20, 33.3, 1000, 0.7])
+@pytest.mark.parametrize("n_samples", [1, 799, 800, 801, 16_000, 50_001])
+def test_times_are_multiples_of_the_hop_and_end_with_the_sound(hop_ms, n_samples):
+    count = timestamp_count(n_samples, hop_ms)
+    duration_ms = n_samples / 16
+    assert (count - 1) * hop_ms <= duration_ms < count * hop_ms * (1 + 1e-12)
+
+
+def test_times_do_not_drift_over_hours(monkeypatch):
+    """Times of ten hours, taken without encoding them."""
+    model = tiny_embedder(hop_ms=33.3)
+    monkeypatch.setattr(
+        model, "_embed_tokens_at", lambda sounds, positions: torch.zeros(1, len(positions), 128)
+    )
+    _, times = model.embed_timestamps(torch.zeros(1, 1).expand(1, 10 * 3600 * 16_000))
+    index = torch.arange(times.shape[1], dtype=torch.float64)
+    assert times.shape[1] == 1 + int(36_000_000 / 33.3)
+    assert torch.equal(times[0], (index * 33.3).float())
+
+
+def test_window_mode_embeds_the_chunk_around_each_time(sound):
+    model = tiny_embedder(timestamp_mode="window", hop_ms=320.0)
+    mel = model.mel(sound).detach()
+    vectors, times = model.embed_timestamps(sound)
+    for i in (0, 3, 10, 20, len(times[0]) - 1):
+        centre = round(times[0, i].item() / 32)
+        window = mel[..., max(centre - 48, 0) : centre + 48]
+        parts = []
+        for patching, width in (("square", 16), ("vertical", 2)):
+            padded = torch.nn.functional.pad(window, (0, -window.shape[-1] % width))
+            parts.append(model.encoder(padded, patching).detach())
+        torch.testing.assert_close(vectors[:, i], torch.cat(parts, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_timestamps_follow_the_sound(sound):
+    """A click's place in time is where the sequence differs from that without it."""
+    model = tiny_embedder()
+    clicked = sound.clone()
+    clicked[:, 96_000:96_256] += 0.9
+    plain, times = model.embed_timestamps(sound)
+    moved, _ = model.embed_timestamps(clicked)
+    difference = (moved - plain).norm(dim=-1)[0]
+    assert abs(times[0, difference.argmax()].item() - 6000) <= 64
+
+
+def test_overlapping_chunks_cover_every_column():
+    for frames in (96, 98, 192):
+        hop = overlap_hop(frames)
+        assert hop % 16 == 0
+        assert frames // 2 - 16 < hop <= frames // 2
+    assert (column_weights(48) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (torch.zeros(16_000), r"shape \(n_sounds, n_samples\), got \(16000,\)"),
+        (torch.zeros(2, 0), r"got \(2, 0\)"),
+        (torch.zeros(1, 100, dtype=torch.int16), "floating point"),
+        (torch.full((1, 60_000), torch.nan), "NaN or infinite samples"),
+        (torch.tensor([[0.0, torch.inf, 0.0]]), "NaN or infinite samples"),
+    ],
+)
+def test_bad_audio_is_refused(audio, message):
+    model = tiny_embedder()
+    for embed in (model.embed_scenes, model.embed_timestamps):
+        with pytest.raises(ValueError, match=message):
+            embed(audio)
+
+
+def test_nan_late_in_a_sound_is_found(sound):
+    sound[0, -1] = torch.nan
+    with pytest.raises(ValueError, match=r"between \d+\.\d+ s and 12\.0\d s"):
+        tiny_embedder(batch_size=2).embed_scenes(sound)
+
+
+@pytest.mark.parametrize("mode", ["tokens", "window"])
+def test_timestamps_of_an_earlier_block_are_those_of_a_model_that_ends_there(sound, mode):
+    model = tiny_embedder(timestamp_mode=mode, timestamp_layer=1)
+    shallow = MynaEncoder(replace(model.encoder.config, depth=1)).eval()
+    shallow.load_state_dict(model.encoder.state_dict(), strict=False)
+    expected = Embedder(shallow, model.patchings, timestamp_mode=mode).embed_timestamps(sound)
+    got = model.embed_timestamps(sound)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    whole = tiny_embedder(timestamp_mode=mode)
+    assert not torch.allclose(got[0], whole.embed_timestamps(sound)[0], atol=1e-2)
+    assert torch.equal(model.embed_scenes(sound), whole.embed_scenes(sound))
+    # A checkpoint may name the block itself.
+    named = MynaEncoder(replace(model.encoder.config, timestamp_layer=1)).eval()
+    named.load_state_dict(model.encoder.state_dict())
+    by_name = Embedder(named, model.patchings, timestamp_mode=mode)
+    assert torch.equal(by_name.embed_timestamps(sound)[0], got[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hop_ms": 0}, "hop_ms must be positive"),
+        ({"hop_ms": math.nan}, "hop_ms must be positive"),
+        ({"timestamp_mode": "magic"}, "timestamp_mode must be one of"),
+        ({"timestamp_layer": 0}, "timestamp_layer must be 1 to 2, got 0"),
+        ({"timestamp_layer": 3}, "timestamp_layer must be 1 to 2, got 3"),
+        ({"precision": "int8"}, "precision must be one of"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_options_outside_their_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_embedder(**options)
+
+
+def test_half_precision_stays_close_and_returns_float32(sound):
+    full = tiny_embedder().embed_scenes(sound)
+    half = tiny_embedder(precision="bfloat16")
+    assert half.embed_scenes(sound).dtype == torch.float32
+    assert half.embed_timestamps(sound)[0].dtype == torch.float32
+    assert 0 < relative_error(half.embed_scenes(sound), full) < 0.03
+
+
+MEMORY_SCRIPT = """
+import resource, sys
+import torch
+sys.path.insert(0, sys.argv[2])
+from test_embedding import tiny_embedder
+torch.set_num_threads(1)
+model = tiny_embedder()
+model.embed_scenes(torch.zeros(1, 16_000 * 30))
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+waveform = torch.rand(1, int(sys.argv[1]) * 16_000).mul_(0.2)
+held = peak()
+model.embed_scenes(waveform)
+print(peak() - waveform.numel() * 4, peak() - held)
+"""
+
+
+def test_an_hour_takes_no_more_memory_than_five_minutes():
+    def peak(seconds):
+        command = [sys.executable, "-c", MEMORY_SCRIPT, str(seconds), "tests/model"]
+        run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        beyond_waveform, growth = map(int, run.stdout.split())
+        return beyond_waveform, growth
+
+    five_minutes, _ = peak(300)
+    hour, growth = peak(3600)
+    assert hour <= 1.2 * five_minutes
+    assert growth < 64 * 2**20  # embedding an hour adds one block, not a copy of the waveform

@@ -1,0 +1,87 @@
+"""Figures: what is drawn where. How they look was looked at."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from myna_plugin.probing.heads import RULES
+from myna_plugin.probing.report import figures
+from myna_plugin.probing.tasks import TASKS, Item
+from myna_plugin.probing.tasks.metrics import TRACK_RULES
+
+KEYS = TASKS["giantsteps"].labels
+
+
+def certain(predicted: list[int], n_classes: int) -> np.ndarray:
+    return np.eye(n_classes)[predicted]
+
+
+def test_keys_stand_in_fifths_beside_their_relatives():
+    assert sorted(figures.FIFTHS) == sorted(figures.CIRCLE) == sorted(KEYS)
+    assert figures.FIFTHS[:4] == ("C major", "G major", "D major", "A major")
+    assert figures.FIFTHS[12:14] == ("C minor", "G minor")
+    assert figures.CIRCLE[-2:] == ("F major", "D minor")
+
+
+@pytest.mark.parametrize(
+    ("annotated", "predicted", "panel", "step", "colour"),
+    [
+        ("C major", "C major", 0, 0, 0),
+        ("C major", "G major", 0, 1, 0),
+        ("C major", "F major", 0, 11, 0),
+        ("C major", "A minor", 0, 0, 1),
+        ("C major", "C minor", 0, 9, 1),
+        ("A minor", "C major", 1, 0, 1),
+        ("A minor", "E minor", 1, 1, 0),
+        ("Gb minor", "A major", 1, 0, 1),
+    ],
+)
+def test_key_circle(annotated, predicted, panel, step, colour):
+    run = SimpleNamespace(
+        targets=np.array([KEYS.index(annotated)]), outputs=certain([KEYS.index(predicted)], 24)
+    )
+    figure = figures.draw_key_circle(TASKS["giantsteps"], run)
+    bars = figure.axes[panel].patches
+    heights = np.array([bar.get_height() for bar in bars]).reshape(2, 12)
+    expected = np.zeros((2, 12))
+    expected[colour, step] = 10.0  # the root of 100 percent
+    np.testing.assert_allclose(heights, expected)
+
+
+def test_confusion_counts():
+    task = TASKS["gtzan"]
+    run = SimpleNamespace(targets=np.array([0, 0, 0, 5]), outputs=certain([0, 0, 3, 5], 10))
+    axes = figures.draw_confusion(task, run).axes[0]
+    assert sorted((t.get_position(), t.get_text()) for t in axes.texts) == [
+        ((0, 0), "2"),
+        ((3, 0), "1"),
+        ((5, 5), "1"),
+    ]
+    shares = axes.images[0].get_array()
+    assert shares[0, 0] == pytest.approx(200 / 3)
+
+
+def test_tag_areas_are_sorted_and_named():
+    task = TASKS["magnatagatune"]
+    rng = np.random.default_rng(0)
+    targets = rng.random((60, 50)) < 0.3
+    outputs = rng.normal(size=targets.shape)
+    outputs[:, 7] += 10 * targets[:, 7]
+    axes = figures.draw_tag_areas(task, SimpleNamespace(targets=targets, outputs=outputs)).axes[0]
+    widths = [bar.get_width() for bar in axes.patches]
+    assert widths == sorted(widths)
+    assert widths[-1] == pytest.approx(100.0)
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[-1] == f"{task.labels[7]} ({targets[:, 7].sum()})"
+
+
+def test_tsne_of_equal_vectors_is_left_out(tmp_path):
+    task = TASKS["gtzan"]
+    items = [Item(str(i), str(i), tmp_path, "rock", "train") for i in range(20)]
+    same = {item.clip_id: np.ones((1, 3), np.float32) for item in items}
+    assert figures.draw_tsne(task, items, same, slice(0, 3)) is None
+
+
+def test_rules_from_clip_to_track_are_the_tasks_own():
+    assert list(RULES) == list(TRACK_RULES)

@@ -1,0 +1,174 @@
+"""HEAR's task folders: written and read back, folds as heareval makes them, faults named."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from task_layouts import RATE, write_tone
+
+from myna_plugin.probing.tasks import TASKS, TaskError, check, encode_targets, load_items, load_task
+from myna_plugin.probing.tasks.hear_format import read_task, write_task
+
+pytest_plugins = ("tiny_data_sets",)
+
+
+def write_kfold_task(folder: Path, prediction_type: str = "multiclass", **fields) -> None:
+    """A task of five folds, three clips each, at 8 kHz."""
+    names = [f"fold{i:02}" for i in range(5)]
+    metadata = {
+        "task_name": "gunshots",
+        "version": "1.0",
+        "embedding_type": "scene",
+        "prediction_type": prediction_type,
+        "split_mode": "new_split_kfold",
+        "sample_duration": 0.5,
+        "evaluation": ["top1_acc"] if prediction_type == "multiclass" else ["mAP", "top1_acc"],
+        "splits": names,
+        **fields,
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "task_metadata.json").write_text(json.dumps(metadata))
+    (folder / "labelvocabulary.csv").write_text("idx,label\n0,near\n1,far\n2,3\n")
+    for name in names:
+        labels = {f"{name}-{k}.wav": [label] for k, label in enumerate(("near", "far", 3))}
+        (folder / f"{name}.json").write_text(json.dumps(labels))
+        for file in labels:
+            write_tone(folder / str(RATE) / name / file, 0, 0.5)
+
+
+def test_folds_are_heareval_s(tmp_path):
+    write_kfold_task(tmp_path)
+    for fold in range(5):
+        task, items = read_task(tmp_path, test_fold=fold)
+        assert task.folds == 5
+        assert check(task, items).complete
+        splits = {
+            split: sorted({i.path.parent.name for i in items if i.split == split})
+            for split in ("train", "valid", "test")
+        }
+        assert splits["test"] == [f"fold{fold:02}"]
+        assert splits["valid"] == [f"fold{(fold + 1) % 5:02}"]
+        assert len(splits["train"]) == 3
+        assert len(items) == 15
+    module = pytest.importorskip(
+        "heareval.predictions.task_predictions", reason="heareval is not installed"
+    )
+    assert module.data_splits_from_folds([f"fold{i:02}" for i in range(5)])[4] == splits
+    with pytest.raises(TaskError, match="5 ways to split, not 6"):
+        read_task(tmp_path, test_fold=5)
+
+
+def test_labels_are_text_in_the_order_of_the_vocabulary(tmp_path):
+    write_kfold_task(tmp_path)
+    task, items = load_task("hear", tmp_path)
+    assert task.labels == ("near", "far", "3")
+    assert encode_targets(task, items[:3]).tolist() == [0, 1, 2]
+    assert (task.loss, task.primary) == ("cross_entropy", "accuracy")
+
+
+def test_scores_that_do_not_fit_a_multilabel_task_are_left_out(tmp_path):
+    write_kfold_task(tmp_path, "multilabel")
+    task, _ = read_task(tmp_path)
+    assert (task.loss, task.metrics) == ("bce", ("average_precision_macro",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"embedding_type": "event"}, "task_metadata.json: embedding_type 'event': only scene"),
+        ({"prediction_type": "regression"}, "prediction_type 'regression'"),
+        ({"split_mode": "random"}, "split_mode 'random'"),
+        ({"evaluation": ["event_onset_200ms_fms"]}, "evaluation .*event_onset"),
+        ({"splits": ["fold00", "fold01"]}, "2 folds"),
+    ],
+)
+def test_tasks_that_cannot_be_probed_are_refused(tmp_path, fields, message):
+    write_kfold_task(tmp_path, **fields)
+    with pytest.raises(TaskError, match=message):
+        read_task(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("task_metadata.json", "{}", "task_metadata.json: no field 'embedding_type'"),
+        ("task_metadata.json", "[]", "task_metadata.json: expected an object"),
+        ("labelvocabulary.csv", "idx,label\n1,near\n", "labelvocabulary.csv: idx"),
+        ("labelvocabulary.csv", "idx,label\n0,near\n1,near\n", "more than once"),
+        ("fold02.json", '{"a.wav": ["loud"]}', "fold02.json: a.wav: label 'loud'"),
+        ("fold02.json", '{"a.wav": ["near", "far"]}', "fold02.json: a.wav: .*one label"),
+        ("fold02.json", "[]", "fold02.json: expected labels by file name"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, file, content, message):
+    write_kfold_task(tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(TaskError, match=message):
+        read_task(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gtzan", "magnatagatune", "giantsteps"])
+def test_a_written_task_reads_back(built, tmp_path, name):
+    task = TASKS[name]
+    items = load_items(task, built(name, "folder"))
+    write_task(task, items, tmp_path / name)
+    again, read = load_task("hear", tmp_path / name)
+    assert (again.name, again.labels, again.loss) == (task.name, task.labels, task.loss)
+    assert {i.clip_id: (i.split, i.target) for i in read} == {
+        i.clip_id: (i.split, i.target) for i in items
+    }
+    report = check(again, read)
+    assert report.complete, report.text()
+    assert {soundfile.info(i.path).samplerate for i in read} == {16_000}
+
+
+def test_written_audio_is_the_clip(built, tmp_path):
+    """The second clip of a track is its samples from 30 to 60 s, at any sample rate."""
+    items = load_items(TASKS["giantsteps"], built("giantsteps", "folder"))
+    track, rate = soundfile.read(items[0].path)
+    write_task(TASKS["giantsteps"], items, tmp_path, sample_rate=rate)
+    clip, _ = soundfile.read(tmp_path / str(rate) / "train" / "0005061-1.wav")
+    np.testing.assert_allclose(clip, track[30 * rate : 60 * rate], atol=2 / 2**15)
+
+
+def test_fitting_audio_is_linked_and_rates_join(built, tmp_path):
+    items = load_items(TASKS["gtzan"], built("gtzan", "folder"))
+    write_task(TASKS["gtzan"], items, tmp_path, sample_rate=RATE)
+    linked = list((tmp_path / str(RATE)).rglob("*.wav"))
+    assert len(linked) == len(items)
+    assert all(path.is_symlink() and path.resolve().is_file() for path in linked)
+    linked[0].unlink()
+    linked[0].symlink_to(tmp_path / "moved away")
+    write_task(TASKS["gtzan"], items, tmp_path, sample_rate=RATE)
+    assert linked[0].is_file()
+    write_task(TASKS["gtzan"], items, tmp_path, sample_rate=16_000)
+    assert not any(path.is_symlink() for path in (tmp_path / "16000").rglob("*.wav"))
+    assert len(list(tmp_path.rglob("blues.00000.wav"))) == 2
+
+
+def test_duration_is_stated_only_if_it_is_one(built, tmp_path):
+    items = load_items(TASKS["gtzan"], built("gtzan", "folder"))
+    write_task(TASKS["gtzan"], items, tmp_path / "same")
+    assert json.loads((tmp_path / "same/task_metadata.json").read_text())["sample_duration"] == 30.0
+    write_tone(tmp_path / "short.wav", 0, 29.5)
+    items[0] = replace(items[0], path=tmp_path / "short.wav")
+    write_task(TASKS["gtzan"], items, tmp_path / "mixed")
+    content = json.loads((tmp_path / "mixed/task_metadata.json").read_text())
+    assert content["sample_duration"] is None
+
+
+def test_another_export_is_not_written_over(built, tmp_path):
+    items = load_items(TASKS["gtzan"], built("gtzan", "folder"))
+    write_task(TASKS["gtzan"], items, tmp_path)
+    with pytest.raises(TaskError, match=r"train.json: is of another export"):
+        write_task(TASKS["gtzan"], items[1:], tmp_path)
+
+
+def test_regression_is_refused(built, tmp_path):
+    items = load_items(TASKS["emomusic"], built("emomusic", "folder"))
+    with pytest.raises(TaskError, match="emomusic is a regression task; HEAR knows multiclass"):
+        write_task(TASKS["emomusic"], items, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,103 @@
+"""Probes of an encoder in memory: the same as those of its file, and what is refused."""
+
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from task_layouts import BUILDERS
+from tiny_task import write_task
+
+from myna_plugin.model.checkpoint import save_checkpoint
+from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
+from myna_plugin.pretraining.run.settings import Settings
+from myna_plugin.probing import encoders
+from myna_plugin.probing.cache import EmbeddingCache
+from myna_plugin.probing.embeddings import digest_audio, embed_items
+from myna_plugin.probing.encoders import GRIDS, EncoderProbe, read_task, read_tasks
+from myna_plugin.probing.heads import FAST_GRID
+from myna_plugin.probing.modules import load_module
+from myna_plugin.probing.probes import probe_parts
+from myna_plugin.probing.tasks import TaskError, load_task
+
+
+@pytest.fixture
+def encoder():
+    config = EncoderConfig(("square", "vertical"), 64, 1, 1, 96, projector=(32,))
+    return initialise(MynaEncoder(config), 0)
+
+
+def quiet(_: str) -> None:
+    """Says nothing."""
+
+
+def test_grids_are_those_that_the_settings_name():
+    assert set(get_args(get_type_hints(Settings)["probe_grid"])) == set(GRIDS)
+    assert len(GRIDS["linear"]) == 16
+    assert all(config in FAST_GRID for config in GRIDS["linear"])
+
+
+def test_a_probe_in_memory_is_that_of_the_file(encoder, tmp_path, monkeypatch):
+    root = write_task(tmp_path / "task")
+    monkeypatch.setitem(encoders.GRIDS, "linear", GRIDS["linear"][-2:])
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    probe = EncoderProbe(read_tasks([str(root)], 2, quiet), "linear", "cpu", 2)
+    state = torch.get_rng_state()
+    (valid,), (test,) = probe(encoder).values(), probe.test(encoder).values()
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+    save_checkpoint(encoder, tmp_path / "encoder.safetensors")
+    module = load_module("myna_plugin", str(tmp_path / "encoder.safetensors"))
+    task, items = load_task("hear", root)
+    digests, _ = digest_audio(items, 1)
+    cache = EmbeddingCache(tmp_path / "cache", module.identity())
+    vectors, _ = embed_items(items, module, cache, digests, batch_size=1)
+    whole = {"hybrid": module.parts["hybrid"]}
+    _, expected = probe_parts(task, [items], vectors, whole, GRIDS["linear"][-2:])
+    assert valid == expected["hybrid"].valid_score
+    assert test == {"accuracy": expected["hybrid"].scores["accuracy"][0]}
+    assert valid > 0.8  # two octaves apart: even an untrained encoder hears that
+
+
+def test_missing_clips_are_left_out_and_counted(tmp_path):
+    root = write_task(tmp_path / "task")
+    (root / "8000" / "train" / "train-3-low.wav").unlink()
+    said = []
+    read = read_task(str(root), 2, said.append)
+    assert len(read.items) == 35
+    assert said == ["pitches: 1 of 36 clips are left out"]
+
+
+def test_a_task_whose_audio_is_not_there_says_which(tmp_path):
+    root = write_task(tmp_path / "task", files=2)
+    for path in (root / "8000" / "train").iterdir():
+        path.unlink()
+    with pytest.raises(TaskError, match=r"no clips in split 'train'; left out: 4 .*low.wav"):
+        read_task(str(root), 2, quiet)
+
+
+def test_one_of_the_papers_tasks_by_its_name(tmp_path):
+    root = tmp_path / "emomusic"
+    root.mkdir()
+    BUILDERS["emomusic"]["jukemir"](root)
+    read = read_task(f"emomusic={root}", 2, quiet)
+    assert read.task.name == "emomusic"
+    assert read.digest == read_task(f"emomusic={root}", 2, quiet).digest
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["nowhere"], "nowhere"),
+        (["esc50=task"], "no task 'esc50'; there are magnatagatune, gtzan"),
+        (["gtzan=nowhere"], "nowhere: no such folder"),
+        (["task", "twin"], "two of task, twin are called 'pitches'"),
+    ],
+)
+def test_tasks_that_cannot_be_probed_are_named(tmp_path, monkeypatch, texts, message):
+    monkeypatch.chdir(tmp_path)
+    write_task(tmp_path / "task", files=1)
+    write_task(tmp_path / "twin", files=1)
+    with pytest.raises(TaskError, match=message):
+        read_tasks(texts, 1, quiet)

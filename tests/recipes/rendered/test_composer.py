@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from recipes.rendered.composer import SCALES, STYLES, compose_scores
+from recipes.rendered.scores import MAJOR, MINOR
+
+
+@pytest.fixture(scope="module")
+def works():
+    return compose_scores(4 * len(STYLES), seed=1)
+
+
+def spans(score):
+    """Each key of a work with the notes that begin while it holds."""
+    ends = [onset for onset, _, _ in score.keys[1:]] + [np.inf]
+    for (onset, tonic, mode), end in zip(score.keys, ends, strict=True):
+        begun = (score.notes[:, 0] >= onset - 1e-3) & (score.notes[:, 0] < end - 0.2)
+        yield tonic, mode, score.notes[begun]
+
+
+def test_notes_are_of_the_key_that_is_told(works):
+    """Nearly all sounding time lies in a scale of the mode, and in the wrong keys less does."""
+    for score in works:
+        for tonic, mode, notes in spans(score):
+            heard = np.bincount((notes[:, 2].astype(int) - tonic) % 12, notes[:, 1], 12)
+            scales = [steps for of_mode, steps in SCALES.values() if of_mode == mode]
+            share = max(heard[list(steps)].sum() for steps in scales) / heard.sum()
+            assert share > 0.85, (score.work, tonic, mode)
+
+
+def test_the_mode_is_heard(works):
+    """The third above the tonic that belongs to the mode sounds longer than the other."""
+    right = [
+        heard[4 if mode == MAJOR else 3] > heard[3 if mode == MAJOR else 4]
+        for score in works
+        for tonic, mode, notes in spans(score)
+        for heard in [np.bincount((notes[:, 2].astype(int) - tonic) % 12, notes[:, 1], 12)]
+    ]
+    assert np.mean(right) > 0.97
+
+
+def test_all_styles_tonics_and_modes_occur(works):
+    assert {score.style for score in works} == set(STYLES)
+    assert {score.keys[0][2] for score in works} == {MAJOR, MINOR}
+    assert len({score.keys[0][1] for score in works}) >= 10
+    assert {1, 2, 3, 4} & {score.n_parts for score in works} >= {2, 3, 4}
+
+
+def test_works_are_sound(works):
+    for score in works:
+        assert np.isfinite(score.notes).all()
+        assert (score.notes[:, 0] >= 0).all()
+        assert (score.notes[:, 1] > 0).all()
+        assert (np.diff(score.notes[:, 0]) >= 0).all()
+        assert ((score.notes[:, 2] >= 21) & (score.notes[:, 2] <= 108)).all()
+        assert ((score.notes[:, 3] >= 1) & (score.notes[:, 3] <= 127)).all()
+        assert 45 < score.duration_s < 400
+
+
+def test_a_work_does_not_depend_on_how_many_there_are(works):
+    few = compose_scores(3, seed=1)
+    for one, other in zip(few, works, strict=False):
+        assert one.work == other.work
+        np.testing.assert_array_equal(one.notes, other.notes)
+
+
+def test_another_seed_gives_other_works(works):
+    other = compose_scores(2, seed=2)
+    assert not np.array_equal(other[0].notes, works[0].notes)
+    assert other[0].group != works[0].group
+
+
+def test_sections_come_again(works):
+    """Forms repeat: the pitches of a work's first bars are found again later in it."""
+    for score in works:
+        pitches = score.notes[:, 2].astype(int).tolist()
+        opening = pitches[:24]
+        later = range(24, len(pitches) - 24)
+        assert any(pitches[i : i + 24] == opening for i in later), score.work

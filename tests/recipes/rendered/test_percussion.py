@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from recipes.rendered.percussion import (
+    PATTERNS,
+    RANDOM,
+    VELOCITIES,
+    DrumTrack,
+    draw_drums,
+    drum_notes,
+    guess_bar,
+)
+
+pytest_plugins = ("rendered_fixtures",)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_patterns_are_written_well(name):
+    beats, rows = PATTERNS[name]
+    assert beats in (1, 2, 3, 4)
+    for drum, row in rows.items():
+        assert 35 <= drum <= 81
+        assert set(row) <= set(VELOCITIES)
+        assert len(row) % beats == 0
+        assert set(row) != {"."}
+
+
+@pytest.mark.parametrize("tempo", [0.8, 1.0, 1.25])
+@pytest.mark.parametrize("name", [*PATTERNS, RANDOM])
+def test_strokes_keep_the_beats_of_the_score(scale, name, tempo):
+    """Every stroke lies on a twelfth or sixteenth of the score's beats, but for some unevenness."""
+    start_s = 7.3
+    strokes = [
+        drum_notes(DrumTrack(name, seed=seed), scale, start_s, 20.0, tempo) for seed in range(5)
+    ]
+    beats = (np.concatenate(strokes)[:, 0] * tempo + start_s) / scale.beat_s
+    off = np.minimum(
+        abs(beats * 3 - np.rint(beats * 3)) / 3, abs(beats * 4 - np.rint(beats * 4)) / 4
+    )
+    assert len(beats) > 20
+    assert off.max() < 0.03
+
+
+def test_bars_begin_where_the_score_has_them(scale):
+    """The waltz's low drum sounds on every third beat of the score alone."""
+    strokes = drum_notes(DrumTrack("waltz", seed=4), scale, 5.0, 20.0, 1.0)
+    kicks = strokes[strokes[:, 2] == 36, 0] + 5.0
+    assert len(kicks) >= 4
+    assert np.abs(kicks / 3 - np.rint(kicks / 3)).max() < 0.02
+
+
+def test_strokes_lie_within_the_clip_and_differ_by_seed(scale):
+    one, same, other = (
+        drum_notes(DrumTrack("rock", seed=seed), scale, 0.0, 10.0, 1.0) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert one.shape != other.shape or not np.array_equal(one, other)
+    for strokes in (one, other):
+        assert ((strokes[:, 0] > -0.2) & (strokes[:, 0] < 10)).all()
+        assert ((strokes[:, 3] >= 1) & (strokes[:, 3] <= 127)).all()
+
+
+def test_some_tracks_enter_late_and_some_leave_early(scale):
+    spans = []
+    for seed in range(60):
+        strokes = drum_notes(DrumTrack("rock", seed=seed), scale, 0.0, 30.0, 1.0)
+        if len(strokes):
+            spans.append((strokes[:, 0].min(), strokes[:, 0].max()))
+    first, last = np.array(spans).T
+    assert 0.1 < np.mean(first > 3) < 0.6
+    assert 0.1 < np.mean(last < 25) < 0.7
+
+
+def test_drawn_patterns_fit_the_bar(scale):
+    rng = np.random.default_rng(0)
+    assert guess_bar(scale) in (3, 4)
+    names = {draw_drums(scale, rng).pattern for _ in range(400)}
+    assert names == {n for n, (beats, _) in PATTERNS.items() if beats != 3} | {RANDOM}

@@ -1,0 +1,180 @@
+"""Clips put together from samples, held against the synthesiser."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from myna_plugin.model.spectrogram import MelSpectrogram
+from recipes.rendered import sampler
+from recipes.rendered.percussion import DrumTrack
+from recipes.rendered.performance import Performance
+from recipes.rendered.render import perform, render_clip, render_notes
+from recipes.rendered.sampler import (
+    DRUMS,
+    PITCHES,
+    VELOCITIES,
+    _nearest,
+    make_bank,
+    mix,
+    tabulate_notes,
+    to_peak,
+)
+from recipes.rendered.scores import Score
+
+pytest_plugins = ("rendered_fixtures",)
+
+PIANO, ORGAN, VIOLIN = 0, 19, 40
+SECONDS = 4.0
+KIT = 0
+
+
+@pytest.fixture(scope="module")
+def bank(soundfont):
+    instruments = [(soundfont, program, False) for program in (PIANO, ORGAN, VIOLIN)]
+    return make_bank([*instruments, (soundfont, KIT, True)], workers=1)
+
+
+def score_of(*notes):
+    """A work of notes (onset, duration, pitch, velocity, part)."""
+    return Score(np.array(notes, np.float32), "work", corpus="tests", group="work", beat_s=1.0)
+
+
+def put_together(bank, soundfont, score, *performances):
+    clips = [(score, performance, soundfont) for performance in performances]
+    return mix(bank, tabulate_notes(clips, SECONDS, bank.index), SECONDS).numpy()
+
+
+def played(soundfont, score, performance):
+    """The same by the synthesiser, with the levels that clips get."""
+    notes, drums = perform(score, performance, SECONDS)
+    gains = sampler.balanced_gains(notes, performance, soundfont)
+    track = performance.drums or DrumTrack("")
+    return render_notes(
+        notes,
+        performance.programs,
+        soundfont,
+        SECONDS,
+        gains_db=gains,
+        tuning_cents=performance.tuning_cents,
+        drums=drums,
+        drum_kit=track.kit,
+        drum_gain_db=track.gain_db,
+    )
+
+
+def correlation(a, b):
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def level_db(sound):
+    return float(10 * np.log10(np.mean(np.square(sound))))
+
+
+@pytest.mark.parametrize("program", [PIANO, ORGAN, VIOLIN])
+@pytest.mark.parametrize("velocity", VELOCITIES)
+def test_notes_are_the_synthesisers(program, velocity, bank, soundfont):
+    """Begun in the pre-roll, held, let go early, and cut off by the clip's end."""
+    score = score_of(
+        (0.7, 0.5, 60, velocity, 0),
+        (1.2, 0.9, 64, velocity, 0),
+        (2.5, 0.1, 71, velocity, 0),
+        (4.5, 1.0, 55, velocity, 0),
+    )
+    performance = Performance(start_s=0.9, programs=(program,))
+    [sound] = put_together(bank, soundfont, score, performance)
+    expected = played(soundfont, score, performance)
+    assert correlation(sound, expected) > 0.98
+    assert level_db(sound) == pytest.approx(level_db(expected), abs=0.3)
+
+
+def test_drums_are_the_synthesisers(bank, soundfont, scale):
+    quiet = replace(scale, notes=scale.notes[:1])
+    performance = Performance(programs=(PIANO,), drums=DrumTrack("rock", kit=KIT, seed=4))
+    [sound] = put_together(bank, soundfont, quiet, performance)
+    expected = played(soundfont, quiet, performance)
+    assert correlation(sound, expected) > 0.95
+    assert level_db(sound) == pytest.approx(level_db(expected), abs=0.5)
+
+
+@pytest.mark.parametrize("cents", [-20.0, 20.0])
+def test_a_tuning_moves_the_pitch_and_not_the_time(cents, bank, soundfont):
+    """Of the synthesiser's note at the same tuning, and unlike its note at none."""
+    score = score_of((0.5, 2.5, 69, 100, 0))
+    performance = Performance(programs=(ORGAN,), tuning_cents=cents)
+    [sound] = put_together(bank, soundfont, score, performance)
+
+    def peak_hz(wave):
+        middle = wave[16_000:40_000] * np.hanning(24_000)
+        spectrum = np.abs(np.fft.rfft(middle, 1 << 19))
+        hz = np.fft.rfftfreq(1 << 19, 1 / 16_000)
+        near = (hz > 400) & (hz < 480)
+        return hz[near][spectrum[near].argmax()]
+
+    assert peak_hz(sound) == pytest.approx(peak_hz(played(soundfont, score, performance)), abs=0.3)
+    untuned = peak_hz(played(soundfont, score, replace(performance, tuning_cents=0.0)))
+    assert 1200 * np.log2(peak_hz(sound) / untuned) == pytest.approx(cents, abs=1.5)
+    begins = np.flatnonzero(np.abs(sound) > 0.01 * np.abs(sound).max())[0] / 16_000
+    assert begins == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(("cents", "most_db"), [(0.0, 0.5), (12.0, 2.0)])
+def test_a_passage_sounds_as_played(cents, most_db, bank, soundfont, scale):
+    """Mel power where it is not soft; a tuning moves onsets by up to 1 ms, and so interference."""
+    performance = Performance(
+        start_s=3.3,
+        transposition=2,
+        tempo=1.1,
+        programs=(PIANO, VIOLIN),
+        gains_db=(0.0, -4.0),
+        tuning_cents=cents,
+        timing_s=0.01,
+        articulation=0.8,
+        drums=DrumTrack("waltz", kit=KIT, gain_db=-6.0, seed=2),
+        seed=3,
+    )
+    sound = to_peak(torch.from_numpy(put_together(bank, soundfont, scale, performance)))
+    expected = render_clip(scale, performance, soundfont, SECONDS).waveform
+    a, b = MelSpectrogram()(torch.stack([sound[0], torch.from_numpy(expected)])).numpy()
+    loud = b > 1e-4 * b.max()
+    assert loud.mean() > 0.1
+    assert np.abs(10 * np.log10((a[loud] + 1e-9) / b[loud])).mean() < most_db
+
+
+def test_clips_of_a_batch_do_not_hear_each_other(bank, soundfont, scale, monkeypatch):
+    """Also where their notes are added in several goes."""
+    performances = [Performance(start_s=s, programs=(PIANO, ORGAN), seed=s) for s in range(3)]
+    alone = [put_together(bank, soundfont, scale, p)[0] for p in performances]
+    monkeypatch.setattr(sampler, "ROWS_AT_ONCE", 700)
+    together = put_together(bank, soundfont, scale, *performances)
+    np.testing.assert_allclose(together, alone, atol=1e-6 * np.abs(alone).max())
+
+
+def test_no_notes_are_silence(bank, soundfont):
+    performance = Performance(start_s=50.0, programs=(PIANO,))
+    sound = put_together(bank, soundfont, score_of((0.0, 1.0, 60, 80, 0)), performance)
+    assert sound.shape == (1, round(16_000 * SECONDS))
+    assert not sound.any()
+    assert not to_peak(torch.from_numpy(sound)).any()
+
+
+def test_every_pitch_has_a_note():
+    for pitches, step in ((PITCHES, 12), (DRUMS, 1)):
+        nearest = _nearest(pitches, octaves=step == 12)
+        assert nearest.shape == (128,)
+        for pitch, place in enumerate(nearest.tolist()):
+            assert pitches[place] == pitch or pitch not in pitches
+            assert (pitches[place] - pitch) % step == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_same(bank, soundfont, scale):
+    notes = tabulate_notes(
+        [(scale, Performance(programs=(PIANO, VIOLIN), tuning_cents=9.0), soundfont)],
+        SECONDS,
+        bank.index,
+    )
+    there = mix(replace(bank, samples=bank.samples.cuda()), notes, SECONDS)
+    torch.testing.assert_close(there.cpu(), mix(bank, notes, SECONDS), rtol=0, atol=1e-5)

@@ -1,0 +1,112 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from recipes.rendered.performance import PROGRAMS
+from recipes.rendered.render import render_notes
+from recipes.rendered.soundfont_writer import DRUMS, write_soundfont
+from recipes.rendered.soundfonts import (
+    REFERENCE_DB,
+    SoundfontError,
+    balance_db,
+    find_soundfonts,
+    load_soundfont,
+    soundfont_digest,
+)
+
+pytest_plugins = ("rendered_fixtures",)
+
+RATE = 16_000
+
+
+def play(soundfont, program, pitch, seconds=1.0, duration=0.9, velocity=100, gains_db=(0.0,)):
+    note = np.array([[0.0, duration, pitch, velocity, 0]])
+    return render_notes(note, (program,), soundfont, seconds, gains_db=gains_db)
+
+
+def level_db(sound):
+    return 10 * np.log10(np.mean(np.square(sound)) + 1e-20)
+
+
+def loudest_near(sound, hz):
+    """Frequency of the loudest partial within a tone of `hz`."""
+    n = 1 << 18
+    spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), n))
+    frequencies = np.fft.rfftfreq(n, 1 / RATE)
+    near = np.abs(np.log2(frequencies[1:] / hz)) < 2 / 12
+    return frequencies[1:][near][spectrum[1:][near].argmax()]
+
+
+@pytest.mark.parametrize("program", [0, 16, 24, 40, 56, 71, 73, 80])
+def test_written_instruments_are_in_tune(soundfont, program):
+    for pitch in (50, 57, 64, 71):
+        hz = 440 * 2 ** ((pitch - 69) / 12)
+        assert abs(1200 * np.log2(loudest_near(play(soundfont, program, pitch), hz) / hz)) < 30
+
+
+def test_struck_instruments_decay_and_bowed_ones_last(soundfont):
+    def fall_db(program):
+        sound = play(soundfont, program, 60, seconds=3.0, duration=3.0)
+        return level_db(sound[3200:6400]) - level_db(sound[-3200:])
+
+    assert min(fall_db(p) for p in (0, 5, 11, 12, 24, 28)) > 6
+    assert max(abs(fall_db(p)) for p in (19, 40, 42, 48, 56, 71)) < 4
+
+
+def test_every_program_is_heard_throughout_its_range(soundfont):
+    for program, (low, high) in PROGRAMS.items():
+        for pitch in (low, (low + high) // 2, high):
+            assert level_db(play(soundfont, program, pitch, 0.5)) > -60, (program, pitch)
+
+
+def test_drums_sound_and_differ(soundfont):
+    def centroid(key):
+        strike = np.array([[0.0, 0.2, key, 100, 0]])
+        sound = render_notes(np.zeros((0, 5)), (0,), soundfont, 0.5, drums=strike)
+        power = np.abs(np.fft.rfft(sound)) ** 2
+        assert power.sum() > 0, key
+        return np.sum(power * np.fft.rfftfreq(len(sound), 1 / RATE)) / power.sum()
+
+    heights = {key: centroid(key) for key in DRUMS}
+    assert heights[36] < 1000 < heights[38] < heights[42]
+
+
+def test_the_same_seed_gives_the_same_file(tmp_path):
+    one = write_soundfont(tmp_path / "one.sf2", seed=3, programs=[40]).read_bytes()
+    same = write_soundfont(tmp_path / "same.sf2", seed=3, programs=[40]).read_bytes()
+    other = write_soundfont(tmp_path / "other.sf2", seed=4, programs=[40]).read_bytes()
+    assert one == same != other
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.sf2", "other.sf2", "same.sf2"]
+
+
+def test_balancing_makes_instruments_about_equally_loud(soundfont):
+    for program in (0, 11, 19, 40, 73):
+        gain = balance_db(soundfont, program, 66)
+        sound = play(soundfont, program, 66, 0.5, 0.5, velocity=90, gains_db=(gain,))
+        assert level_db(sound) == pytest.approx(REFERENCE_DB, abs=1.5)
+
+
+def test_without_the_synthesiser_the_error_says_how_to_install_it():
+    program = "import sys; sys.modules['tinysoundfont'] = None; import recipes.rendered.store"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith("not installed: pip install --no-deps tinysoundfont")
+
+
+def test_what_is_no_soundfont_is_refused(tmp_path):
+    with pytest.raises(SoundfontError, match="no such file"):
+        load_soundfont(str(tmp_path / "absent.sf2"))
+    (tmp_path / "broken.sf2").write_bytes(b"RIFF nonsense")
+    with pytest.raises(SoundfontError, match=r"broken\.sf2: not a soundfont"):
+        load_soundfont(str(tmp_path / "broken.sf2"))
+
+
+def test_found_soundfonts_can_be_loaded():
+    found = find_soundfonts()
+    if not found:
+        pytest.skip("no soundfont is installed, nor pretty_midi, which brings one")
+    assert load_soundfont(str(found[-1])).get_preset_count() > 0
+    assert len(soundfont_digest(str(found[-1]))) == 64

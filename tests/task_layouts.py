@@ -1,0 +1,455 @@
+"""Tiny copies of each task's data in its three real layouts: real names and syntax, made audio.
+
+`BUILDERS[task][layout](root)` fills an empty folder. The audio is a sine whose pitch follows the
+clip's first label, so that even a small model can tell classes apart.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from myna_plugin.probing.tasks.magnatagatune import TAGS
+
+RATE = 8_000
+"""Hz: the lowest that MP3 has."""
+
+
+@cache
+def encoded_tone(suffix: str, pitch: int, seconds: float) -> bytes:
+    """An audio file's bytes: a sine `pitch` semitones above 220 Hz."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    tone = 0.3 * np.sin(2 * np.pi * 220 * 2 ** (pitch / 12) * time)
+    file = BytesIO()
+    soundfile.write(file, tone.astype(np.float32), RATE, format=suffix.strip(".").upper())
+    return file.getvalue()
+
+
+def write_tone(path: Path, pitch: int, seconds: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded_tone(path.suffix, pitch, seconds))
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def write_table(path: Path, rows: Sequence[Sequence[str]], delimiter: str, quoting: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=delimiter, quoting=quoting).writerows(rows)
+
+
+def write_jsonl(path: Path, lines: Sequence[dict]) -> None:
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+# --- GTZAN
+
+GTZAN_LISTS = {
+    "train": [f"{genre}.{n:05}" for genre in ("blues", "jazz", "rock") for n in (0, 1, 2, 54)],
+    "valid": [f"{genre}.{n:05}" for genre in ("blues", "jazz", "rock") for n in (3, 4)],
+    "test": [f"{genre}.{n:05}" for genre in ("blues", "jazz", "rock") for n in (5, 6)],
+}
+GTZAN_GENRES = ("blues", "jazz", "rock")
+
+
+def _gtzan_audio(root: Path) -> None:
+    for names in GTZAN_LISTS.values():
+        for name in names:
+            genre = name.split(".")[0]
+            pitch = 4 * GTZAN_GENRES.index(genre)
+            write_tone(root / "genres" / genre / f"{name}.wav", pitch, 30.0)
+
+
+def gtzan_folder(root: Path) -> None:
+    _gtzan_audio(root)
+    # In none of the lists: the filter left it out.
+    write_tone(root / "genres/pop/pop.00037.wav", 0, 30.0)
+
+
+def gtzan_jukemir(root: Path) -> None:
+    _gtzan_audio(root)
+    entries = {}
+    for split, names in GTZAN_LISTS.items():
+        for name in names:
+            uid = hashlib.sha256(name.encode()).hexdigest()
+            entries[uid] = {
+                "extra": {"id": name, "uid": uid},
+                "split": split,
+                "y": name.split(".")[0],
+            }
+    write_text(root / "gtzan_ff.json", json.dumps(entries))
+
+
+def gtzan_marble(root: Path) -> None:
+    folder = root / "data" / "GTZAN"
+    _gtzan_audio(folder)
+    for split, marble in (("train", "train"), ("valid", "val"), ("test", "test")):
+        lines = [
+            {
+                "audio_path": f"data/GTZAN/genres/{name.split('.')[0]}/{name}.wav",
+                "label": name.split(".")[0],
+                "duration": 30.0,
+                "sample_rate": RATE,
+                "num_samples": 30 * RATE,
+                "bit_depth": 16,
+                "channels": 1,
+            }
+            for name in GTZAN_LISTS[split]
+        ]
+        write_jsonl(folder / f"GTZANGenre.{marble}.jsonl", lines)
+
+
+# --- MagnaTagATune: (clip, split, mp3_path, artist, track number, tags)
+
+FIRST_TAGS, SECOND_TAGS = TAGS[:25], TAGS[25:]
+MTT_CLIPS = (
+    ("12", "train", "0/american_bach_soloists-heinrich_schutz__musicalische_exequien-02-0-29.mp3"),
+    ("64", "train", "4/seth_carlin-schubert__works_for_solo_piano-08-moments_musicaux-30-59.mp3"),
+    ("66", "train", "b/tilopa-out_of_the_blue-03-home-59-88.mp3"),
+    ("14", "valid", "c/lvx_nova-lvx_nova-01-contimune-30-59.mp3"),
+    ("19", "valid", "c/lvx_nova-lvx_nova-01-contimune-175-204.mp3"),
+    ("21", "valid", "c/lvx_nova-lvx_nova-01-contimune-233-262.mp3"),
+    ("35", "test", "f/the_headroom_project-jetuton_andawai-01-linda_morena-0-29.mp3"),
+    ("37", "test", "d/the_headroom_project-jetuton_andawai-01-linda_morena-59-88.mp3"),
+    ("115", "test", "e/tilopa-turkishauch-01-1x3-0-29.mp3"),
+)
+MTT_EMPTY = ("35644", "6/norine_braun-now_and_zen-08-gently-117-146.mp3")
+INFO_COLUMNS = (
+    "clip_id track_number title artist album url segmentStart segmentEnd original_url mp3_path"
+)
+MTT_URL = "http://www.magnatune.com/artists/albums/lvxnova-lvxnova/"
+
+
+def _mtt_tags(index: int) -> tuple[str, ...]:
+    """Every tag is on one clip in three; every third clip has none of the 50."""
+    return (FIRST_TAGS, SECOND_TAGS, ())[index % 3]
+
+
+def _mtt_audio(folder: Path) -> None:
+    for index, (_, _, path) in enumerate(MTT_CLIPS):
+        write_tone(folder / path, 5 * (index % 3), 29.1)
+    write_text(folder / MTT_EMPTY[1], "")
+
+
+def magnatagatune_folder(root: Path) -> None:
+    _mtt_audio(root / "mp3")
+    columns = [*sorted(TAGS), "baroque", "violins"]
+    rows = [["clip_id", *columns, "mp3_path"]]
+    for index, (clip, _, path) in enumerate(MTT_CLIPS):
+        tags = _mtt_tags(index)
+        rows.append([clip, *(str(int(c in tags or c == "baroque")) for c in columns), path])
+    rows.append([MTT_EMPTY[0], *(str(int(c in ("guitar", "fast"))) for c in columns), MTT_EMPTY[1]])
+    write_table(root / "annotations_final.csv", rows, "\t", csv.QUOTE_ALL)
+    info = [
+        [
+            "clip_id",
+            "track_number",
+            "title",
+            "artist",
+            "album",
+            "url",
+            "segmentStart",
+            "segmentEnd",
+            "original_url",
+            "mp3_path",
+        ]
+    ]
+    for clip, _, path in (*MTT_CLIPS, (MTT_EMPTY[0], "", MTT_EMPTY[1])):
+        name = path.split("/")[1].split("-")
+        info.append([clip, "1", name[-3], name[0], name[1], MTT_URL, name[-2], "0", "", path])
+    # Known to the site, never annotated.
+    info.append(["215", "1", "A Solfing Song", "Phantasm", "", MTT_URL, "30", "59", "", ""])
+    write_table(root / "clip_info_final.csv", info, "\t", csv.QUOTE_ALL)
+
+
+def magnatagatune_jukemir(root: Path) -> None:
+    _mtt_audio(root / "mp3")
+    entries = {}
+
+    def add(clip: str, split: str | None, path: str, tags: Sequence[str] | None) -> None:
+        entry = {
+            "clip": {
+                "audio_duration": 349.0,
+                "audio_uid": [MTT_URL, "1"],
+                "clip_idx": 0,
+                "clip_offset": 30.0,
+            },
+            "extra": {
+                "artist": path.split("/")[-1].split("-")[0] or "Phantasm",
+                "clip_id": clip,
+                "mp3_path": path,
+                "track_number": "1",
+                "url": MTT_URL,
+            },
+            "split": split,
+            "y": tags,
+            "y_all": tags if tags is None else [*tags, "baroque"],
+        }
+        if split:
+            entry["clip"]["clip_duration"] = 29.124
+        entries[clip.zfill(5)] = entry
+
+    for index, (clip, split, path) in enumerate(MTT_CLIPS):
+        add(clip, split, path, sorted(_mtt_tags(index)))
+    add(MTT_EMPTY[0], None, MTT_EMPTY[1], ["guitar", "fast"])
+    add("215", None, "", None)
+    write_text(root / "magnatagatune.json", json.dumps(entries))
+
+
+def magnatagatune_marble(root: Path) -> None:
+    folder = root / "data" / "MTT"
+    _mtt_audio(folder / "mp3")
+    for split, marble in (("train", "train"), ("valid", "val"), ("test", "test")):
+        lines = [
+            {
+                "audio_path": f"data/MTT/mp3/{path}",
+                "label": list(_mtt_tags(index)),
+                "duration": 29.1,
+                "sample_rate": RATE,
+                "num_samples": round(29.1 * RATE),
+                "bit_depth": None,
+                "bitrate": 32034,
+                "channels": 1,
+            }
+            for index, (_, of_split, path) in enumerate(MTT_CLIPS)
+            if of_split == split
+        ]
+        write_jsonl(folder / f"MTT.{marble}.jsonl", lines)
+
+
+# --- EmoMusic: (song, artist, official set, split, arousal, valence)
+
+EMO_SONGS = (
+    ("2", "The New Mystikal Troubadours", "development", "valid", 3.1, 3.0),
+    ("3", "Kevin MacLeod", "evaluation", "test", 4.2, 4.9),
+    ("4", "Kevin MacLeod", "development", "valid", 5.7, 5.2),
+    ("5", "My Bubba & Mi", "development", "train", 4.4, 5.3),
+    ("7", "Arne Bang Huseby", "development", "train", 5.8, 6.4),
+    ("8", "My Bubba & Mi", "development", "train", 2.9, 4.1),
+    ("9", "Phoephus", "development", "train", 6.7, 5.0),
+    ("10", "WHO'S PANDA", "development", "train", 7.1, 6.6),
+    ("12", "Vieux Farka Touré", "evaluation", "test", 6.0, 6.2),
+    ("13", "Sláinte", "evaluation", "test", 5.1, 3.3),
+)
+SONG_COLUMNS = (
+    "song_id,file_name,Artist,Song title,start of the segment (min.sec),"
+    "end of the segment (min.sec),Genre,Mediaeval 2013 set"
+)
+
+
+def _emomusic_targets() -> list[list[float]]:
+    """Z-scores by the development set's mean and deviation, written out slowly."""
+    targets = []
+    for column in (4, 5):
+        known = [song[column] for song in EMO_SONGS if song[2] == "development"]
+        mean = sum(known) / len(known)
+        deviation = (sum((x - mean) ** 2 for x in known) / len(known)) ** 0.5
+        targets.append([(song[column] - mean) / deviation for song in EMO_SONGS])
+    return [list(pair) for pair in zip(*targets, strict=True)]
+
+
+def _emomusic_audio(folder: Path, suffix: str, zeros: int) -> None:
+    for song, *_, arousal, _ in EMO_SONGS:
+        write_tone(folder / f"{song.zfill(zeros)}{suffix}", round(3 * arousal), 45.0)
+
+
+def emomusic_folder(root: Path) -> None:
+    _emomusic_audio(root / "clips_45seconds", ".mp3", 0)
+    songs = [SONG_COLUMNS.split(",")]
+    ratings = [["song_id", "mean_arousal", "std_arousal", "mean_valence", "std_valence"]]
+    for song, artist, official, _, arousal, valence in EMO_SONGS:
+        songs.append([song, f"{song}.mp3", artist, "Tonight\t", "0.48", "1.33", "Blues", official])
+        ratings.append([song, str(arousal), "0.99443", str(valence), "0.66667"])
+    write_table(root / "songs_info.csv", songs, ",", csv.QUOTE_MINIMAL)
+    write_table(root / "static_annotations.csv", ratings, ",", csv.QUOTE_MINIMAL)
+
+
+def emomusic_jukemir(root: Path) -> None:
+    _emomusic_audio(root / "clips_45seconds", ".mp3", 0)
+    entries = {
+        song.zfill(4): {
+            "clip": {
+                "audio_duration": 93.0,
+                "audio_uid": [artist, "Tonight"],
+                "clip_duration": 45.036,
+                "clip_idx": 0,
+                "clip_offset": 48.0,
+            },
+            "extra": {"songs_info": {"song_id": song, "Mediaeval 2013 set": official}},
+            "split": split,
+            "y": target,
+        }
+        for (song, artist, official, split, *_), target in zip(
+            EMO_SONGS, _emomusic_targets(), strict=True
+        )
+    }
+    write_text(root / "emomusic.json", json.dumps(entries))
+
+
+def emomusic_marble(root: Path) -> None:
+    folder = root / "data" / "EMO"
+    _emomusic_audio(folder / "emomusic" / "wav", ".wav", 4)
+    for split, marble in (("train", "train"), ("valid", "val"), ("test", "test")):
+        lines = [
+            {
+                "audio_path": f"data/EMO/emomusic/wav/{song[0].zfill(4)}.wav",
+                "label": target,
+                "duration": 45.0,
+                "sample_rate": RATE,
+                "num_samples": 45 * RATE,
+                "bit_depth": 16,
+                "channels": 1,
+            }
+            for song, target in zip(EMO_SONGS, _emomusic_targets(), strict=True)
+            if song[3] == split
+        ]
+        write_jsonl(folder / f"EMO.{marble}.jsonl", lines)
+
+
+# --- GiantSteps: (track, artists, key as annotated, split, seconds)
+
+GS_TRAIN_TRACKS = (
+    (5061, "Philippe Van Mullem", "D# minor", "train", 120.0),
+    (5881, "Brainbashers, Lance Madden", "A major ", "train", 120.0),
+    (14720, "Willie Morales, Robbie Rivera", "D minor", "valid", 120.0),
+    (37779, "Solid Slide", "A# major", "valid", 120.0),
+    (297010, "The Sidewinder", "C minor", "valid", 81.6),
+)
+GS_UNUSED_TRACKS = (
+    (10981, "Sterac", "-", "0"),
+    # Puts Robbie Rivera, by hash of the training set, beside an artist of the validation set.
+    (16484, "Robbie Rivera, Solid Slide", "A minor", "1"),
+    (19999, "Ferry Corsten", "G# minor / B major", "2"),
+    (4311630, "Speedy J", " ", "0"),
+)
+GS_TEST_TRACKS = ((10089, "D major", 120.0), (1004923, "Eb minor", 120.0))
+GS_KEYS = {"D# minor": "Eb minor", "A major ": "A major", "A# major": "Bb major"}
+MTG, KEY = "giantsteps-mtg-key-dataset", "giantsteps-key-dataset-master"
+KEY_FORMAT = "#@format: key\ttimestamp(float)\tkey(string)"
+
+
+def _gs_pitch(key: str) -> int:
+    return ["A", "A#", "B", "C", "C#", "D", "D#", "E"].index(key.split()[0].replace("Eb", "D#"))
+
+
+def _gs_audio(root: Path) -> None:
+    for track, _, key, _, seconds in GS_TRAIN_TRACKS:
+        write_tone(root / MTG / f"audio/{track}.LOFI.mp3", _gs_pitch(key), seconds)
+    for track, key, seconds in GS_TEST_TRACKS:
+        write_tone(root / KEY / f"audio/{track}.LOFI.mp3", _gs_pitch(key), seconds)
+
+
+def giantsteps_folder(root: Path) -> None:
+    _gs_audio(root)
+    notes = root / MTG / "annotations"
+    annotated = [(track, artist, key, "2") for track, artist, key, *_ in GS_TRAIN_TRACKS]
+    table, metadata = "ID\tMANUAL KEY\tC\n", "ID\tARTIST\tSONG TITLE\tMIX\tLABEL\tBP GENRE\n"
+    for track, artist, key, confidence in (*annotated, *GS_UNUSED_TRACKS):
+        table += f"{track}\t{key}\t{confidence}\n"
+        metadata += f"{track}\t{artist}\tCanopy\tOriginal Mix\tBonzai Classics\tTrance\n"
+        line = f"{key.lower()}\t{confidence}\t\n"
+        write_text(notes / f"key/{track}.LOFI.key", line)
+        full = f"{KEY_FORMAT}\t[confidence(int)]\t[comment(string)]\nkey\t0\t{line}"
+        write_text(notes / f"giantsteps/{track}.LOFI.key", full)
+    write_text(notes / "annotations.txt", table)
+    write_text(notes / "beatport_metadata.txt", metadata)
+    for track, key, _ in GS_TEST_TRACKS:
+        write_text(root / KEY / f"annotations/key/{track}.LOFI.key", key)
+        full = f"{KEY_FORMAT}\nkey 0 {key}\n"
+        write_text(root / KEY / f"annotations/giantsteps/{track}.LOFI.key", full)
+
+
+def _gs_clips() -> list[tuple[int, str, str, int, str | None]]:
+    """(track, split, key, number of the clip, artists)."""
+    tracks = [*GS_TRAIN_TRACKS]
+    tracks += [(track, None, key, "test", seconds) for track, key, seconds in GS_TEST_TRACKS]
+    return [
+        (track, split, GS_KEYS.get(key, key), number, artist)
+        for track, artist, key, split, seconds in tracks
+        for number in range(int(seconds // 30))
+    ]
+
+
+def giantsteps_jukemir(root: Path) -> None:
+    _gs_audio(root)
+    entries = {}
+    for track, split, key, number, artist in _gs_clips():
+        extra: dict[str, object] = {"genre": "trance\n", "id": track, "key": "d# minor\t2\t\n"}
+        if artist:
+            extra["beatport_metadata"] = {"ARTIST": artist, "ID": str(track)}
+        # The last clip of some test tracks is short of 30 seconds by a codec's delay.
+        duration = 29.9815 if (split, number) == ("test", 3) else 30.0
+        entries[f"{track:07}-{number}"] = {
+            "clip": {
+                "audio_duration": 120.058776,
+                "audio_uid": f"{track:07}",
+                "clip_duration": duration,
+                "clip_idx": number,
+                "clip_offset": 30.0 * number,
+            },
+            "extra": extra,
+            "split": split,
+            "y": key,
+        }
+    write_text(root / "giantsteps_clips.json", json.dumps(entries))
+
+
+def giantsteps_marble(root: Path) -> None:
+    folder = root / "data" / "GS"
+    for split, marble in (("train", "train"), ("valid", "val"), ("test", "test")):
+        lines = []
+        for track, of_split, key, number, _ in _gs_clips():
+            if of_split != split:
+                continue
+            name = f"giantsteps_clips/wav/{track:07}-{number}.wav"
+            write_tone(folder / name, 0, 30.0)
+            lines.append(
+                {
+                    "audio_path": f"data/GS/{name}",
+                    "ori_uid": f"{track:07}",
+                    "label": key,
+                    "duration": 30.0,
+                    "sample_rate": RATE,
+                    "num_samples": 30 * RATE,
+                    "bit_depth": 16,
+                    "channels": 1,
+                }
+            )
+        write_jsonl(folder / f"GS.{marble}.jsonl", lines)
+
+
+BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
+    "magnatagatune": {
+        "folder": magnatagatune_folder,
+        "jukemir": magnatagatune_jukemir,
+        "marble": magnatagatune_marble,
+    },
+    "gtzan": {"folder": gtzan_folder, "jukemir": gtzan_jukemir, "marble": gtzan_marble},
+    "giantsteps": {
+        "folder": giantsteps_folder,
+        "jukemir": giantsteps_jukemir,
+        "marble": giantsteps_marble,
+    },
+    "emomusic": {
+        "folder": emomusic_folder,
+        "jukemir": emomusic_jukemir,
+        "marble": emomusic_marble,
+    },
+}
+
+SIZES: dict[str, dict[str, int]] = {
+    "magnatagatune": {"train": 3, "valid": 3, "test": 3},
+    "gtzan": {"train": 12, "valid": 6, "test": 6},
+    "giantsteps": {"train": 8, "valid": 10, "test": 8},
+    "emomusic": {"train": 5, "valid": 2, "test": 3},
+}
+"""Clips of each split in these copies."""
