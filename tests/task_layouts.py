@@ -453,3 +453,27 @@ SIZES: dict[str, dict[str, int]] = {
     "emomusic": {"train": 5, "valid": 2, "test": 3},
 }
 """Clips of each split in these copies."""
+
+
+def write_kfold_task(folder: Path, prediction_type: str = "multiclass", **fields) -> None:
+    """A task of five folds, three clips each, at 8 kHz."""
+    names = [f"fold{i:02}" for i in range(5)]
+    metadata = {
+        "task_name": "gunshots",
+        "version": "1.0",
+        "embedding_type": "scene",
+        "prediction_type": prediction_type,
+        "split_mode": "new_split_kfold",
+        "sample_duration": 0.5,
+        "evaluation": ["top1_acc"] if prediction_type == "multiclass" else ["mAP", "top1_acc"],
+        "splits": names,
+        **fields,
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "task_metadata.json").write_text(json.dumps(metadata))
+    (folder / "labelvocabulary.csv").write_text("idx,label\n0,near\n1,far\n2,3\n")
+    for name in names:
+        labels = {f"{name}-{k}.wav": [label] for k, label in enumerate(("near", "far", 3))}
+        (folder / f"{name}.json").write_text(json.dumps(labels))
+        for file in labels:
+            write_tone(folder / str(RATE) / name / file, 0, 0.5)

@@ -41,7 +41,7 @@ from benchmarks.rendered.table import (
 )
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
-from myna_plugin.common.writing import write_text
+from myna_plugin.common.files import write_text
 from myna_plugin.pretraining.run.settings import Settings, SettingsError
 from myna_plugin.probing.report.tables import Rows, markdown
 from myna_plugin.recipes.configuration import (

@@ -37,9 +37,8 @@ import numpy as np
 
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
-from myna_plugin.common.files import digest_path, read_json, write_json
+from myna_plugin.common.files import digest_path, read_json, write_json, write_text
 from myna_plugin.common.provenance import now, versions
-from myna_plugin.common.writing import write_text
 from myna_plugin.model.audio import AudioError
 from myna_plugin.probing.cache import EmbeddingCache, folder_name
 from myna_plugin.probing.embeddings import digest_audio, digest_experiment, embed_items
@@ -309,7 +308,7 @@ def score_contestant(
     for data in tasks:
         start = time.monotonic()
         path = paths[data.task.name] = out / data.task.name / FILE
-        if is_current(read_json(path), module, data, probe):
+        if is_current(read_json(path, None), module, data, probe):
             click.echo(f"{contestant.name}, {data.task.name}: kept from {path}", err=True)
             continue
         vectors, _ = embed_items(

@@ -37,9 +37,8 @@ import click
 import numpy as np
 
 from myna_plugin.common.cores import available_cores
-from myna_plugin.common.files import write_json
+from myna_plugin.common.files import write_json, write_text
 from myna_plugin.common.provenance import now, versions
-from myna_plugin.common.writing import write_text
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.probing.tasks import Item, Task, TaskError, validate_items
 from myna_plugin.probing.tasks.clips import write_wav

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myna_plugin.adapters.toolkits import import_toolkit
-from myna_plugin.common.writing import replacing
+from myna_plugin.common.errors import InputError
+from myna_plugin.common.files import replacing
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import PATCHINGS, token_grid
@@ -36,7 +37,7 @@ INPUT = "waveform"
 OUTPUTS = ("scene_embeddings", "chunk_embeddings", "chunk_frames")
 
 
-class ExportError(ValueError):
+class ExportError(InputError):
     """An export whose embeddings are not torch's; nothing was written."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from myna_plugin.common.errors import MissingPackageError
 from myna_plugin.common.torchaudio_bridge import load_torchaudio
 
 
@@ -20,15 +21,15 @@ def import_toolkit(module: str, install: str, purpose: str) -> ModuleType:
         purpose: what needs it, the subject of the message.
 
     Raises:
-        ImportError: the module, or one that it needs, is not installed.
+        MissingPackageError: the module, or one that it needs, is not installed.
 
     >>> import_toolkit("no_such_toolkit", "no-such-toolkit", "this example")
     Traceback (most recent call last):
-    ImportError: this example needs no_such_toolkit: pip install no-such-toolkit
+    myna_plugin...MissingPackageError: this example needs no_such_toolkit: pip install ...
     """
     load_torchaudio()
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = (error.name or module).partition(".")[0]
-        raise ImportError(f"{purpose} needs {missing}: pip install {install}") from error
+        raise MissingPackageError(f"{purpose} needs {missing}: pip install {install}") from error

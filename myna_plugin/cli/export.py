@@ -9,11 +9,10 @@ import click
 
 from myna_plugin.adapters import onnx
 from myna_plugin.cli.options import EMBEDDING, MODEL, hop_ms_option
+from myna_plugin.common.errors import InputError
 from myna_plugin.hear import load_model
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.embedding import Embedder
-
-BAD_INPUT = 2
 
 
 def export_to_onnx(model: Embedder, out: Path) -> str:
@@ -71,13 +70,8 @@ def export(target: str, out: Path, model: str, embedding: str, hop_ms: float) ->
       myna export --to transformers --model run/final.safetensors --out my-myna
       myna export --to safetensors --model myna-vertical.pth --out myna-vertical.safetensors
     """
-    try:
-        if out.exists():
-            raise FileExistsError(f"{out}: already there; name another, or remove it")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        told = FORMATS[target](load_model(model, embedding=embedding, hop_ms=hop_ms), out)
-    except (ValueError, OSError, ImportError) as error:
-        # CheckpointError and ExportError are ValueErrors.
-        click.echo(f"myna export: {error}", err=True)
-        raise SystemExit(BAD_INPUT) from error
-    click.echo(f"{out}: {told}")
+    if out.exists():
+        raise InputError(f"{out}: already there; name another, or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    written = FORMATS[target](load_model(model, embedding=embedding, hop_ms=hop_ms), out)
+    click.echo(f"{out}: {written}")

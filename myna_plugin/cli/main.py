@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import warnings
 from typing import Any, TextIO
 
 import click
+
+from myna_plugin.common.errors import told
 
 COMMANDS = {
     "embed": ("myna_plugin.cli.embed:embed", "Embed a music library: one row a track."),
@@ -19,10 +20,6 @@ COMMANDS = {
     "export": ("myna_plugin.cli.export:export", "Write a model in another toolkit's format."),
 }
 """Name -> where the click command is, and its line in `myna --help`."""
-
-BAD_INPUT = 2
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 EPILOG = """
 Examples:
@@ -61,19 +58,8 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; what a user has to put right becomes a line and exit status 2."""
-        try:
+        with told("myna"):
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("\nmyna: stopped; the same command goes on from here", err=True)
-            sys.exit(INTERRUPTED)
-        except (ValueError, OSError) as error:
-            # Our own errors (CheckpointError, AudioError, LibraryError …) and the disk's say what
-            # to put right. Any other is a fault in the code, which a traceback shows.
-            ours = type(error).__module__.startswith("myna_plugin.")
-            if not (ours or isinstance(error, OSError)) or isinstance(error, BrokenPipeError):
-                raise
-            click.echo(f"myna: {error}", err=True)
-            sys.exit(BAD_INPUT)
 
 
 @click.group(

@@ -6,8 +6,10 @@ import re
 
 import torch
 
+from myna_plugin.common.errors import InputError
 
-class DeviceError(ValueError):
+
+class DeviceError(InputError):
     """A device that is not there; the message says which are."""
 
 

@@ -1,36 +1,98 @@
-"""Files written whole or not at all, and what tells one file's content from another's."""
+"""Files written whole or not at all, read with their faults named, and told apart by content."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from myna_plugin.common.writing import replacing
+from myna_plugin.common.errors import InputError
+
+PARTIALS = "*.[0-9]*.tmp"
+"""Pattern of the unfinished files that killed processes leave behind."""
 
 BLOCK = 1 << 20
 
 
+class _Required:
+    """Says that a file must be there."""
+
+
+@contextmanager
+def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """A file to write that takes the place of `path` when the block ends well.
+
+    It is on the disk by then. Whatever ends the block otherwise, `path` stays as it was.
+
+    Args:
+        path: the file to appear whole or not at all.
+        folder: where it is written meanwhile, on the same disk; None for beside `path`.
+    """
+    # Not `tempfile`: that makes files which only their owner may read.
+    partial = (folder or path.parent) / f"{path.name}.{os.getpid()}.tmp"
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write beside `path` and move it there once it is on the disk: no part is ever seen."""
+    """Write a file that appears whole or not at all."""
     with replacing(path) as partial:
         partial.write_bytes(content)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, that appears whole or not at all."""
+    write_whole(path, text.encode())
+
+
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Write `value` as JSON, as `write_whole` does, making the folders to it."""
+    """Write `value` as JSON, whole or not at all, making the folders to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(value, indent=indent) + "\n").encode())
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The JSON value in `path`; None where there is no file, or no whole one."""
+def read_text(path: Path) -> str:
+    """A text file, UTF-8; `.gz` is decompressed.
+
+    Raises:
+        InputError: it is missing, not UTF-8 or not gzip; names it.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def read_json(path: Path, default: Any = _Required) -> Any:
+    """The JSON value in a file; `.gz` is decompressed.
+
+    Args:
+        path: the file.
+        default: what to take where there is no file, or no whole one; without it that is an error.
+
+    Raises:
+        InputError: the file is missing or not JSON, and there is no default; names it.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (InputError, ValueError, RecursionError) as error:
+        if default is not _Required:
+            return default
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not JSON ({error})") from error
 
 
 def digest_path(path: Path) -> str:

@@ -44,7 +44,7 @@ class Record:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.stages: dict[str, dict[str, Any]] = read_json(path) or {}
+        self.stages: dict[str, dict[str, Any]] = read_json(path, None) or {}
 
     def changes(self, stage: str, inputs: Inputs) -> list[str] | None:
         """Which of `inputs` are not what `stage` was made from; None if that is not known."""

@@ -24,7 +24,7 @@ from typing import Any
 
 import importlib_metadata
 
-from myna_plugin.common.messages import BadInputError, one_line
+from myna_plugin.common.errors import InputError, one_line
 
 GROUP = "hear.models"
 OUR_DISTRIBUTION = "myna-plugin"
@@ -76,7 +76,7 @@ def resolve(name: str, models: Sequence[HearModel]) -> HearModel:
         models: as from `list_models`.
 
     Raises:
-        BadInputError: nothing has that name, or what has it cannot be used.
+        InputError: nothing has that name, or what has it cannot be used.
     """
     is_our_path = name == OUR_PACKAGE or name.startswith(f"{OUR_PACKAGE}.")
     registered = [model for model in models if model.name == name]
@@ -85,7 +85,7 @@ def resolve(name: str, models: Sequence[HearModel]) -> HearModel:
     fault = find_fault(name)
     if fault:
         known = ", ".join(sorted({model.name for model in models if not model.fault})) or "none"
-        raise BadInputError(
+        raise InputError(
             f"unknown module {name}: {fault}, and no installed package registers that name "
             f"(registered: {known}); install it, or run hear-eval in the folder that holds it"
         )
@@ -180,7 +180,7 @@ def _mark_taken(models: Sequence[HearModel]) -> Iterator[HearModel]:
 
 def _usable(model: HearModel) -> HearModel:
     if model.fault:
-        raise BadInputError(
+        raise InputError(
             f"{model.name}, registered by {model.distribution} {model.version}, cannot be used: "
             f"{model.fault}; reinstall {model.distribution}"
         )

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from myna_plugin.common.errors import UnfinishedError
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -32,7 +34,7 @@ class StoppedError(Exception):
     """Raised inside a worker whose work is no longer wanted."""
 
 
-class WorkerDiedError(RuntimeError):
+class WorkerDiedError(UnfinishedError):
     """A worker process died in a way that trying again does not help."""
 
 

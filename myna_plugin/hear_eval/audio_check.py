@@ -48,7 +48,7 @@ class AudioCheck:
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
-        self.known: dict[str, dict[str, Any]] = read_json(cache) or {}
+        self.known: dict[str, dict[str, Any]] = read_json(cache, None) or {}
         self.seen: dict[str, dict[str, Any]] = {}
 
     def inspect(

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from myna_plugin.common.errors import InputError, say
 from myna_plugin.common.files import digest_pairs, digest_path
-from myna_plugin.common.messages import BadInputError, say
 from myna_plugin.hear_eval.audio_check import AudioCheck, AudioFacts
 from myna_plugin.hear_eval.hear_task import METADATA, VOCABULARY, HearTask
 from myna_plugin.hear_eval.resampling import (
@@ -35,7 +35,7 @@ def prepare_audio(
         For each task, a digest of all that its embeddings depend on: labels, metadata and samples.
 
     Raises:
-        BadInputError: one line for each file that cannot be used.
+        InputError: one line for each file that cannot be used.
     """
     plans = {task: plan_audio(task, sample_rate) for task in tasks}
     facts: dict[HearTask, dict[Path, AudioFacts]] = {}
@@ -44,7 +44,7 @@ def prepare_audio(
         facts[task], found = check_audio(task, plan, tasks[task], sample_rate, allow_silent)
         faults += found
     if faults:
-        raise BadInputError(*faults)
+        raise InputError(*faults)
     digests = {}
     for task, plan in plans.items():
         if plan.sources:
@@ -53,7 +53,7 @@ def prepare_audio(
             plan = plan_audio(task, sample_rate)
             facts[task], faults = check_audio(task, plan, tasks[task], sample_rate, allow_silent)
             if faults:
-                raise BadInputError(*faults)
+                raise InputError(*faults)
         tasks[task].save()
         digests[task] = digest_task(task, plan, facts[task])
     return digests

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from myna_plugin.common import provenance
+from myna_plugin.common.errors import InputError, ToldCommand, one_line, say
 from myna_plugin.common.files import write_json
-from myna_plugin.common.messages import BadInputError, one_line, say
 from myna_plugin.common.registry import GROUP, HearModel, list_models, resolve
 from myna_plugin.hear_eval.device import device_environment, uses_cuda
 from myna_plugin.hear_eval.evaluation import Run, Settings, evaluate
@@ -21,9 +21,6 @@ from myna_plugin.hear_eval.requirements import check_requirements
 from myna_plugin.hear_eval.results import TaskResult, format_table
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz", ".h5", ".pkl", ".onnx")
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
-
 EPILOG = """
 Examples:
 
@@ -48,7 +45,9 @@ def _print_models(context: click.Context, _: click.Parameter, wanted: bool) -> N
         context.exit()
 
 
-@click.command(epilog=EPILOG, context_settings={"max_content_width": 100})
+@click.command(
+    "hear-eval", cls=ToldCommand, epilog=EPILOG, context_settings={"max_content_width": 100}
+)
 @click.option(
     "--module",
     metavar="NAME",
@@ -173,11 +172,7 @@ def main(
         allow_silent=allow_silent,
         skip_predictions=skip_predictions,
     )
-    try:
-        run, outcomes = evaluate(settings, tasks)
-    except KeyboardInterrupt:
-        say("hear-eval: stopped; the same command goes on from here")
-        sys.exit(INTERRUPTED)
+    run, outcomes = evaluate(settings, tasks)
     asked = {
         **click.get_current_context().params,
         "tasks_dir": tasks_dir,
@@ -197,14 +192,14 @@ def parse_model_options(text: str) -> dict[str, Any]:
     {'hop_ms': 25}
 
     Raises:
-        BadInputError: not a JSON object.
+        InputError: not a JSON object.
     """
     try:
         options = json.loads(text)
     except ValueError as error:
         options = one_line(error)
     if not isinstance(options, dict):
-        raise BadInputError(
+        raise InputError(
             f"--model-options {text!r} is no JSON object ({options}); "
             """write it like --model-options '{"hop_ms": 25}'"""
         )
@@ -221,7 +216,7 @@ def parse_model(model: str | None) -> tuple[Path | None, dict[str, Any]]:
         The path, if it is one, and options for `load_model`.
 
     Raises:
-        BadInputError: it looks like a path and there is nothing.
+        InputError: it looks like a path and there is nothing.
 
     >>> parse_model("hf://owner/name")
     (None, {'model_file_path': 'hf://owner/name'})
@@ -233,7 +228,7 @@ def parse_model(model: str | None) -> tuple[Path | None, dict[str, Any]]:
         return path.resolve(), {}
     looks_like_path = path.suffix.lower() in WEIGHT_SUFFIXES or len(path.parts) > 1
     if looks_like_path and "://" not in model:
-        raise BadInputError(f"--model {model}: no such file; check the path")
+        raise InputError(f"--model {model}: no such file; check the path")
     return None, {"model_file_path": model}
 
 
@@ -241,17 +236,17 @@ def check_output(embeddings_dir: Path, tasks_dir: Path, results: Path | None) ->
     """Refuse, before hours of work, places that results could not be written to.
 
     Raises:
-        BadInputError: naming the place.
+        InputError: naming the place.
     """
     if embeddings_dir == tasks_dir or tasks_dir in embeddings_dir.parents:
-        raise BadInputError(
+        raise InputError(
             f"--embeddings-dir {embeddings_dir} lies in the tasks folder, where every folder is "
             "a task; choose one outside it"
         )
     for path in (embeddings_dir, *([results.resolve().parent] if results else [])):
         existing = next(folder for folder in (path, *path.parents) if folder.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise BadInputError(f"{path}: cannot be written to; choose another folder")
+            raise InputError(f"{path}: cannot be written to; choose another folder")
 
 
 def format_models(models: list[HearModel]) -> str:

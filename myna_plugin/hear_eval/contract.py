@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 
-from myna_plugin.common.messages import BadInputError, one_line
+from myna_plugin.common.errors import InputError, one_line
 from myna_plugin.common.registry import locate_package
 from myna_plugin.probing.modules import digest_code
 
@@ -64,12 +64,12 @@ def examine_module(
         embedding_types: "scene", "event" or both.
 
     Raises:
-        BadInputError: with one line for what is wrong.
+        InputError: with one line for what is wrong.
     """
     imported = _import(module)
     for function in ("load_model", *(FUNCTIONS[kind] for kind in embedding_types)):
         if not callable(getattr(imported, function, None)):
-            raise BadInputError(f"{module} is no HEAR module: it has no function {function}")
+            raise InputError(f"{module} is no HEAR module: it has no function {function}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         embedding = _load(module, model, model_options)
@@ -106,11 +106,11 @@ def _import(module: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        raise BadInputError(
+        raise InputError(
             f"{module} cannot be imported: {error.name or error} is not installed; install it"
         ) from error
     except Exception as error:
-        raise BadInputError(f"{module} cannot be imported: {one_line(error)}") from error
+        raise InputError(f"{module} cannot be imported: {one_line(error)}") from error
 
 
 def _load(module: str, model: str | None, model_options: dict[str, Any]) -> Any:
@@ -123,13 +123,13 @@ def _load(module: str, model: str | None, model_options: dict[str, Any]) -> Any:
             [repr(model)] * (model is not None)
             + [f"{key}={value!r}" for key, value in model_options.items()]
         )
-        raise BadInputError(f"{module}.load_model({call}) failed: {one_line(error)}") from error
+        raise InputError(f"{module}.load_model({call}) failed: {one_line(error)}") from error
 
 
 def _positive_int(module: str, model: Any, attribute: str) -> int:
     value = getattr(model, attribute, None)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise BadInputError(
+        raise InputError(
             f"{module}: the model's {attribute} is {value!r}; the HEAR API asks for a positive int"
         )
     return value
@@ -144,39 +144,39 @@ def _try_function(module: str, embedding: Any, kind: str, noise: torch.Tensor, s
         else:
             embeddings, timestamps = embedding.get_timestamp_embedding_as_numpy(noise)
     except Exception as error:
-        raise BadInputError(f"{what} failed: {one_line(error)}") from error
+        raise InputError(f"{what} failed: {one_line(error)}") from error
     if kind == "scene":
         wanted: tuple[int, ...] = (N_SOUNDS, size)
     else:
         _check_timestamps(what, timestamps)
         wanted = (*timestamps.shape, size)
     if embeddings.shape != wanted:
-        raise BadInputError(
+        raise InputError(
             f"{what} returned embeddings of shape {embeddings.shape}; "
             f"with the model's {SIZES[kind]} of {size} it must be {wanted}"
         )
     if embeddings.dtype != np.float32:
-        raise BadInputError(f"{what} returned {embeddings.dtype}; the HEAR API asks for float32")
+        raise InputError(f"{what} returned {embeddings.dtype}; the HEAR API asks for float32")
     if not np.isfinite(embeddings).all():
-        raise BadInputError(f"{what} returned NaN or infinite values")
+        raise InputError(f"{what} returned NaN or infinite values")
 
 
 def _check_timestamps(what: str, timestamps: np.ndarray) -> None:
     if timestamps.ndim != 2 or timestamps.shape[0] != N_SOUNDS or timestamps.shape[1] < 2:
-        raise BadInputError(
+        raise InputError(
             f"{what} returned timestamps of shape {timestamps.shape}; "
             f"it must be ({N_SOUNDS}, at least 2)"
         )
     end_ms = 1000.0 * NOISE_S
     first, last = timestamps.min(), timestamps.max()
     if not (first >= -TIME_TOLERANCE_MS and last <= end_ms + TIME_TOLERANCE_MS):
-        raise BadInputError(
+        raise InputError(
             f"{what} returned timestamps from {first:g} to {last:g}; "
             f"they must lie within the sound: 0 to {end_ms:g} ms"
         )
     if not (np.diff(timestamps, axis=1) > 0).all():
-        raise BadInputError(f"{what} returned timestamps that do not rise")
+        raise InputError(f"{what} returned timestamps that do not rise")
     if last <= NOISE_S:
-        raise BadInputError(
+        raise InputError(
             f"{what} returned timestamps up to {last:g}: seconds, it seems; they must be in ms"
         )

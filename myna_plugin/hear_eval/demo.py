@@ -11,7 +11,7 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from myna_plugin.common.writing import replacing
+from myna_plugin.common.files import replacing
 from myna_plugin.model.audio import SAMPLE_RATE, load_audio
 
 PACKED = Path(__file__).parent / "demo_tasks"

@@ -7,7 +7,7 @@ import os
 import torch
 
 from myna_plugin.common.devices import DeviceError, choose_device
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -19,7 +19,7 @@ def device_environment(device: str) -> dict[str, str]:
         device: auto, cpu, cuda or cuda:N, N counting the devices that are visible now.
 
     Raises:
-        BadInputError: no such device.
+        InputError: no such device.
 
     >>> device_environment("auto"), device_environment("cpu")
     ({}, {'CUDA_VISIBLE_DEVICES': ''})
@@ -29,7 +29,7 @@ def device_environment(device: str) -> dict[str, str]:
     try:
         chosen = torch.device(choose_device(device))
     except DeviceError as error:
-        raise BadInputError(f"--{error}") from error
+        raise InputError(f"--{error}") from error
     if chosen.type == "cpu":
         return {VISIBLE: ""}
     if chosen.index is None:

@@ -18,8 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from myna_plugin.common.errors import InputError, say
 from myna_plugin.common.files import digest_path, read_json
-from myna_plugin.common.messages import BadInputError, say
 from myna_plugin.common.provenance import RECORDS, Inputs, Record
 from myna_plugin.hear_eval.audio_check import AudioCheck
 from myna_plugin.hear_eval.audio_preparation import prepare_audio
@@ -119,7 +119,7 @@ def evaluate(settings: Settings, tasks: Sequence[HearTask]) -> tuple[Run, list[T
         others from being scored.
 
     Raises:
-        BadInputError: the module or the audio cannot be used; no task has been run.
+        InputError: the module or the audio cannot be used; no task has been run.
     """
     results = {task: TaskResult(task.name) for task in tasks}
     with HearevalProcess(settings.environment) as process:
@@ -128,7 +128,7 @@ def evaluate(settings: Settings, tasks: Sequence[HearTask]) -> tuple[Run, list[T
         try:
             digests = prepare_audio(checks, run.facts["sample_rate"], settings.allow_silent)
         except AudioError as error:  # it passed the check, and went bad since
-            raise BadInputError(str(error)) from error
+            raise InputError(str(error)) from error
         for task, result in results.items():
             with failure_noted(run, task, EMBEDDINGS, result):
                 embed_task(run, task, digests[task], process, result)
@@ -148,7 +148,7 @@ def examine(settings: Settings, tasks: Sequence[HearTask], process: HearevalProc
     """Try the module on noise.
 
     Raises:
-        BadInputError: with where to find the traceback.
+        InputError: with where to find the traceback.
     """
     say(f"{settings.module}: loading")
     folder = Path(tempfile.mkdtemp(prefix="hear-eval-"))
@@ -161,8 +161,8 @@ def examine(settings: Settings, tasks: Sequence[HearTask], process: HearevalProc
     }
     try:
         facts = process.run(Job("examine", arguments, log))
-    except (BadInputError, JobError) as error:
-        raise BadInputError(f"{error} (all output: {log})") from error
+    except (InputError, JobError) as error:
+        raise InputError(f"{error} (all output: {log})") from error
     shutil.rmtree(folder)
     say(f"{settings.module}: {facts['location']}, {facts['sample_rate']} Hz, on {facts['device']}")
     for warning in facts["warnings"]:
@@ -244,7 +244,7 @@ def predict_task(run: Run, task: HearTask, process: HearevalProcess, result: Tas
     inputs: Inputs = {"grid": settings.grid, "grid_points": settings.grid_points}
     done = folder / "prediction-done.json"
     changes = record.changes(PREDICTIONS, inputs)
-    is_done = read_json(done) is not None and read_json(folder / SCORES) is not None
+    is_done = read_json(done, None) is not None and read_json(folder / SCORES, None) is not None
     if is_done and changes == []:
         say(f"{task.name}: scored before, nothing changed")
     else:
@@ -274,7 +274,7 @@ def _run_predictions(run: Run, task: HearTask, process: HearevalProcess, folder:
     total = settings.grid_points + task.models_per_grid
     with progress(f"{task.name}: predicting", total, "model") as show:
         process.run(job, lambda: show(count_trained(log, begin)))
-    if read_json(folder / SCORES) is None:
+    if read_json(folder / SCORES, None) is None:
         raise JobError(f"heareval left no scores in {folder}")
     say(f"{task.name}: scored")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from myna_plugin.common.messages import BadInputError, one_line
+from myna_plugin.common.errors import InputError, one_line
 
 METADATA = "task_metadata.json"
 VOCABULARY = "labelvocabulary.csv"
@@ -82,12 +82,12 @@ def find_tasks(tasks_dir: Path, names: Sequence[str]) -> list[Path]:
         names: names of tasks, or "all".
 
     Raises:
-        BadInputError: the folder or a task is missing, or there is no task at all.
+        InputError: the folder or a task is missing, or there is no task at all.
     """
     if not tasks_dir.is_dir():
-        raise BadInputError(f"{tasks_dir}: no such folder; give the folder of tasks by --tasks-dir")
+        raise InputError(f"{tasks_dir}: no such folder; give the folder of tasks by --tasks-dir")
     if (tasks_dir / METADATA).is_file():
-        raise BadInputError(
+        raise InputError(
             f"{tasks_dir} is one task, not a folder of tasks; "
             f"use --tasks-dir {tasks_dir.parent} --task {tasks_dir.resolve().name}"
         )
@@ -97,14 +97,12 @@ def find_tasks(tasks_dir: Path, names: Sequence[str]) -> list[Path]:
         if entry.is_dir() and not entry.name.startswith((".", "__"))
     }
     if not found:
-        raise BadInputError(f"{tasks_dir} holds no tasks; unpack HEAR tasks into it, or try --demo")
+        raise InputError(f"{tasks_dir} holds no tasks; unpack HEAR tasks into it, or try --demo")
     if ALL in names:
         return list(found.values())
     unknown = [name for name in names if name not in found]
     if unknown:
-        raise BadInputError(
-            f"{tasks_dir} has no task {', '.join(unknown)}; it has {', '.join(found)}"
-        )
+        raise InputError(f"{tasks_dir} has no task {', '.join(unknown)}; it has {', '.join(found)}")
     return [found[name] for name in sorted(set(names))]
 
 
@@ -115,7 +113,7 @@ def read_task(folder: Path) -> HearTask:
     some of them only reached after hours of embedding.
 
     Raises:
-        BadInputError: naming the file, the fault and the remedy.
+        InputError: naming the file, the fault and the remedy.
     """
     metadata = _read_metadata(folder)
     path = folder / METADATA
@@ -154,7 +152,7 @@ def read_task(folder: Path) -> HearTask:
 
 def _expect(condition: bool, path: Path, fault: str) -> None:
     if not condition:
-        raise BadInputError(f"{path}: {fault}")
+        raise InputError(f"{path}: {fault}")
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
@@ -163,8 +161,8 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
         return _read_json_object(path)
     deeper = sorted(folder.glob(f"*/{METADATA}"))
     if deeper:
-        raise BadInputError(f"{folder} is a folder of tasks, not a task; use --tasks-dir {folder}")
-    raise BadInputError(
+        raise InputError(f"{folder} is a folder of tasks, not a task; use --tasks-dir {folder}")
+    raise InputError(
         f"{path} is missing, so {folder.name} is no HEAR task; "
         "complete it, move it away, or name the tasks to run by --task"
     )
@@ -172,11 +170,11 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
 
 def _read_json_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise BadInputError(f"{path} is missing; unpack the task again")
+        raise InputError(f"{path} is missing; unpack the task again")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # malformed JSON, or not UTF-8
-        raise BadInputError(f"{path} is not JSON ({one_line(error)}); mend it") from error
+        raise InputError(f"{path} is not JSON ({one_line(error)}); mend it") from error
     _expect(isinstance(value, dict), path, "must hold a JSON object")
     return value
 
@@ -228,11 +226,11 @@ def _read_vocabulary(path: Path) -> set[str]:
     import pandas as pd  # heareval reads the labels with it, "007" becoming 7 and "NA" nan
 
     if not path.is_file():
-        raise BadInputError(f"{path} is missing; unpack the task again")
+        raise InputError(f"{path} is missing; unpack the task again")
     try:
         table = pd.read_csv(path)
     except (ValueError, pd.errors.ParserError) as error:
-        raise BadInputError(f"{path} is not CSV ({one_line(error)}); mend it") from error
+        raise InputError(f"{path} is not CSV ({one_line(error)}); mend it") from error
     _expect({"idx", "label"} <= set(table.columns), path, "must have the columns idx and label")
     in_order = sorted(table["idx"].tolist()) == list(range(len(table)))
     _expect(in_order and len(table) > 0, path, "idx must count the labels: 0, 1, 2 and so on")

@@ -27,7 +27,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from myna_plugin.common.messages import BadInputError, one_line
+from myna_plugin.common.errors import InputError, UnfinishedError, one_line
 from myna_plugin.hear_eval import compatibility, contract
 
 POLL_S = 0.5
@@ -36,7 +36,7 @@ WATCH_SHARE = 20
 """Pauses between looks at the progress are this many times as long as a look takes."""
 
 
-class JobError(RuntimeError):
+class JobError(UnfinishedError):
     """A job did not end well; the message says why, in one line."""
 
 
@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a job: a value, or the lines of a BadInputError, or a failure's one line."""
+    """What came of a job: a value, or the lines of a InputError, or a failure's one line."""
 
     value: Any = None
     bad_input: tuple[str, ...] = field(default=())
@@ -87,7 +87,7 @@ class HearevalProcess:
             watch: called several times a second meanwhile.
 
         Raises:
-            BadInputError: the job found bad input.
+            InputError: the job found bad input.
             JobError: the job failed, or the process died.
         """
         if self._connection is None:
@@ -104,7 +104,7 @@ class HearevalProcess:
         except (EOFError, OSError) as error:
             raise JobError(self._describe_death()) from error
         if answer.bad_input:
-            raise BadInputError(*answer.bad_input)
+            raise InputError(*answer.bad_input)
         if answer.failure is not None:
             self.close()
             raise JobError(answer.failure)
@@ -173,7 +173,7 @@ def answer_job(job: Job) -> Answer:
     redirect_output(job.log)
     try:
         return Answer(value=JOBS[job.name](**job.arguments))
-    except BadInputError as error:
+    except InputError as error:
         traceback.print_exc()
         return Answer(bad_input=error.lines)
     except (Exception, SystemExit) as error:  # noqa: BLE001 any module's code; logged, reported
@@ -214,11 +214,11 @@ def examine(**arguments: Any) -> contract.ModuleFacts:
     try:
         compatibility.embeddings_command()
     except ImportError as error:
-        raise BadInputError(f"heareval cannot be imported: {one_line(error)}") from error
+        raise InputError(f"heareval cannot be imported: {one_line(error)}") from error
     except ValueError as error:
         if "tensorflow" not in str(error):  # embeddings/runner.py:24
             raise
-        raise BadInputError(
+        raise InputError(
             "torch sees a GPU, but the installed tensorflow does not, and heareval wants both to: "
             "use --device cpu, or uninstall tensorflow (this module may not need it)"
         ) from error

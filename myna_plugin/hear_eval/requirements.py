@@ -6,7 +6,7 @@ import importlib.util
 
 import importlib_metadata
 
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
 
 HEAREVAL_VERSION = "2021.1.3"
 """The version that `compatibility` answers, file and line."""
@@ -34,7 +34,7 @@ CUDA_NEEDS = {"pynvml": "nvidia-ml-py"}
 
 
 def check_requirements(cuda: bool) -> None:
-    """Raise BadInputError, with the commands to run, unless heareval can be imported.
+    """Raise InputError, with the commands to run, unless heareval can be imported.
 
     Args:
         cuda: whether heareval will see a CUDA device.
@@ -53,7 +53,7 @@ def check_requirements(cuda: bool) -> None:
     if missing or unfit:
         commands.append(INSTALL_NEEDS)
     if faults:
-        raise BadInputError(f"{'; '.join(faults)}. Run: {' && '.join(commands)}")
+        raise InputError(f"{'; '.join(faults)}. Run: {' && '.join(commands)}")
 
 
 def is_installed(name: str) -> bool:

@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from myna_plugin.common.files import write_whole
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
+from myna_plugin.common.files import PARTIALS, write_whole
 from myna_plugin.common.parallel import run_in_threads
-from myna_plugin.common.writing import PARTIALS
 from myna_plugin.hear_eval.audio_check import AudioFacts, stamp_of
 from myna_plugin.hear_eval.hear_task import HearTask
 from myna_plugin.model.audio import load_audio
@@ -69,7 +68,7 @@ def plan_audio(task: HearTask, sample_rate: int) -> AudioPlan:
     A file that we made is made again if its source has changed since.
 
     Raises:
-        BadInputError: a file is nowhere to be found.
+        InputError: a file is nowhere to be found.
     """
     rate_dir = task.folder / str(sample_rate)
     record = _read_record(rate_dir)
@@ -111,7 +110,7 @@ def resample_task(
 
     Raises:
         AudioError: a source was changed or removed meanwhile and cannot be used.
-        BadInputError: the task's folder cannot be written to.
+        InputError: the task's folder cannot be written to.
     """
     staging = task.folder / f".{sample_rate}.part"
     try:
@@ -120,7 +119,7 @@ def resample_task(
     except OSError as error:
         if not plan_audio(task, sample_rate).sources:  # another run has made them meanwhile
             return
-        raise BadInputError(
+        raise InputError(
             f"{task.folder}: cannot be written to ({error.strerror}), and the task must be "
             f"resampled to {sample_rate} Hz there; make room, or copy it to a folder of yours"
         ) from error
@@ -223,12 +222,12 @@ def _find_sources(task: HearTask, missing: Sequence[Key], rate_dir: Path) -> dic
     best = max(matches, key=len)
     lost = [key for key in missing if key not in best]
     if len(lost) == len(missing) == len(list(task.files())):
-        raise BadInputError(
+        raise InputError(
             f"{task.folder} has no audio: put the files that its splits list into "
             f"{rate_dir}{os.sep}SPLIT, or into a folder of another rate, such as 48000{os.sep}SPLIT"
         )
     if lost:
-        raise BadInputError(
+        raise InputError(
             *(
                 f"{rate_dir.joinpath(*key)} is missing, at every other rate too, though "
                 f"{key[0]}.json lists it; restore it, or take it out of {key[0]}.json"

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.library.segments import (
     Segment,
     cut_segments,
@@ -41,7 +42,7 @@ FAILED = "failed"
 ATTEMPTS = 2
 
 
-class LibraryError(ValueError):
+class LibraryError(InputError):
     """A library that cannot be embedded, written or read; the message says what to do."""
 
 

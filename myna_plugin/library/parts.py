@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from myna_plugin.common.writing import replacing
+from myna_plugin.common.files import replacing
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.table import (
     Facts,

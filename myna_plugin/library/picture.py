@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from myna_plugin.common.writing import replacing
+from myna_plugin.common.files import replacing
 from myna_plugin.library.decoding_pool import LibraryError
 
 if TYPE_CHECKING:

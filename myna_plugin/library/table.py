@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from myna_plugin.common.writing import replacing
+from myna_plugin.common.files import replacing
 from myna_plugin.library.decoding_pool import LibraryError
 
 ABOUT = b"myna"

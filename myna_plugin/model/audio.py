@@ -11,6 +11,8 @@ import soxr
 import torch
 from torch import Tensor
 
+from myna_plugin.common.errors import InputError
+
 SAMPLE_RATE = 16_000
 """Hz; every Myna model listens at this rate (paper §3.6)."""
 
@@ -18,7 +20,7 @@ BLOCK_SECONDS = 10.0
 """Audio decoded at a time; a few megabytes, so that a block stays in a core's cache."""
 
 
-class AudioError(ValueError):
+class AudioError(InputError):
     """An audio file that cannot be used; the message names the file and the fault."""
 
 

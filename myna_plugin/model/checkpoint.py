@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from myna_plugin.common.writing import replacing
+from myna_plugin.common.errors import InputError
+from myna_plugin.common.files import replacing
 from myna_plugin.model.encoder import (
     CHUNK_FRAMES,
     PATCH_AREA,
@@ -42,7 +43,7 @@ VERTICAL_CHUNK_FRAMES = 98
 """The released pipeline cuts for the vertical-only model to a multiple of 2, not of 16."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """Weights that cannot be found or used; the message names the file and what to do."""
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.model.spectrogram import N_MELS
 from myna_plugin.model.vit import Transformer, patchify, sincos_positions
 
@@ -42,7 +43,7 @@ SIZES: dict[str, Size] = {
 }
 
 
-class TimestampLayerError(ValueError):
+class TimestampLayerError(InputError):
     """A block to read timestamps off that the encoder does not have."""
 
 

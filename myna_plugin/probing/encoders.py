@@ -81,7 +81,7 @@ def read_task(text: str, workers: int, say: Callable[[str], None] = print) -> Re
     except TaskError as error:
         told = [fault.reason for fault in found.faults]
         raise TaskError(
-            f"{error}; left out: {len(told)} clips ({told[0]})" if told else error
+            f"{error}; left out: {len(told)} clips ({told[0]})" if told else str(error)
         ) from error
     digests, faults = digest_audio(usable, workers)
     if faults:
@@ -234,7 +234,7 @@ class EncoderProbe:
             "grid": self.grid_name,
             "data": {read.task.name: read.digest for read in self.tasks},
         }
-        told = read_json(kept)
+        told = read_json(kept, None)
         if not isinstance(told, dict) or told.get("identity") != identity:
             told = {"identity": identity, "test": self.test(load_encoder(weights))}
             write_json(kept, told)

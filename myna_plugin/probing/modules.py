@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import myna_plugin.model
+from myna_plugin.common.errors import InputError, one_line
 from myna_plugin.common.files import digest_path
-from myna_plugin.common.messages import one_line
 from myna_plugin.common.registry import OUR_PACKAGE, list_models, locate_package, resolve
 from myna_plugin.model.embedding import Embedder
 
@@ -28,7 +28,7 @@ SCENE = "scene"
 """The one part of an embedding that is not put together from several."""
 
 
-class ExperimentError(ValueError):
+class ExperimentError(InputError):
     """An experiment that cannot go on; the message names the file, field or option."""
 
 
@@ -140,7 +140,7 @@ def load_module(
         device: "cpu", "cuda" or "cuda:N".
 
     Raises:
-        BadInputError: nothing has that name.
+        InputError: nothing has that name.
         ExperimentError: the module or the model cannot be used.
     """
     found = resolve(name, list_models())

@@ -25,7 +25,7 @@ from typing import Any
 import click
 import yaml
 
-from myna_plugin.common.writing import write_text
+from myna_plugin.common.files import write_text
 from myna_plugin.model.audio import SAMPLE_RATE, AudioError
 from myna_plugin.probing.tasks import (
     HEAR,

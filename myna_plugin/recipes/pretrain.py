@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from myna_plugin.common.devices import DeviceError, choose_device
-from myna_plugin.common.writing import write_text
+from myna_plugin.common.files import write_text
 from myna_plugin.pretraining.run.distributed import launched_rank
 from myna_plugin.pretraining.run.run_files import RunError, WriteError
 from myna_plugin.pretraining.run.settings import Settings, SettingsError

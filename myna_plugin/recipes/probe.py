@@ -41,10 +41,9 @@ import torch
 
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import DeviceError, choose_device
-from myna_plugin.common.files import write_json
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
+from myna_plugin.common.files import write_json, write_text
 from myna_plugin.common.provenance import now, versions
-from myna_plugin.common.writing import write_text
 from myna_plugin.model.audio import AudioError
 from myna_plugin.probing.cache import Cost, EmbeddingCache, folder_name
 from myna_plugin.probing.embeddings import digest_audio, digest_experiment, embed_items
@@ -80,7 +79,7 @@ from myna_plugin.probing.tasks import (
 from myna_plugin.probing.tasks.loading import describe_sizes
 from myna_plugin.probing.tasks.task import validate_items
 
-BAD_INPUT = (AudioError, DeviceError, TaskError, ExperimentError, BadInputError, OSError)
+BAD_INPUT = (AudioError, DeviceError, TaskError, ExperimentError, InputError, OSError)
 """What is answered with one line and status 2."""
 
 
@@ -261,7 +260,7 @@ def score(settings: Settings, out: Path, task: Task, folds: Folds, report: Check
     """Embed the clips, probe, and write all results; the Markdown of them.
 
     Raises:
-        AudioError, TaskError, ExperimentError, BadInputError, OSError: it cannot be done.
+        AudioError, TaskError, ExperimentError, InputError, OSError: it cannot be done.
     """
     out.mkdir(parents=True, exist_ok=True)
     module = load_module(

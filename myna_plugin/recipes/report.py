@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from myna_plugin.common.writing import write_text
+from myna_plugin.common.files import write_text
 from myna_plugin.probing.modules import ExperimentError
 from myna_plugin.probing.report.figures import DPI, draw_cost
 from myna_plugin.probing.report.page import Image, Section, read_images, render_page

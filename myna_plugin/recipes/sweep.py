@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from myna_plugin.common.writing import write_text
+from myna_plugin.common.errors import UnfinishedError
+from myna_plugin.common.files import write_text
 from myna_plugin.pretraining.run.distributed import launched_rank
 from myna_plugin.pretraining.run.monitoring import draw_sweep
 from myna_plugin.pretraining.run.run_files import RunError, WriteError
@@ -170,7 +171,7 @@ def run_sweep(sweep: Sweep, store: Store, out: Path, probe: EncoderProbe | None 
     return FAILED if None in outcomes.values() else 0
 
 
-class ProbeError(RuntimeError):
+class ProbeError(UnfinishedError):
     """A trained run that cannot be scored on a task; the message names the file."""
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from myna_plugin.common.errors import InputError
+
 MAJOR, MINOR = 0, 1
 """Modes of a key."""
 
@@ -47,7 +49,7 @@ NOTATED_KEY_S = 15.0
 SPLITS = (("train", 0.7), ("valid", 0.1), ("test", 0.2))
 
 
-class ScoreError(ValueError):
+class ScoreError(InputError):
     """Scores that cannot be read; the message names the file and the remedy."""
 
 

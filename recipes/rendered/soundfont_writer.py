@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import butter, sosfilt
 
-from myna_plugin.common.writing import replacing
+from myna_plugin.common.files import replacing
 
 RATE = 32_000
 ATTACK_S = 0.12

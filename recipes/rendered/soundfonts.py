@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from myna_plugin.common.errors import InputError
+
 try:
     from tinysoundfont import _tinysoundfont
 except ModuleNotFoundError as error:
@@ -41,7 +43,7 @@ USUAL_PLACES = (
 )
 
 
-class SoundfontError(ValueError):
+class SoundfontError(InputError):
     """A soundfont that cannot be used; the message names the file and the remedy."""
 
 

@@ -7,7 +7,7 @@ import sys
 import importlib_metadata
 import pytest
 
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
 from myna_plugin.common.registry import HearModel, find_fault, list_models, resolve
 
 
@@ -147,11 +147,11 @@ def test_a_namespace_may_lie_in_several_folders(import_folder, monkeypatch, file
 
 def test_unknown_module_is_bad_input_and_names_what_there_is(add_distribution):
     add_distribution("panns-hear", "panns = panns_hear", modules=["panns_hear"])
-    with pytest.raises(BadInputError, match=r"unknown module pans: .*registered: .*panns"):
+    with pytest.raises(InputError, match=r"unknown module pans: .*registered: .*panns"):
         resolve("pans", list_models())
 
 
 def test_broken_entry_that_is_asked_for_is_bad_input(add_distribution):
     add_distribution("broken-hear", "broken = no_such_module")
-    with pytest.raises(BadInputError, match=r"broken-hear 1\.2.*no_such_module.*reinstall"):
+    with pytest.raises(InputError, match=r"broken-hear 1\.2.*no_such_module.*reinstall"):
         resolve("broken", list_models())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval import audio_check
 from myna_plugin.hear_eval.audio_check import AudioCheck, inspect_file
 from myna_plugin.hear_eval.audio_preparation import heareval_batch_size, prepare_audio
@@ -62,7 +62,7 @@ def test_unusable_file_is_named_and_nothing_is_written(tmp_path, how, rate):
     path = folder / str(rate) / "test" / "test3.wav"
     spoil(path, how)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(BadInputError) as caught:
+    with pytest.raises(InputError) as caught:
         prepare(good, folder)
     (line,) = [line for line in caught.value.lines if FAULTS[how] in line]
     assert line.startswith(f"{path}: ")
@@ -75,7 +75,7 @@ def test_all_bad_files_are_reported_at_once(tmp_path):
     for folder in folders:
         spoil(folder / "48000" / "train" / "train0.wav", "nan")
         spoil(folder / "48000" / "test" / "test0.wav", "silent")
-    with pytest.raises(BadInputError) as caught:
+    with pytest.raises(InputError) as caught:
         prepare(*folders)
     assert len(caught.value.lines) == 4
 
@@ -90,7 +90,7 @@ def test_wrong_rate_and_stereo_in_the_models_folder_are_bad_input(tmp_path):
     folder = scene_task(tmp_path / "task", rate=RATE)
     soundfile.write(folder / f"{RATE}/test/test0.wav", 0.1 * np.ones(8_000), 8_000)
     soundfile.write(folder / f"{RATE}/test/test1.wav", 0.1 * np.ones((8_000, 2)), RATE)
-    with pytest.raises(BadInputError) as caught:
+    with pytest.raises(InputError) as caught:
         prepare(folder)
     assert "test0.wav: its sample rate is 8000 Hz" in caught.value.lines[0]
     assert "test1.wav: has 2 channels" in caught.value.lines[1]
@@ -101,7 +101,7 @@ def test_unequal_lengths_in_a_batch_are_bad_input(tmp_path, rate):
     folder = scene_task(tmp_path / "task", rate=rate)
     path = folder / str(rate) / "train" / "train4.wav"
     soundfile.write(path, 0.1 * np.ones(rate), rate)
-    with pytest.raises(BadInputError, match=r"train4\.wav: lasts 1\.000 s and others 0\.500 s"):
+    with pytest.raises(InputError, match=r"train4\.wav: lasts 1\.000 s and others 0\.500 s"):
         prepare(folder)
     assert not (folder / f".{RATE}.part").exists()
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
 from myna_plugin.common.registry import HearModel
 from myna_plugin.hear_eval import cli, evaluation, requirements
 from myna_plugin.hear_eval.cli import format_models, main, parse_model, parse_model_options
@@ -108,7 +108,7 @@ def test_model_is_a_path_or_a_name(tmp_path):
     assert parse_model(str(weights)) == (weights, {})
     assert parse_model("myna-85m") == (None, {"model_file_path": "myna-85m"})
     for missing in ("weights.pth", "runs/last", str(tmp_path / "nope")):
-        with pytest.raises(BadInputError, match="no such file"):
+        with pytest.raises(InputError, match="no such file"):
             parse_model(missing)
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval import compatibility
 from myna_plugin.hear_eval.contract import examine_module, locate_package, options_slug
 
@@ -83,7 +83,7 @@ TIME = "get_timestamp_embeddings"
     ],
 )
 def test_each_fault_is_told_in_one_line(tiny, addition, fault):
-    with pytest.raises(BadInputError, match=fault) as caught:
+    with pytest.raises(InputError, match=fault) as caught:
         examine(tiny(addition))
     (line,) = caught.value.lines
     assert "\n" not in line
@@ -91,14 +91,14 @@ def test_each_fault_is_told_in_one_line(tiny, addition, fault):
 
 
 def test_options_that_load_model_does_not_know_are_told(tiny):
-    with pytest.raises(BadInputError, match=r"load_model\(gian=2\) failed: TypeError.*gian"):
+    with pytest.raises(InputError, match=r"load_model\(gian=2\) failed: TypeError.*gian"):
         examine(tiny(), gian=2)
 
 
 def test_only_what_the_tasks_need_is_asked_of_a_module(tiny):
     module = tiny(f"\ndel {TIME}\n")
     assert examine(module, ["scene"])["sample_rate"] == 22050
-    with pytest.raises(BadInputError, match=f"no function {TIME}"):
+    with pytest.raises(InputError, match=f"no function {TIME}"):
         examine(module, BOTH)
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval.device import device_environment
 
 
@@ -53,7 +53,7 @@ def test_environment_of_a_device(devices, device, visible, expected):
 )
 def test_no_such_device_is_bad_input(devices, device, count, fault):
     devices(count)
-    with pytest.raises(BadInputError, match=f"--device {device}: .*{fault}"):
+    with pytest.raises(InputError, match=f"--device {device}: .*{fault}"):
         device_environment(device)
 
 

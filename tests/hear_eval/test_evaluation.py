@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval.evaluation import (
     Run,
     Settings,
@@ -245,10 +245,10 @@ def test_heareval_that_leaves_nothing_is_a_failure(make_run, task, process, monk
 
 def test_bad_input_is_no_task_failure(make_run, task):
     with (
-        pytest.raises(BadInputError),
+        pytest.raises(InputError),
         failure_noted(make_run(), task, "embeddings", TaskResult("scene")),
     ):
-        raise BadInputError("x")
+        raise InputError("x")
 
 
 def test_progress_is_read_from_what_heareval_writes(tmp_path, task):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval.hear_task import METRICS, find_tasks, read_task
 
 from .generate_tasks import event_task, scene_task
@@ -58,7 +58,7 @@ def test_folds_after_the_first_train_one_model_each(tmp_path):
 def test_unusable_metadata_is_bad_input(tmp_path, change, fault):
     folder = scene_task(tmp_path / "scene")
     edit(folder / "task_metadata.json", change)
-    with pytest.raises(BadInputError, match=rf"task_metadata\.json: .*{fault}"):
+    with pytest.raises(InputError, match=rf"task_metadata\.json: .*{fault}"):
         read_task(folder)
 
 
@@ -67,7 +67,7 @@ def test_unusable_metadata_is_bad_input(tmp_path, change, fault):
 def test_json_that_is_none_is_bad_input(tmp_path, name, text):
     folder = scene_task(tmp_path / "scene")
     (folder / name).write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(BadInputError, match=f"{name}.*JSON"):
+    with pytest.raises(InputError, match=f"{name}.*JSON"):
         read_task(folder)
 
 
@@ -85,7 +85,7 @@ def test_json_that_is_none_is_bad_input(tmp_path, name, text):
 def test_unusable_scene_labels_are_bad_input(tmp_path, change, fault):
     folder = scene_task(tmp_path / "scene")
     edit(folder / "test.json", change)
-    with pytest.raises(BadInputError, match=rf"test\.json: .*{fault}"):
+    with pytest.raises(InputError, match=rf"test\.json: .*{fault}"):
         read_task(folder)
 
 
@@ -102,7 +102,7 @@ def test_unusable_scene_labels_are_bad_input(tmp_path, change, fault):
 def test_unusable_event_is_bad_input(tmp_path, event):
     folder = event_task(tmp_path / "event")
     edit(folder / "train.json", setting(**{"x.wav": [event]}))
-    with pytest.raises(BadInputError, match=r"train\.json: x\.wav: .* is no event"):
+    with pytest.raises(InputError, match=r"train\.json: x\.wav: .* is no event"):
         read_task(folder)
 
 
@@ -126,7 +126,7 @@ def test_sound_without_events_is_fine(tmp_path):
 def test_unusable_vocabulary_is_bad_input(tmp_path, text, fault):
     folder = scene_task(tmp_path / "scene")
     (folder / "labelvocabulary.csv").write_text(text)
-    with pytest.raises(BadInputError, match=rf"labelvocabulary\.csv.*{fault}|{fault} label"):
+    with pytest.raises(InputError, match=rf"labelvocabulary\.csv.*{fault}|{fault} label"):
         read_task(folder)
 
 
@@ -134,7 +134,7 @@ def test_unusable_vocabulary_is_bad_input(tmp_path, text, fault):
 def test_missing_file_is_bad_input(tmp_path, name):
     folder = scene_task(tmp_path / "scene")
     (folder / name).unlink()
-    with pytest.raises(BadInputError, match=f"{name} is missing"):
+    with pytest.raises(InputError, match=f"{name} is missing"):
         read_task(folder)
 
 
@@ -148,16 +148,16 @@ def test_finds_tasks_and_passes_over_what_is_none(tmp_path):
 
 
 def test_missing_empty_and_mistaken_tasks_folders_are_bad_input(tmp_path):
-    with pytest.raises(BadInputError, match="nowhere: no such folder"):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
         find_tasks(tmp_path / "nowhere", ["all"])
-    with pytest.raises(BadInputError, match="holds no tasks"):
+    with pytest.raises(InputError, match="holds no tasks"):
         find_tasks(tmp_path, ["all"])
     scene_task(tmp_path / "tasks" / "scene")
-    with pytest.raises(BadInputError, match="is one task"):
+    with pytest.raises(InputError, match="is one task"):
         find_tasks(tmp_path / "tasks" / "scene", ["all"])
-    with pytest.raises(BadInputError, match=r"no task scenes; it has scene"):
+    with pytest.raises(InputError, match=r"no task scenes; it has scene"):
         find_tasks(tmp_path / "tasks", ["scenes"])
-    with pytest.raises(BadInputError, match=rf"use --tasks-dir {tmp_path}/tasks"):
+    with pytest.raises(InputError, match=rf"use --tasks-dir {tmp_path}/tasks"):
         read_task(tmp_path / "tasks")
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval.heareval_process import (
     HearevalProcess,
     Job,
@@ -47,7 +47,7 @@ def test_life_of_a_process(import_folder, job, capfd):
     with HearevalProcess({"FOR_HEAREVAL": "set there"}) as process:
         assert process.run(job("tiny_hear"), lambda: looks.append(1))["sample_rate"] == 22050
         assert looks
-        with pytest.raises(BadInputError, match="noisy is no HEAR module"):
+        with pytest.raises(InputError, match="noisy is no HEAR module"):
             process.run(job("noisy"))
         with pytest.raises(JobError, match="ended by SIGKILL; most often: out of memory"):
             process.run(job("killed"))

@@ -3,7 +3,7 @@
 import importlib_metadata
 import pytest
 
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval import requirements
 from myna_plugin.hear_eval.requirements import check_requirements
 
@@ -25,7 +25,7 @@ def missing(monkeypatch):
 
 
 def complaint(cuda=False):
-    with pytest.raises(BadInputError) as caught:
+    with pytest.raises(InputError) as caught:
         check_requirements(cuda)
     (line,) = caught.value.lines
     return line

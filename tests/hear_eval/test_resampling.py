@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import soxr
 
-from myna_plugin.common.messages import BadInputError
+from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval import resampling
 from myna_plugin.hear_eval.audio_check import inspect_file
 from myna_plugin.hear_eval.hear_task import read_task
@@ -226,11 +226,11 @@ def test_any_audio_folder_will_do(tmp_path, place):
 def test_missing_audio_is_bad_input_and_named(tmp_path):
     folder = scene_task(tmp_path / "task")
     (folder / "48000" / "valid" / "valid2.wav").unlink()
-    with pytest.raises(BadInputError, match=r"16000/valid/valid2\.wav is missing.*valid\.json"):
+    with pytest.raises(InputError, match=r"16000/valid/valid2\.wav is missing.*valid\.json"):
         plan_audio(read_task(folder), RATE)
     for path in files(folder / "48000"):
         path.unlink()
-    with pytest.raises(BadInputError, match="has no audio"):
+    with pytest.raises(InputError, match="has no audio"):
         plan_audio(read_task(folder), RATE)
 
 
@@ -252,7 +252,7 @@ def full_disk():
 def test_full_disk_is_bad_input_and_leaves_no_part_of_a_file(tmp_path):
     folder = scene_task(tmp_path / "task")
     message = r"task: cannot be written to \(File too large"
-    with pytest.raises(BadInputError, match=message), full_disk():
+    with pytest.raises(InputError, match=message), full_disk():
         make(folder)
     assert not (folder / str(RATE)).exists()
     assert not list((folder / f".{RATE}.part").rglob("*.tmp"))
@@ -266,7 +266,7 @@ def test_read_only_folder_is_bad_input(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(BadInputError, match=r"task: cannot be written to \(Permission denied"):
+    with pytest.raises(InputError, match=r"task: cannot be written to \(Permission denied"):
         make(folder)
 
 

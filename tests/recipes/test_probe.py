@@ -13,8 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import published_state_dict
-from task_layouts import BUILDERS, SIZES, write_tone
-from test_hear_format import write_kfold_task
+from task_layouts import BUILDERS, SIZES, write_kfold_task, write_tone
 
 from myna_plugin.probing import probes
 from myna_plugin.probing.heads import FAST_GRID, RULES, select

@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from myna_plugin.common.writing import PARTIALS
+from myna_plugin.common.errors import InputError, UnfinishedError
+from myna_plugin.common.files import PARTIALS
 from myna_plugin.pretraining.store.writing import replacing
 
 FORMAT: dict[str, Any] = {"format": "myna-training", "version": 1}
@@ -55,11 +56,11 @@ PROBE = "probe_"
 """Before a task's name: the column of its validation scores."""
 
 
-class RunError(ValueError):
+class RunError(InputError):
     """A run that cannot begin or go on; one line says what is in the way and what to do."""
 
 
-class WriteError(RuntimeError):
+class WriteError(UnfinishedError):
     """A file of a run that could not be written; the message names the last good checkpoint."""
 
 

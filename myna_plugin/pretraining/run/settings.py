@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.model.encoder import SIZES, EncoderConfig
 from myna_plugin.model.spectrogram import N_MELS
 from myna_plugin.pretraining.step.crops import Versions
@@ -32,7 +33,7 @@ FREE_TO_CHANGE = (
 """Settings that a resumed run may change: they leave every step's mathematics as it is."""
 
 
-class SettingsError(ValueError):
+class SettingsError(InputError):
     """A setting that is unknown, of the wrong type or out of range; one line says which."""
 
 

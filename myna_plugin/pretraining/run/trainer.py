@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from myna_plugin.common.devices import DeviceError, choose_device
+from myna_plugin.common.errors import UnfinishedError
 from myna_plugin.model.checkpoint import CheckpointError, load_weights, save_checkpoint
 from myna_plugin.model.encoder import MynaEncoder, initialise, parameter_count
 from myna_plugin.pretraining.run import distributed
@@ -68,7 +69,7 @@ SHOWN_CLIPS = 4
 """Clips in the picture of reconstructions, as in the paper's Appendix B."""
 
 
-class DivergedError(RuntimeError):
+class DivergedError(UnfinishedError):
     """The loss or a weight is not finite any more; the message names the last good checkpoint."""
 
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.common.worker_pool import (
     NO_ITEM,
     WorkerDiedError,
@@ -78,7 +79,7 @@ SCAN_BATCH = 256
 Decoder = Callable[[Path], Tensor]
 
 
-class RejectedError(ValueError):
+class RejectedError(InputError):
     """A file that does not belong in a store, and why."""
 
 

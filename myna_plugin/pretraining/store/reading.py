@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.spectrogram import HOP_LENGTH, N_FFT, N_MELS
 
@@ -69,7 +70,7 @@ FILE = np.dtype(
 PREPARE = "python -m myna_plugin.recipes.prepare"
 
 
-class StoreError(ValueError):
+class StoreError(InputError):
     """A store that cannot be read or written; the message names the file and the remedy."""
 
 

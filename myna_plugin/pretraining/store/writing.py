@@ -18,8 +18,8 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from myna_plugin.common.writing import PARTIALS
-from myna_plugin.common.writing import replacing as replacing_path
+from myna_plugin.common.files import PARTIALS
+from myna_plugin.common.files import replacing as replacing_path
 from myna_plugin.model.spectrogram import N_MELS
 from myna_plugin.pretraining.store.reading import (
     FRAME_BYTES,

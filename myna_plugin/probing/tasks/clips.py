@@ -13,8 +13,8 @@ import soundfile
 from torch import Tensor
 from tqdm import tqdm
 
+from myna_plugin.common.files import replacing
 from myna_plugin.common.threads import map_as_done
-from myna_plugin.common.writing import replacing
 from myna_plugin.model.audio import SAMPLE_RATE, AudioError, load_audio
 from myna_plugin.probing.tasks.task import Item, TaskError
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import json
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from myna_plugin.common.writing import write_text
 from myna_plugin.probing.tasks.task import TaskError
 
 
@@ -99,33 +94,3 @@ def parse_number(path: Path, field: str, text: str) -> int:
         return int(text)
     except ValueError as error:
         raise TaskError(f"{path}: {field}: {text!r} is not a number") from error
-
-
-def read_text(path: Path) -> str:
-    """A text file; `.gz` is decompressed.
-
-    Raises:
-        TaskError: the file is missing, not UTF-8 or not gzip.
-    """
-    try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: cannot be read ({error})") from error
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file; `.gz` is decompressed.
-
-    Raises:
-        TaskError: the file is missing or not JSON.
-    """
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise TaskError(f"{path}: not JSON ({error})") from error
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

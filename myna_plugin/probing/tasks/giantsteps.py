@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from myna_plugin.common.files import read_text
 from myna_plugin.probing.tasks.folders import (
     audio_folders,
     find_audio,
     parse_number,
     read_table,
-    read_text,
 )
 from myna_plugin.probing.tasks.jukemir import clip_end
 from myna_plugin.probing.tasks.task import (

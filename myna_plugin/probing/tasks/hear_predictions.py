@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from myna_plugin.probing.tasks.folders import read_json, read_table
+from myna_plugin.common.files import read_json
+from myna_plugin.probing.tasks.folders import read_table
 from myna_plugin.probing.tasks.task import TaskError
 
 PREDICTIONS = "test.predictions.pkl"

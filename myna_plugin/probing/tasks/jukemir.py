@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from myna_plugin.probing.tasks.folders import audio_folders, find_audio, read_json
+from myna_plugin.common.files import read_json
+from myna_plugin.probing.tasks.folders import audio_folders, find_audio
 from myna_plugin.probing.tasks.task import (
     SPLITS,
     Item,

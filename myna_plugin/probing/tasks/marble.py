@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from myna_plugin.common.writing import write_text
+from myna_plugin.common.files import read_text, write_text
 from myna_plugin.probing.tasks.clips import is_whole_file, read_info, write_clips
-from myna_plugin.probing.tasks.folders import read_text
 from myna_plugin.probing.tasks.task import SPLITS, Item, MarbleLayout, Task, TaskError, parse_target
 
 SPLIT_NAMES: dict[str, str] = {"train": "train", "valid": "val", "test": "test"}

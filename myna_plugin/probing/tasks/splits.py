@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from myna_plugin.probing.tasks.folders import read_json, write_json
+from myna_plugin.common.files import read_json, write_json
 from myna_plugin.probing.tasks.task import SPLITS, UNSPLIT, Item, TaskError
 
 SEED = 0

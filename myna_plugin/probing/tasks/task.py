@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from myna_plugin.common.errors import InputError
+
 SPLITS = ("train", "valid", "test")
 
 UNSPLIT = ""
@@ -20,7 +22,7 @@ Target = str | tuple[str, ...] | tuple[float, ...]
 """One label (cross_entropy), any number of labels (bce), or numbers (mse)."""
 
 
-class TaskError(ValueError):
+class TaskError(InputError):
     """A task's data or predictions cannot be used; the message names the file or field."""
 
 

@@ -2,41 +2,16 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from task_layouts import RATE, write_tone
+from task_layouts import RATE, write_kfold_task, write_tone
 
 from myna_plugin.probing.tasks import TASKS, TaskError, check, encode_targets, load_items, load_task
 from myna_plugin.probing.tasks.hear_format import read_task, write_task
 
 pytest_plugins = ("tiny_data_sets",)
-
-
-def write_kfold_task(folder: Path, prediction_type: str = "multiclass", **fields) -> None:
-    """A task of five folds, three clips each, at 8 kHz."""
-    names = [f"fold{i:02}" for i in range(5)]
-    metadata = {
-        "task_name": "gunshots",
-        "version": "1.0",
-        "embedding_type": "scene",
-        "prediction_type": prediction_type,
-        "split_mode": "new_split_kfold",
-        "sample_duration": 0.5,
-        "evaluation": ["top1_acc"] if prediction_type == "multiclass" else ["mAP", "top1_acc"],
-        "splits": names,
-        **fields,
-    }
-    folder.mkdir(exist_ok=True)
-    (folder / "task_metadata.json").write_text(json.dumps(metadata))
-    (folder / "labelvocabulary.csv").write_text("idx,label\n0,near\n1,far\n2,3\n")
-    for name in names:
-        labels = {f"{name}-{k}.wav": [label] for k, label in enumerate(("near", "far", 3))}
-        (folder / f"{name}.json").write_text(json.dumps(labels))
-        for file in labels:
-            write_tone(folder / str(RATE) / name / file, 0, 0.5)
 
 
 def test_folds_are_heareval_s(tmp_path):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from task_layouts import KEY, MTG, write_table, write_text
 
+from myna_plugin.common.files import read_json
 from myna_plugin.probing.tasks import TASKS, load_items
-from myna_plugin.probing.tasks.folders import read_json
 from myna_plugin.probing.tasks.magnatagatune import TAGS
 from myna_plugin.probing.tasks.task import SPLITS
 

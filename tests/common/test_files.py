@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from myna_plugin.common.writing import PARTIALS, replacing
+from myna_plugin.common.files import PARTIALS, replacing
 
 
 def contents(folder):

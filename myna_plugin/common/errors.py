@@ -1,0 +1,105 @@
+"""What a user has to put right: one kind of error, one place to print it, one set of statuses."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+FAILED = 1
+"""Exit status where something could not be done, or was done but for files that are named."""
+
+BAD_INPUT = 2
+"""Exit status where input cannot be used: nothing was done."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+SHOWN_AT_MOST = 20
+"""Faults printed before the rest is only counted."""
+
+
+class InputError(ValueError):
+    """Something from outside that cannot be used; the message names it, the fault and the remedy.
+
+    >>> InputError("a.wav is silent: replace it", "b.wav is empty: replace it").lines
+    ('a.wav is silent: replace it', 'b.wav is empty: replace it')
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class MissingPackageError(InputError, ImportError):
+    """An optional package that is not installed; the message says how to install it."""
+
+
+class UnfinishedError(RuntimeError):
+    """Work that broke off for a reason outside the code (a full disk, a process that died …)."""
+
+
+@contextmanager
+def told(program: str, stopped: str = "the same command goes on from here") -> Iterator[None]:
+    """Run a command's work; what its user has to know ends it in a line and an exit status.
+
+    Other errors are faults in the code, which a traceback shows.
+
+    Args:
+        program: what the lines start with.
+        stopped: what is said after Ctrl-C.
+
+    >>> with told("myna"):
+    ...     raise InputError("no such thing")
+    Traceback (most recent call last):
+    SystemExit: 2
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"\n{program}: stopped; {stopped}")
+        sys.exit(INTERRUPTED)
+    except InputError as error:
+        _tell(program, error.lines or (str(error),))
+        sys.exit(BAD_INPUT)
+    except BrokenPipeError:
+        raise
+    except (UnfinishedError, OSError) as error:
+        _tell(program, (str(error),))
+        sys.exit(FAILED)
+
+
+class ToldCommand(click.Command):
+    """A command that ends its known errors as `told` does, in its own name."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with told(str(self.name)):
+            return super().invoke(ctx)
+
+
+def _tell(program: str, lines: tuple[str, ...]) -> None:
+    for line in lines[:SHOWN_AT_MOST]:
+        say(f"{program}: {line}")
+    if len(lines) > SHOWN_AT_MOST:
+        say(f"{program}: and {len(lines) - SHOWN_AT_MOST} more like these")
+
+
+def say(message: str) -> None:
+    """A line for whoever waits; standard output is left to results."""
+    click.echo(message, err=True)
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An exception as a single line: its type, and its message without line breaks.
+
+    >>> one_line(ValueError("two\\nlines"))
+    'ValueError: two lines'
+    """
+    message = " ".join(str(error).split())
+    if len(message) > limit:
+        message = message[: limit - 1] + "…"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
