@@ -83,6 +83,7 @@ setup(
         "scipy>=1.12",
         "click>=8.1",
         "importlib-metadata>=6.0",
+        "filelock>=3.20",
         "soundfile>=0.12.1",
         "soxr>=0.4",
         "safetensors>=0.4.3",

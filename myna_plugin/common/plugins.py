@@ -13,11 +13,12 @@ Source: the plug-in groups of lm-evaluation-harness, and PyPA's "Entry points sp
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
+
+from myna_plugin.common.errors import InputError, one_line
 
 Part = TypeVar("Part")
 
@@ -38,7 +39,7 @@ class PluginTable(Mapping[str, Part]):
         group: str,
         kind: type[Part],
         built_in: Mapping[str, Part],
-        error: type[Exception] = ValueError,
+        error: type[Exception] = InputError,
     ) -> None:
         """Continue a table.
 
@@ -79,45 +80,25 @@ class PluginTable(Mapping[str, Part]):
 
     @cached_property
     def _added(self) -> dict[str, EntryPoint]:
-        """The group's entries by name, sorted; the first distribution keeps a name."""
-        added: dict[str, EntryPoint] = {}
-        for entry in sorted(entry_points(group=self.group), key=_origin):
-            if entry.name in self.built_in:
-                self._warn_taken(entry, "this package")
-            elif entry.name not in added:
-                added[entry.name] = entry
-            elif added[entry.name] != entry:  # else the same distribution, found twice
-                self._warn_taken(entry, _distribution(added[entry.name]))
-        return added
-
-    def _warn_taken(self, entry: EntryPoint, owner: str) -> None:
-        warnings.warn(
-            f"{self.group}: {entry.name} of {_distribution(entry)} is passed over, because {owner} "
-            "has a part of that name",
-            UserWarning,
-            stacklevel=4,
-        )
+        """The group's entries by name, sorted; of two of a name the first by distribution."""
+        entries = sorted(entry_points(group=self.group), key=_origin, reverse=True)
+        added = {entry.name: entry for entry in entries if entry.name not in self.built_in}
+        return dict(sorted(added.items()))
 
     def _load(self, entry: EntryPoint) -> Part:
-        place = f"{self.group}: {entry.name} = {entry.value} of {_distribution(entry)}"
+        place = f"{self.group}: {entry.name} = {entry.value}"
         try:
             part = entry.load()
         except Exception as error:  # somebody's code, which may fail in any way
-            reason = str(error) or type(error).__name__
-            raise self.error(f"{place} cannot be imported ({reason})") from error
+            raise self.error(f"{place} cannot be imported ({one_line(error)})") from error
         if not isinstance(part, self.kind):
             raise self.error(
                 f"{place} is of type {type(part).__name__}; a {self.kind.__name__} is needed"
             )
-        own_name = getattr(part, "name", entry.name)
-        if own_name != entry.name:
-            raise self.error(f"{place} calls itself {own_name!r}; the two names must agree")
+        if getattr(part, "name", entry.name) != entry.name:
+            raise self.error(f"{place} calls itself {part.name!r}; the two names must agree")  # type: ignore[attr-defined]
         return part
 
 
-def _origin(entry: EntryPoint) -> tuple[str, str, str]:
-    return entry.name, _distribution(entry), entry.value
-
-
-def _distribution(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else "an unnamed distribution"
+def _origin(entry: EntryPoint) -> tuple[str, str]:
+    return entry.dist.name if entry.dist is not None else "", entry.value

@@ -9,15 +9,13 @@ however the folder has changed since, and several machines may work on one libra
 from __future__ import annotations
 
 import csv
-import errno
-import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from myna_plugin.common.files import replacing
+from myna_plugin.common.locks import locked
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.table import (
     Facts,
@@ -229,22 +228,11 @@ class Parts:
         csv.writer(text).writerows([("path", "reason"), *failed])
         self._write(self.report, text.getvalue().encode())
 
-    @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
+    def locked(self, name: str) -> AbstractContextManager[None]:
         """While the block runs no other process does the same work."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{name}.lock").open("w") as file:
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LibraryError(
-                    f"{self.library}: another process is making it; wait for its end"
-                ) from None
-            except OSError as error:
-                # Some network file systems know no locks; that is no reason to refuse them.
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                    raise
-            yield
+        busy = f"{self.library}: another process is making it; wait for its end"
+        return locked(self.folder / f"{name}.lock", busy, LibraryError)
 
 
 def _faults(file: Path) -> list[tuple[str, str]]:

@@ -1,10 +1,7 @@
-import importlib.util
-
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from myna_plugin.library import neighbours
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.neighbours import find_row, join_libraries, nearest
 from myna_plugin.library.table import Library, embedding_array, schema_of, write_library
@@ -28,11 +25,7 @@ def by_hand(library, vector, count):
     return [(cosines[i], library.paths[i]) for i in order]
 
 
-@pytest.mark.parametrize("found", [True, False], ids=["faiss", "scikit-learn"])
-def test_the_nearest_by_cosine_are_found(library, monkeypatch, found):
-    if found and importlib.util.find_spec("faiss") is None:
-        pytest.skip("needs faiss: pip install faiss-cpu")
-    monkeypatch.setattr(neighbours, "find_spec", lambda name: found)
+def test_the_nearest_by_cosine_are_found(library):
     vector = np.random.default_rng(1).standard_normal(16).astype(np.float32)
 
     result = nearest(library, vector, 7)

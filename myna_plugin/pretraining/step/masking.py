@@ -7,7 +7,6 @@ time), as in `myna_plugin.model.vit.patchify`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -112,60 +111,10 @@ def draw_disjoint(pairs: int, grid: Grid, kept: int, generator: torch.Generator)
     return both.view(pairs, 2, kept).transpose(0, 1).contiguous()
 
 
-def draw_block(pairs: int, grid: Grid, kept: int, generator: torch.Generator) -> Tensor:
-    """Tokens from one stretch of neighbouring columns, as short as holds them, at a random place.
-
-    Vertical patches: `kept` consecutive columns. Square patches: a random choice within
-    ceil(kept / rows) consecutive columns. Source: the time blocks of Audio-MAE (Huang et al. 2022).
-    """
-    rows, columns = grid
-    width = math.ceil(kept / rows)
-    start = torch.rand(2, pairs, 1, generator=generator, device=generator.device)
-    start = (start * (columns - width + 1)).long().clamp_(max=columns - width)
-    inside = _draw_subsets((2, pairs), rows * width, kept, generator)
-    return inside // width * columns + start + inside % width
-
-
-def draw_two_stage(pairs: int, grid: Grid, kept: int, generator: torch.Generator) -> Tensor:
-    """Structured, then unstructured Patchout.
-
-    First whole rows (frequencies) and whole columns (times) are dropped, half of each or as many as
-    leave `kept` tokens; then tokens are drawn evenly from the rest. Source: PaSST (Koutini et al.
-    2021), which offers the two kinds and their combination.
-    """
-    rows, columns = grid
-    kept_rows, kept_columns = surviving_grid(grid, kept)
-    which_rows = _draw_subsets((2, pairs), rows, kept_rows, generator)
-    which_columns = _draw_subsets((2, pairs), columns, kept_columns, generator)
-    inside = _draw_subsets((2, pairs), kept_rows * kept_columns, kept, generator)
-    row = which_rows.gather(-1, inside // kept_columns)
-    return row * columns + which_columns.gather(-1, inside % kept_columns)
-
-
-def surviving_grid(grid: Grid, kept: int) -> Grid:
-    """Rows and columns that the first stage of `draw_two_stage` leaves.
-
-    >>> surviving_grid((8, 6), 5), surviving_grid((1, 48), 5), surviving_grid((8, 6), 44)
-    ((4, 3), (1, 24), (8, 6))
-    """
-    rows, columns = grid
-    kept_rows, kept_columns = math.ceil(rows / 2), math.ceil(columns / 2)
-    while kept_rows * kept_columns < kept:
-        if kept_rows / rows < kept_columns / columns:
-            kept_rows += 1
-        else:
-            kept_columns += 1
-    return kept_rows, kept_columns
-
-
 BUILT_IN: dict[str, Masking] = {
     "uniform": Masking(count_kept, draw_uniform, "every subset equally likely (the paper's)"),
     "disjoint": Masking(
         count_kept_disjoint, draw_disjoint, "the two views never see the same patch position"
-    ),
-    "block": Masking(count_kept, draw_block, "tokens from one short stretch of time"),
-    "two_stage": Masking(
-        count_kept, draw_two_stage, "half of the rows and columns dropped first (PaSST Patchout)"
     ),
 }
 

@@ -365,7 +365,7 @@ def prepare(
         raise StoreError(f"{audio_dir}: no such folder; give the folder that holds the audio")
     if extend and not (store / "store.json").exists():
         raise StoreError(f"{store}: there is no store to extend; without --extend one is made")
-    with writing(store, say):
+    with writing(store):
         if (store / "store.json").exists():
             _check_settings(store, settings)
         base = _load_base(store)

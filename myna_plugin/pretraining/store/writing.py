@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
-import fcntl
 import hashlib
 import io
 import os
@@ -20,6 +18,7 @@ from tqdm import tqdm
 
 from myna_plugin.common.files import PARTIALS
 from myna_plugin.common.files import replacing as replacing_path
+from myna_plugin.common.locks import locked
 from myna_plugin.model.spectrogram import N_MELS
 from myna_plugin.pretraining.store.reading import (
     FRAME_BYTES,
@@ -105,7 +104,7 @@ def publish(store: Path, index: Index) -> None:
 
 
 @contextlib.contextmanager
-def writing(store: Path, say: Callable[[str], None] = print) -> Iterator[None]:
+def writing(store: Path) -> Iterator[None]:
     """Hold a store's folder for writing, made if there is none; it has a `WORK` folder meanwhile.
 
     Left-over temporary files are removed first. If nothing was written, nothing stays.
@@ -124,8 +123,8 @@ def writing(store: Path, say: Callable[[str], None] = print) -> Iterator[None]:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{store}: cannot be written ({error.strerror})") from error
-    with (work / "lock").open("w") as lock:
-        _lock(lock.fileno(), store, say)
+    busy = f"{store}: another run is writing it; wait until that has ended"
+    with locked(work / "lock", busy, StoreError):
         try:
             for folder in (store, work, store / "shards"):
                 for left_over in folder.glob(PARTIALS):
@@ -170,7 +169,7 @@ def merge(store: Path, parts: Sequence[Path], say: Callable[[str], None] = print
     opened = [Store.open(part) for part in parts]
     settings = _common_settings(opened)
     _refuse_repeated_files(opened)
-    with writing(store, say):
+    with writing(store):
         if (store / "index.npz").exists() or (store / WORK / "plan.npz").exists():
             raise StoreError(f"{store}: is a store already; merging makes a new one")
         device = store.stat().st_dev
@@ -242,21 +241,6 @@ def _take_over(source: Path, target: Path, checksum: bytes) -> None:
             ) from None
     else:
         linked.replace(target)
-
-
-def _lock(descriptor: int, store: Path, say: Callable[[str], None]) -> None:
-    busy = f"{store}: another run is writing it; wait until that has ended"
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StoreError(busy) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
-            raise
-        say(f"{store}: this file system knows no locks; start no second run on it")
-    if os.fstat(descriptor).st_nlink == 0:
-        # The run that held it has just ended and removed the folder.
-        raise StoreError(busy)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -88,7 +88,7 @@ def without_speed(path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"masking": "two_stage"},
+        {"masking": "disjoint"},
         {"loss": "sogclr", "clips_per_block": 2, "schedule": "cosine", "warmup_steps": 5},
         {"versions": 2, "version_stride": 2, "optimiser": "muon"},
     ],
