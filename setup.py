@@ -34,20 +34,21 @@ HEAR_EVAL = [
 # to play sound, and rendering to a file needs none.
 RENDERED = ["pretty_midi>=0.2.11"]
 
+PLOT = ["matplotlib>=3.8"]
+PROBE = ["mir_eval>=0.7", "scipy>=1.12", "PyYAML>=6.0", *PLOT]
+PRETRAIN = ["PyYAML>=6.0", "tensorboard>=2.15", *PLOT]
 ONNX = ["onnx>=1.21", "onnxruntime>=1.23", "onnxscript>=0.7"]
 TRANSFORMERS = ["transformers>=5.20"]
 
 DEV = [
     "build>=1.2",
-    "faiss-cpu>=1.8",
-    "h5py>=3.10",
     "import-linter>=2.3",
     "mypy>=1.15",
     "peft>=0.21",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
     "ruff>=0.11",
-    "tensorboard>=2.15",
+    "torchmetrics>=1.4",
     "types-PyYAML",
     "types-tqdm",
 ]
@@ -80,7 +81,6 @@ setup(
         "numpy>=1.26",
         "pyarrow>=16",
         "scikit-learn>=1.4",
-        "scipy>=1.12",
         "click>=8.1",
         "importlib-metadata>=6.0",
         "filelock>=3.20",
@@ -89,22 +89,19 @@ setup(
         "safetensors>=0.4.3",
         "huggingface_hub>=0.26",
         "tqdm>=4.66",
-        "PyYAML>=6.0",
-        "matplotlib>=3.8",
-        "mir_eval>=0.7",
-        "torchmetrics>=1.4",
     ],
     extras_require={
+        "plot": PLOT,
+        "umap": ["umap-learn>=0.5.6", *PLOT],
+        "probe": PROBE,
+        "pretrain": PRETRAIN,
         "hear-eval": HEAR_EVAL,
-        "pretrain": ["tensorboard>=2.15"],
         "rendered": RENDERED,
-        "hdf5": ["h5py>=3.10"],
-        "search": ["faiss-cpu>=1.8"],
-        "umap": ["umap-learn>=0.5.6"],
         "ray": ["ray[data]>=2.40"],
         "onnx": ONNX,
         "transformers": TRANSFORMERS,
-        "dev": DEV + HEAR_EVAL + RENDERED + ONNX + TRANSFORMERS,
+        "all": PROBE + PRETRAIN + HEAR_EVAL + ONNX + TRANSFORMERS,
+        "dev": DEV + PROBE + PRETRAIN + HEAR_EVAL + RENDERED + ONNX + TRANSFORMERS,
     },
     entry_points={
         "console_scripts": [

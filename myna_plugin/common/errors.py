@@ -18,6 +18,15 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
+EXTRAS = {
+    **dict.fromkeys(("mir_eval", "scipy"), "probe"),
+    **dict.fromkeys(("yaml", "tensorboard"), "pretrain"),
+    "matplotlib": "plot",
+    "umap": "umap",
+    **dict.fromkeys(("pytorch_lightning", "pandas", "torchinfo", "sed_eval"), "hear-eval"),
+}
+"""Optional package -> the extra of ours that installs it, the smallest one."""
+
 SHOWN_AT_MOST = 20
 """Faults printed before the rest is only counted."""
 
@@ -64,6 +73,13 @@ def told(program: str, stopped: str = "the same command goes on from here") -> I
         sys.exit(INTERRUPTED)
     except InputError as error:
         _tell(program, error.lines or (str(error),))
+        sys.exit(BAD_INPUT)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        install = f"pip install 'myna-plugin[{EXTRAS[package]}]'"
+        _tell(program, (f"{package} is not installed: {install}",))
         sys.exit(BAD_INPUT)
     except BrokenPipeError:
         raise
