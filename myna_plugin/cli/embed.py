@@ -32,18 +32,17 @@ Examples:
 
 \b
   myna embed music --out library.parquet
-  myna embed song.mp3 other.flac --out two.npz --model myna-hybrid
+  myna embed song.mp3 other.flac --out two.parquet --model myna-hybrid
   find /music -name '*.mp3' | myna embed - --out library.parquet
-  myna embed music --out sequences.h5 --timestamps --hop-ms 500
+  myna embed music --out sequences.parquet --timestamps --hop-ms 500
 
 \b
   on four machines that share a disk, or by a scheduler's array of jobs:
   myna embed music --out library.parquet --shard 1/4     (2/4, 3/4, 4/4)
   myna merge library.parquet
 
-The file's ending says the format: .parquet, .npz (NumPy) or .h5 (HDF5, needs h5py). While it
-works, results are kept in OUT.parts; a run that was stopped, even killed, goes on where it was
-when the same command is given again. Files that cannot be used are listed in OUT.failed.csv.
+While it works, results are kept in OUT.parts; a run that was stopped, even killed, goes on where it
+was when the same command is given again. Files that cannot be used are listed in OUT.failed.csv.
 
 Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot be used.
 """
@@ -56,7 +55,7 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="LIBRARY",
-    help="File to write: .parquet, .npz or .h5.",
+    help="File to write, .parquet.",
 )
 @MODEL
 @EMBEDDING

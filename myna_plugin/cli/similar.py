@@ -20,7 +20,7 @@ Examples:
 
 \b
   myna similar song.mp3 library.parquet
-  myna similar song.mp3 rock.parquet jazz.npz --count 20
+  myna similar song.mp3 rock.parquet jazz.parquet --count 20
 
 Prints cosine similarity and path, most similar first, separated by a tab. A query that is in the
 library takes its row from there; any other audio file is embedded with the library's model.
@@ -64,7 +64,7 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
     facts = library.facts
     patchings = facts["patchings"]
     # Libraries of earlier versions name no block; theirs is the checkpoint's.
-    sequences = {"hop_ms": facts["hop_ms"], "timestamp_layer": facts.get("timestamp_layer")}
+    sequences = {"hop_ms": facts["hop_ms"], "timestamp_layer": facts["timestamp_layer"]}
     myna = Myna.from_pretrained(
         facts["model"] if model is None else model,
         embedding="hybrid" if len(patchings) > 1 else patchings[0],

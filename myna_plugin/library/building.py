@@ -21,7 +21,7 @@ from myna_plugin._version import __version__
 from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Failed, LibraryError
 from myna_plugin.library.encoding import Embedded, SceneEncoder, SequenceEncoder, TrackEncoder
 from myna_plugin.library.parts import Parts, Row, Unit, encode_part, plan_units
-from myna_plugin.library.table import Facts, check_format
+from myna_plugin.library.table import Facts, check_name
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.decoding import AUDIO_SUFFIXES, find_files
 from myna_plugin.model.embedding import Embedder
@@ -236,7 +236,7 @@ def build_library(
 
     Args:
         tracks: paths.
-        out: the file to write, ending in .parquet, .npz or .h5.
+        out: the file to write, ending in .parquet.
         embedder: the model, on its device.
         facts: from `describe`.
         workers: decoding processes.
@@ -293,7 +293,7 @@ def build_library(
 
 def check_output(out: Path, parts: Parts) -> None:
     """LibraryError unless a library can be begun, or gone on with, at `out`."""
-    check_format(out)
+    check_name(out)
     if out.exists() and not parts.folder.exists():
         raise LibraryError(f"{out}: exists already; give another --out, or remove it first")
     folder = next(f for f in (out.absolute().parent, *out.absolute().parents) if f.exists())

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,11 +203,8 @@ class Parts:
                 "end (the same command goes on where it stopped), or copy their folders into one"
             )
 
-        def tables(columns: Sequence[str]) -> Iterator[pa.Table]:
-            for file in files:
-                table = pq.read_table(file, columns=[*columns, "fault"], partitioning=None)
-                yield table.filter(pc.is_null(table["fault"])).select(list(columns))
-
+        columns = schema_of(plan["facts"]).names
+        tables = (_rows(file).select(columns) for file in files)
         failed = [fault for file in files for fault in _faults(file)]
         # Unfinished it lies among the parts, so that a killed run leaves nothing elsewhere.
         n_rows = write_library(self.library, tables, plan["facts"], self.folder)
@@ -233,6 +230,11 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         busy = f"{self.library}: another process is making it; wait for its end"
         return locked(self.folder / f"{name}.lock", busy, LibraryError)
+
+
+def _rows(file: Path) -> pa.Table:
+    table = pq.read_table(file, partitioning=None)
+    return table.filter(pc.is_null(table["fault"]))
 
 
 def _faults(file: Path) -> list[tuple[str, str]]:

@@ -55,20 +55,17 @@ def test_a_track_is_found_however_its_path_is_written(tmp_path, monkeypatch):
 
 def test_libraries_of_one_model_are_joined_and_of_two_refused(tmp_path):
     def write(name, facts):
-        def tables(columns):
-            content = {
-                "path": [name],
-                "duration_s": [1.0],
-                "embedding": embedding_array([np.ones(16, np.float32)], 16, False),
-            }
-            yield pa.Table.from_pydict(content, schema_of(facts)).select(list(columns))
-
-        write_library(tmp_path / name, tables, facts)
+        content = {
+            "path": [name],
+            "duration_s": [1.0],
+            "embedding": embedding_array([np.ones(16, np.float32)], 16, False),
+        }
+        write_library(tmp_path / name, [pa.Table.from_pydict(content, schema_of(facts))], facts)
         return tmp_path / name
 
-    one, two = write("one.parquet", FACTS), write("two.npz", FACTS)
+    one, two = write("one.parquet", FACTS), write("two.parquet", FACTS)
     other = write("other.parquet", {**FACTS, "weights": "xyz"})
 
-    assert join_libraries([one, two]).paths == ["one.parquet", "two.npz"]
+    assert join_libraries([one, two]).paths == ["one.parquet", "two.parquet"]
     with pytest.raises(LibraryError, match=r"other\.parquet: made with another model"):
         join_libraries([one, other])

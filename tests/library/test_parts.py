@@ -80,7 +80,7 @@ def test_parts_in_any_order_become_the_library_and_its_report(tmp_path):
 
 
 def test_what_is_missing_is_counted_and_nothing_is_lost(tmp_path):
-    parts, units = Parts(tmp_path / "library.npz"), plan_units(names(300), FACTS)
+    parts, units = Parts(tmp_path / "library.parquet"), plan_units(names(300), FACTS)
     with pytest.raises(LibraryError, match="no such folder"):
         parts.merge()
     parts.begin(FACTS, units, shared=False)
@@ -93,7 +93,7 @@ def test_what_is_missing_is_counted_and_nothing_is_lost(tmp_path):
 
 
 def test_shards_that_disagree_are_refused(tmp_path):
-    parts = Parts(tmp_path / "library.npz")
+    parts = Parts(tmp_path / "library.parquet")
     parts.begin(FACTS, plan_units(names(90), FACTS), shared=True)
     parts.begin(FACTS, plan_units(names(90), FACTS), shared=True)
 
@@ -103,7 +103,7 @@ def test_shards_that_disagree_are_refused(tmp_path):
 
 
 def test_two_runs_at_a_time_are_refused(tmp_path):
-    parts = Parts(tmp_path / "library.npz")
+    parts = Parts(tmp_path / "library.parquet")
     with (
         parts.locked("all"),
         pytest.raises(LibraryError, match="another process"),
@@ -113,7 +113,7 @@ def test_two_runs_at_a_time_are_refused(tmp_path):
 
 
 def test_names_that_are_no_utf8_are_reported_readably(tmp_path):
-    parts = Parts(tmp_path / "library.npz")
+    parts = Parts(tmp_path / "library.parquet")
     (unit,) = units = plan_units(["caf\udce9.mp3"], FACTS)
     parts.begin(FACTS, units, shared=False)
     parts.write(unit, encode_part([Row("caf\udce9.mp3", fault="broken")], FACTS))

@@ -63,7 +63,7 @@ def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     track = write_noise(tmp_path / "a.wav", 1_000)
 
-    result = embed(track, tmp_path / "a.npz", write_model(tmp_path), "--engine", "ray")
+    result = embed(track, tmp_path / "a.parquet", write_model(tmp_path), "--engine", "ray")
 
     assert result.exit_code == 2
     assert "pip install 'myna-plugin[ray]'" in result.output
@@ -71,7 +71,7 @@ def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
 
 def test_ray_and_shards_exclude_each_other(tmp_path):
     options = ["--engine", "ray", "--shard", "1/2"]
-    result = embed("a.wav", tmp_path / "a.npz", write_model(tmp_path), *options)
+    result = embed("a.wav", tmp_path / "a.parquet", write_model(tmp_path), *options)
 
     assert result.exit_code == 2
     assert "leave --shard out" in result.output

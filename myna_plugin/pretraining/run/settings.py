@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import types
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -360,9 +361,12 @@ def _convert(value: object, kind: Any) -> object:
 def _convert_scalar(value: object, kind: type) -> object:
     if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            return float(value)
-        except ValueError:
+            number = float(value)
+        except (ValueError, OverflowError):
             raise ValueError("a number") from None
+        if not math.isfinite(number):
+            raise ValueError("a finite number")
+        return number
     # bool is a kind of int to Python, not to a user.
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
