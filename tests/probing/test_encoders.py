@@ -7,6 +7,7 @@ import torch
 from task_layouts import BUILDERS
 from tiny_task import write_task
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.pretraining.run.settings import Settings
@@ -17,7 +18,7 @@ from myna_plugin.probing.encoders import GRIDS, EncoderProbe, read_task, read_ta
 from myna_plugin.probing.heads import FAST_GRID
 from myna_plugin.probing.modules import load_module
 from myna_plugin.probing.probes import probe_parts
-from myna_plugin.probing.tasks import TaskError, load_task
+from myna_plugin.probing.tasks import load_task
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_task_whose_audio_is_not_there_says_which(tmp_path):
     root = write_task(tmp_path / "task", files=2)
     for path in (root / "8000" / "train").iterdir():
         path.unlink()
-    with pytest.raises(TaskError, match=r"no clips in split 'train'; left out: 4 .*low.wav"):
+    with pytest.raises(InputError, match=r"no clips in split 'train'; left out: 4 .*low.wav"):
         read_task(str(root), 2, quiet)
 
 
@@ -99,5 +100,5 @@ def test_tasks_that_cannot_be_probed_are_named(tmp_path, monkeypatch, texts, mes
     monkeypatch.chdir(tmp_path)
     write_task(tmp_path / "task", files=1)
     write_task(tmp_path / "twin", files=1)
-    with pytest.raises(TaskError, match=message):
+    with pytest.raises(InputError, match=message):
         read_tasks(texts, 1, quiet)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from task_layouts import BUILDERS, KEY, MTG, SIZES, write_text
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.probing.tasks import (
     TASKS,
-    TaskError,
     check,
     encode_targets,
     gtzan,
@@ -221,7 +221,7 @@ def test_bad_annotations_name_the_place(built, tmp_path, name, layout, file, old
     text = (root / file).read_text()
     assert old in text
     (root / file).write_text(text.replace(old, new))
-    with pytest.raises(TaskError, match=message):
+    with pytest.raises(InputError, match=message):
         load_items(TASKS[name], root)
 
 
@@ -236,24 +236,24 @@ def test_bad_annotations_name_the_place(built, tmp_path, name, layout, file, old
 def test_a_lacking_file_is_named(built, tmp_path, file, name, layout):
     root = copy_of(built, name, layout, tmp_path)
     (root / file).unlink()
-    with pytest.raises(TaskError, match=Path(file).name.replace(".", r"\.")):
+    with pytest.raises(InputError, match=Path(file).name.replace(".", r"\.")):
         load_items(TASKS[name], root)
 
 
 def test_a_lacking_folder_is_named(tmp_path):
-    with pytest.raises(TaskError, match="nowhere: no such folder"):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
         load_items(TASKS["gtzan"], tmp_path / "nowhere")
-    with pytest.raises(TaskError, match="no folder giantsteps-mtg-key-dataset"):
+    with pytest.raises(InputError, match="no folder giantsteps-mtg-key-dataset"):
         load_items(TASKS["giantsteps"], tmp_path)
-    with pytest.raises(TaskError, match="layout 'jukemir'"):
+    with pytest.raises(InputError, match="layout 'jukemir'"):
         load_items(TASKS["gtzan"], tmp_path, layout="jukemir")
-    with pytest.raises(TaskError, match="no task 'gztan'"):
+    with pytest.raises(InputError, match="no task 'gztan'"):
         load_task("gztan", tmp_path)
 
 
 def test_gtzan_without_torchaudio_says_what_else_will_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "myna_plugin.common.torchaudio_bridge", None)
-    with pytest.raises(TaskError, match=r"torchaudio's.*gtzan_ff\.json\.gz"):
+    with pytest.raises(InputError, match=r"torchaudio's.*gtzan_ff\.json\.gz"):
         gtzan.filtered_lists()
 
 
@@ -261,5 +261,5 @@ def test_one_class_in_validation_is_refused(built, tmp_path):
     root = copy_of(built, "gtzan", "marble", tmp_path)
     path = root / "data/GTZAN/GTZANGenre.val.jsonl"
     path.write_text("\n".join(line for line in path.read_text().split("\n") if '"jazz"' in line))
-    with pytest.raises(TaskError, match="split 'valid': all 2 clips are of class 'jazz'"):
+    with pytest.raises(InputError, match="split 'valid': all 2 clips are of class 'jazz'"):
         load_items(TASKS["gtzan"], root)
