@@ -19,7 +19,7 @@ VALIDATORS := 2021.0.2 2021.0.6
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types unit test-slow clean
+.PHONY: help demo test check lint types docs unit test-slow clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ help:  ## List the targets
 demo: $(VENV)/.hear-eval  ## Score the model on the demo tasks; the first run installs it
 	$(BIN)/hear-eval --module myna_plugin --demo --grid faster --grid-points 2
 
-test: lint types unit  ## All that CI runs: style, layers, types, tests, doctests, the wheel
+test: lint types docs unit  ## All that CI runs: style, layers, types, documents, tests, the wheel
 
 check: test  ## The same as test
 
@@ -38,6 +38,9 @@ lint: $(VENV)/.dev  ## Style (ruff) and layers (import-linter)
 
 types: $(VENV)/.dev  ## Static types (mypy)
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev  ## The documents as pages, in build/site; a dead link or name is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Small tensors: one thread is fastest, and leaves no score to the number of cores.
 unit: $(VENV)/.dev  ## Tests and doctests; one test builds the wheel and imports all of it

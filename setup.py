@@ -40,6 +40,8 @@ PRETRAIN = ["PyYAML>=6.0", "tensorboard>=2.15", *PLOT]
 ONNX = ["onnx>=1.21", "onnxruntime>=1.23", "onnxscript>=0.7"]
 TRANSFORMERS = ["transformers>=5.20"]
 
+DOCS = ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29", "mkdocs-click>=0.9"]
+
 DEV = [
     "build>=1.2",
     "import-linter>=2.3",
@@ -101,7 +103,8 @@ setup(
         "onnx": ONNX,
         "transformers": TRANSFORMERS,
         "all": PROBE + PRETRAIN + HEAR_EVAL + ONNX + TRANSFORMERS,
-        "dev": DEV + PROBE + PRETRAIN + HEAR_EVAL + RENDERED + ONNX + TRANSFORMERS,
+        "docs": DOCS,
+        "dev": DEV + DOCS + PROBE + PRETRAIN + HEAR_EVAL + RENDERED + ONNX + TRANSFORMERS,
     },
     entry_points={
         "console_scripts": [
