@@ -217,7 +217,7 @@ def load_weights(encoder: MynaEncoder, source: str | Path) -> bool:
     config = encoder.config
     alone = config.patchings[0] if len(config.patchings) == 1 else "auto"
     found, projector = _read_encoder_and_projector(path, known, alone)
-    free = {"projector", "chunk_frames", "timestamp_layer"}
+    free = {"projector", "chunk_frames", "timestamp_layer", "scene_layers"}
     wanted = asdict(config)
     different = [
         f"{name} {value} instead of {wanted[name]}"
@@ -418,9 +418,7 @@ def _stored_config(path: Path, metadata: dict[str, str]) -> EncoderConfig | None
         )
     fields = _json_field(path, metadata, "config") or {}
     try:
-        return EncoderConfig(
-            **{**fields, "patchings": tuple(fields.get("patchings", ())), "projector": ()}
-        )
+        return EncoderConfig.of_fields({"patchings": (), **fields, "projector": ()})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its stored configuration is damaged ({error})") from error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
 from typing import Any, cast
 
 import torch
@@ -43,8 +45,8 @@ SIZES: dict[str, Size] = {
 }
 
 
-class TimestampLayerError(InputError):
-    """A block to read timestamps off that the encoder does not have."""
+class LayerError(InputError):
+    """Blocks to read embeddings off that the encoder does not have."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,11 @@ class EncoderConfig:
         chunk_frames: frames of a full input, a multiple of every patch's frames.
         timestamp_layer: the block, from 1, whose tokens tell best what happens when, if that has
             been measured; None for the last one.
+        scene_layers: the blocks whose mean tokens a scene embedding joins, in this order; None for
+            the last one alone, as the paper has it.
 
     Raises:
-        ValueError: an unknown or repeated patching, a size that is not positive, or no such block.
+        ValueError: an unknown or repeated patching, a size that is not positive, or no such blocks.
     """
 
     patchings: tuple[str, ...] = ("square", "vertical")
@@ -76,6 +80,7 @@ class EncoderConfig:
     log_mel: bool = False
     chunk_frames: int = CHUNK_FRAMES
     timestamp_layer: int | None = None
+    scene_layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         known = sorted(PATCHINGS)
@@ -86,6 +91,7 @@ class EncoderConfig:
         if min(self.embed_dim, self.depth, self.num_heads, self.mlp_dim, *self.projector, 1) < 1:
             raise ValueError(f"sizes must be positive: {self}")
         self.choose_timestamp_layer()
+        self.choose_scene_layers()
         if (
             any(self.chunk_frames % PATCHINGS[p][1] for p in self.patchings)
             or self.chunk_frames < 1
@@ -98,7 +104,7 @@ class EncoderConfig:
         """The block that timestamps are read off: the wanted one, the configuration's, or the last.
 
         Raises:
-            TimestampLayerError: there is no such block.
+            LayerError: there is no such block.
 
         >>> config = EncoderConfig(timestamp_layer=4)
         >>> config.choose_timestamp_layer(), config.choose_timestamp_layer(12)
@@ -106,9 +112,47 @@ class EncoderConfig:
         """
         layers = (wanted, self.timestamp_layer, self.depth)
         layer = next(layer for layer in layers if layer is not None)
-        if not 1 <= layer <= self.depth:
-            raise TimestampLayerError(f"timestamp_layer must be 1 to {self.depth}, got {layer}")
-        return layer
+        if not self._has_block(layer):
+            raise LayerError(f"timestamp_layer must be 1 to {self.depth}, got {layer!r}")
+        return int(layer)
+
+    def choose_scene_layers(self, wanted: Sequence[int] | None = None) -> tuple[int, ...]:
+        """The blocks of scene embeddings: those wanted, the configuration's, or the last alone.
+
+        Raises:
+            LayerError: there are no such blocks, or one is named twice.
+
+        >>> EncoderConfig().choose_scene_layers(), EncoderConfig().choose_scene_layers([8, 12])
+        ((12,), (8, 12))
+        """
+        choices: tuple[Sequence[int] | None, ...] = (wanted, self.scene_layers, (self.depth,))
+        layers = next(layers for layers in choices if layers is not None)
+        listed = isinstance(layers, Sequence) and len(layers) > 0
+        if not listed or not all(map(self._has_block, layers)) or len({*layers}) < len(layers):
+            raise LayerError(
+                f"scene_layers must list different blocks from 1 to {self.depth}, such as "
+                f"[{self.depth}], got {layers!r}"
+            )
+        return tuple(map(int, layers))
+
+    def _has_block(self, layer: object) -> bool:
+        # bool is a kind of int; True is no number of a block.
+        whole = isinstance(layer, Integral) and not isinstance(layer, bool)
+        return whole and 1 <= cast(int, layer) <= self.depth
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> EncoderConfig:
+        """The configuration that JSON holds, where tuples became lists.
+
+        Raises:
+            ValueError: as the class.
+            TypeError: an unknown field.
+        """
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        return cls(**values)
 
     @classmethod
     def of_size(cls, size: str, **changes: Any) -> EncoderConfig:
