@@ -49,10 +49,13 @@ def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, A
     path, _ = resolve(checkpoint)
     encoder = load_encoder(checkpoint, embedding=embedding)
     config = encoder.config
+    layers = config.choose_scene_layers()
     facts: dict[str, Any] = {
         "file": str(path),
         "patchings": list(config.patchings),
-        "embedding size": len(config.patchings) * config.embed_dim,
+        "embedding size": len(layers) * len(config.patchings) * config.embed_dim,
+        "scene layers": list(layers),
+        "timestamp layer": config.choose_timestamp_layer(),
         "width": config.embed_dim,
         "depth": config.depth,
         "heads": config.num_heads,

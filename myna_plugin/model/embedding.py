@@ -106,6 +106,27 @@ class Embedder(nn.Module):
         self.timestamp_embedding_size = len(patchings) * encoder.config.embed_dim
         self.scene_embedding_size = len(self.scene_layers) * self.timestamp_embedding_size
 
+    def scene_parts(self) -> dict[str, slice]:
+        """The embeddings that a scene embedding is put together from, and itself, the last.
+
+        Returns:
+            Slice of the features by name: "square", "vertical" and, of two patchings, "hybrid"; of
+            several layers "square@8", "vertical@8", "hybrid@8", …, and at last "hybrid@8+12".
+        """
+        width = self.encoder.config.embed_dim
+        several = len(self.scene_layers) > 1
+        whole = "hybrid" if len(self.patchings) > 1 else self.patchings[0]
+        parts: dict[str, slice] = {}
+        for i, layer in enumerate(self.scene_layers):
+            start, suffix = i * self.timestamp_embedding_size, f"@{layer}" * several
+            for k, patching in enumerate(self.patchings):
+                parts[f"{patching}{suffix}"] = slice(start + k * width, start + (k + 1) * width)
+            parts[f"{whole}{suffix}"] = slice(start, start + self.timestamp_embedding_size)
+        if several:
+            joined = "+".join(map(str, self.scene_layers))
+            parts[f"{whole}@{joined}"] = slice(0, self.scene_embedding_size)
+        return parts
+
     def forward(self, waveform: Tensor) -> Tensor:
         """Scene embeddings: see `embed_scenes`."""
         return self.embed_scenes(waveform)

@@ -174,7 +174,9 @@ def test_damaged_files_are_named(tmp_path, name, content):
 
 
 def test_our_format_round_trips_with_its_configuration(tmp_path):
-    config = EncoderConfig(**TINY, patchings=("vertical",), log_mel=True, chunk_frames=192)
+    config = EncoderConfig(
+        **TINY, patchings=("vertical",), log_mel=True, chunk_frames=192, scene_layers=(1, 2)
+    )
     encoder = initialise(MynaEncoder(config), 1)
     save_checkpoint(encoder, tmp_path / "a.safetensors", {"licence": "CC0"})
     loaded = load_encoder(tmp_path / "a.safetensors")

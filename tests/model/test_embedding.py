@@ -73,6 +73,33 @@ def test_layers_are_joined_as_they_are_alone_and_the_last_is_the_default(sound):
     assert Embedder(named, both.patchings, scene_layers=[2]).scene_embedding_size == 128
 
 
+def test_the_parts_of_a_scene_embedding_are_what_each_would_be_alone(sound):
+    def part(name):
+        kind, _, layers = name.partition("@")
+        patchings = ("square", "vertical") if kind == "hybrid" else (kind,)
+        chosen = [int(layer) for layer in layers.split("+")] if layers else None
+        twin = Embedder(model.encoder, patchings, scene_layers=chosen)
+        return twin.embed_scenes(waveform)
+
+    waveform = sound[:, :60_000]
+    plain = ["square", "vertical", "hybrid"]
+    layered = [f"{kind}@{layer}" for layer in (2, 1) for kind in plain] + ["hybrid@2+1"]
+    for layers, names in ((None, plain), ([2, 1], layered)):
+        model = tiny_embedder(scene_layers=layers)
+        scene = model.embed_scenes(waveform)
+        parts = model.scene_parts()
+        assert list(parts) == names
+        for name, place in parts.items():
+            torch.testing.assert_close(scene[:, place], part(name), rtol=1e-5, atol=1e-5)
+    single = tiny_embedder(("vertical",), scene_layers=[1, 2]).scene_parts()
+    assert list(single.items()) == [
+        ("vertical@1", slice(0, 64)),
+        ("vertical@2", slice(64, 128)),
+        ("vertical@1+2", slice(0, 128)),
+    ]
+    assert tiny_embedder(("square",)).scene_parts() == {"square": slice(0, 64)}
+
+
 @pytest.mark.parametrize("patching", ["square", "vertical"])
 @pytest.mark.parametrize(
     "frames", [1, 2, 3, 15, 16, 17, 31, 32, 33, 94, 95, 96, 97, 98, 111, 112, 113, 191, 192, 193]
