@@ -24,8 +24,8 @@ from myna_plugin.adapters.toolkits import import_toolkit
 from myna_plugin.common.devices import choose_device
 from myna_plugin.hear import load_model
 from myna_plugin.model.audio import SAMPLE_RATE, resample
-from myna_plugin.model.checkpoint import PUBLISHED
 from myna_plugin.model.encoder import parameter_count
+from myna_plugin.model.sources import PUBLISHED
 
 TRAINING_CODE = "https://github.com/ghost-signal/myna"
 """Of the published models."""

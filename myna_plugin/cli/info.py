@@ -10,9 +10,11 @@ import click
 from myna_plugin.cli.options import EMBEDDING
 from myna_plugin.library.building import fingerprint
 from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.checkpoint import load_encoder, read_tensors, resolve
+from myna_plugin.model.checkpoint import load_encoder
 from myna_plugin.model.encoder import token_grid
+from myna_plugin.model.sources import resolve
 from myna_plugin.model.spectrogram import HOP_LENGTH
+from myna_plugin.model.tensors import read_tensors
 
 SHOWN_ELSEWHERE = ("format", "format_version", "config", "tokenizers")
 

@@ -13,10 +13,13 @@ from torch.nn import functional
 
 from myna_plugin.common.errors import InputError
 from myna_plugin.model.spectrogram import N_MELS
-from myna_plugin.model.vit import Transformer, patchify, sincos_positions
+from myna_plugin.model.vit import HEAD_DIM, Transformer, patchify, sincos_positions
 
 CHUNK_FRAMES = 96
 """Frames of a full encoder input: of the 98 in 50,000 samples, the most that 16 divides."""
+
+LONGEST_CHUNK = 2**15
+"""Frames, 17 minutes: the codes of its positions take 25 MB a patching."""
 
 PATCHINGS: dict[str, tuple[int, int]] = {"square": (16, 16), "vertical": (128, 2)}
 """Patch size of each patching: (mel bands, frames). Paper §3.5."""
@@ -88,14 +91,18 @@ class EncoderConfig:
             raise ValueError(f"one or two patchings of {known} are needed, got {self.patchings}")
         if set(self.patchings) - set(PATCHINGS) or len(set(self.patchings)) < len(self.patchings):
             raise ValueError(f"patchings must be different ones of {known}, got {self.patchings}")
-        if min(self.embed_dim, self.depth, self.num_heads, self.mlp_dim, *self.projector, 1) < 1:
-            raise ValueError(f"sizes must be positive: {self}")
+        sizes = (self.embed_dim, self.depth, self.num_heads, self.mlp_dim, *self.projector)
+        if not all(type(size) is int and size >= 1 for size in (*sizes, self.chunk_frames)):
+            raise ValueError(f"sizes must be positive whole numbers: {self}")
+        if self.embed_dim % 4 or self.embed_dim < 8:
+            raise ValueError(f"embed_dim must be a multiple of 4 from 8 on, got {self.embed_dim}")
+        if type(self.log_mel) is not bool:
+            raise ValueError(f"log_mel must be true or false, got {self.log_mel!r}")
         self.choose_timestamp_layer()
         self.choose_scene_layers()
-        if (
-            any(self.chunk_frames % PATCHINGS[p][1] for p in self.patchings)
-            or self.chunk_frames < 1
-        ):
+        if self.chunk_frames > LONGEST_CHUNK:
+            raise ValueError(f"chunk_frames must be 1 to {LONGEST_CHUNK}, got {self.chunk_frames}")
+        if any(self.chunk_frames % PATCHINGS[p][1] for p in self.patchings):
             raise ValueError(
                 f"{self.chunk_frames} frames a chunk do not divide into {self.patchings} patches"
             )
@@ -139,6 +146,19 @@ class EncoderConfig:
         # bool is a kind of int; True is no number of a block.
         whole = isinstance(layer, Integral) and not isinstance(layer, bool)
         return whole and 1 <= cast(int, layer) <= self.depth
+
+    @property
+    def parameter_count(self) -> int:
+        """Weights of an encoder of this shape, its projector left out.
+
+        >>> EncoderConfig().parameter_count == parameter_count(MynaEncoder())
+        True
+        """
+        dim, inner = self.embed_dim, HEAD_DIM * self.num_heads
+        tokenizer = 2 * PATCH_AREA + (PATCH_AREA + 1) * dim + 2 * dim
+        attention = 2 * dim + 4 * inner * dim
+        perceptron = 2 * dim + (dim + 1) * self.mlp_dim + (self.mlp_dim + 1) * dim
+        return len(self.patchings) * tokenizer + self.depth * (attention + perceptron) + 2 * dim
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> EncoderConfig:

@@ -12,7 +12,7 @@ from tiny_library import load_tiny, write_model, write_noise
 from myna_plugin.cli.main import COMMANDS, main
 from myna_plugin.library.building import fingerprint
 from myna_plugin.library.table import read_library
-from myna_plugin.model.checkpoint import CheckpointError
+from myna_plugin.model.tensors import CheckpointError
 
 
 def myna(*arguments):
