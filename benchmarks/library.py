@@ -41,7 +41,7 @@ from myna_plugin.library.encoding import SceneEncoder
 from myna_plugin.library.segments import cut_segments, window_length
 from myna_plugin.library.table import read_library
 from myna_plugin.model.audio import SAMPLE_RATE, average_channels, load_audio
-from myna_plugin.model.embedding import Embedder, encode_chunks
+from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import MynaEncoder, initialise
 
 RATE = 44_100
@@ -136,7 +136,7 @@ def measure_device(device: torch.device, precision: str) -> list[tuple[str, floa
     mel = embedder.mel.frames(windows, 2, 2 + frames)
     times = {
         f"mel, {device.type}": lambda: embedder.mel.frames(windows, 2, 2 + frames),
-        f"encode, {device.type}, {precision}": lambda: encode_chunks(embedder.encoder, mel, BOTH),
+        f"encode, {device.type}, {precision}": lambda: embedder.pool_chunks(mel),
     }
     rows = [(name, seconds / fastest(run, device)) for name, run in times.items()]
     n_tracks, length = (2, 30.0) if device.type == "cpu" else (100, 180.0)

@@ -57,6 +57,7 @@ class Myna:
         precision: str = "float32",
         hop_ms: float = 50.0,
         timestamp_layer: int | None = None,
+        scene_layers: Sequence[int] | None = None,
         batch_size: int | None = None,
         compile: bool = False,
     ) -> Myna:
@@ -72,6 +73,8 @@ class Myna:
             hop_ms: milliseconds between timestamp embeddings.
             timestamp_layer: the transformer block that they are read off, from 1; None for the one
                 that the checkpoint names, or else the last.
+            scene_layers: the blocks, from 1, whose mean tokens an embedding joins, such as [8, 12];
+                None for those that the checkpoint names, or else the last alone.
             batch_size: chunks a pass of the encoder; None chooses by device.
             compile: run the encoder through `torch.compile`, for large jobs on CUDA.
 
@@ -79,7 +82,8 @@ class Myna:
             CheckpointError: the weights cannot be found, read or verified, or cannot give
                 `embedding`.
             DeviceError: there is no such device here.
-            ValueError: an option outside its range.
+            LayerError: there is no such block.
+            ValueError: another option outside its range.
         """
         chosen = choose_device(device)
         embedder = load_model(
@@ -87,6 +91,7 @@ class Myna:
             embedding=embedding,
             hop_ms=hop_ms,
             timestamp_layer=timestamp_layer,
+            scene_layers=scene_layers,
             batch_size=batch_size,
             precision=precision,
             compile=compile,

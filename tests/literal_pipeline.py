@@ -1,12 +1,14 @@
 """The published pipeline, written out slowly and literally: the oracle of the fast one.
 
-nnAudio's mel of the whole file, consecutive chunks, the rest dropped, every patch cut with Python
-loops, attention head by head. It reads the weights from a state dict by their published names.
+nnAudio's mel of the whole file, consecutive chunks, every patch cut with Python loops, attention
+head by head. It reads the weights from a state dict by their published names. What is not
+published (the partial chunk, blocks before the last, timestamps) is written out the same way.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from nnAudio.features import MelSpectrogram
@@ -14,6 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 PATCHES = {"square": (16, 16), "vertical": (128, 2)}
+
+TOKENIZERS = {
+    "square": [("square", "to_patch_embedding")],
+    "vertical": [("vertical", "to_patch_embedding")],
+    "hybrid": [("square", "to_patch_embedding"), ("vertical", "to_patch_embedding_b")],
+}
 
 
 def whole_file_mel(waveform: Tensor) -> Tensor:
@@ -67,15 +75,21 @@ def attend(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
     return torch.cat(heads, -1) @ weights[f"{name}.to_out.weight"].T
 
 
-def encode(chunk: Tensor, weights: dict[str, Tensor], patching: str, tokenizer: str) -> Tensor:
-    """Encoded tokens of one chunk: (128, F) -> (N, D)."""
+def encode(
+    chunk: Tensor,
+    weights: dict[str, Tensor],
+    patching: str,
+    tokenizer: str,
+    layer: int | None = None,
+) -> Tensor:
+    """Tokens of one chunk after a block (None for the last) and the norm: (128, F) -> (N, D)."""
     x = norm(cut_patches(chunk, patching), weights, f"{tokenizer}.1")
     x = x @ weights[f"{tokenizer}.2.weight"].T + weights[f"{tokenizer}.2.bias"]
     x = norm(x, weights, f"{tokenizer}.3")
     bands, frames = PATCHES[patching]
     x = x + position_codes(chunk.shape[0] // bands, chunk.shape[1] // frames, x.shape[-1])
     depth = 1 + max(int(k.split(".")[2]) for k in weights if k.startswith("transformer.layers."))
-    for i in range(depth):
+    for i in range(depth if layer is None else layer):
         x = x + attend(x, weights, f"transformer.layers.{i}.0")
         net = f"transformer.layers.{i}.1.net"
         hidden = norm(x, weights, f"{net}.0") @ weights[f"{net}.1.weight"].T
@@ -87,15 +101,85 @@ def encode(chunk: Tensor, weights: dict[str, Tensor], patching: str, tokenizer: 
 def embed_chunks(waveform: Tensor, weights: dict[str, Tensor], kind: str) -> Tensor:
     """Chunk embeddings of one sound, the rest dropped: (1, S) -> (K, D), D doubled for hybrid."""
     chunks = cut_chunks(whole_file_mel(waveform), 98 if kind == "vertical" else 96)
-    first, second = "to_patch_embedding", "to_patch_embedding_b"
-    tokenizers = {
-        "square": [("square", first)],
-        "vertical": [("vertical", first)],
-        "hybrid": [("square", first), ("vertical", second)],
-    }[kind]
+    tokenizers = TOKENIZERS[kind]
     return torch.stack(
         [
             torch.cat([encode(c, weights, patching, name).mean(0) for patching, name in tokenizers])
             for c in chunks
         ]
     )
+
+
+def fill(chunk: Tensor, patching: str) -> Tensor:
+    """Silence up to the next whole patch column: (128, F) -> (128, F')."""
+    width = PATCHES[patching][1]
+    filled = torch.zeros(chunk.shape[0], math.ceil(chunk.shape[1] / width) * width)
+    filled[:, : chunk.shape[1]] = chunk
+    return filled
+
+
+def embed_scene(
+    waveform: Tensor, weights: dict[str, Tensor], kind: str, layers: Sequence[int]
+) -> Tensor:
+    """Scene embedding of one sound: (1, S) -> (D for each patching of each layer,)."""
+    mel = whole_file_mel(waveform)
+    total = torch.zeros(())
+    size = 98 if kind == "vertical" else 96
+    for start in range(0, mel.shape[1], size):
+        chunk = mel[:, start : start + size]
+        parts = [
+            encode(fill(chunk, patching), weights, patching, name, layer).mean(0)
+            for layer in layers
+            for patching, name in TOKENIZERS[kind]
+        ]
+        total = total + chunk.shape[1] * torch.cat(parts)
+    return total / mel.shape[1]
+
+
+def read_timestamps(
+    mel: Tensor, times_ms: Sequence[float], patching: str, encode: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """One patching's timestamp embeddings of one sound, a chunk and a column at a time.
+
+    Args:
+        mel: of the whole sound, shape (128, F).
+        times_ms: where to read.
+        patching: its name.
+        encode: tokens of a chunk of whole patches, (128, F) -> (N, D).
+
+    Returns:
+        Shape (T, D).
+    """
+    bands, width = PATCHES[patching]
+    n_frames = mel.shape[1]
+    n_columns = math.ceil(n_frames / width)
+    total, weight = [0.0] * n_columns, [0.0] * n_columns
+    start = 0
+    while True:
+        filled = fill(mel[:, start : start + 96], patching)
+        columns = filled.shape[1] // width
+        tokens = encode(filled)
+        for column in range(columns):
+            rows = [tokens[row * columns + column] for row in range(128 // bands)]
+            centrality = 1 - abs((2 * column + 1) / (96 / width) - 1)
+            total[start // width + column] += centrality * torch.stack(rows).mean(0)
+            weight[start // width + column] += centrality
+        if start + 96 >= n_frames:
+            break
+        start += 48
+    vectors = []
+    for time_ms in times_ms:
+        place = min(max((time_ms / 32 - (width - 1) / 2) / width, 0), n_columns - 1)
+        below = int(place)
+        above = min(below + 1, n_columns - 1)
+        before, after = total[below] / weight[below], total[above] / weight[above]
+        vectors.append((1 - (place - below)) * before + (place - below) * after)
+    return torch.stack(vectors)
+
+
+def embed_windows(
+    mel: Tensor, times_ms: Sequence[float], embed: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """A whole chunk around each time, less of it at the sound's ends: (128, F) -> (T, D)."""
+    centres = [round(time_ms / 32) for time_ms in times_ms]
+    return torch.stack([embed(mel[:, max(c - 48, 0) : c + 48]) for c in centres])

@@ -6,7 +6,7 @@ from tiny_library import load_tiny, write_noise
 
 from myna_plugin import Myna, get_scene_embeddings, get_timestamp_embeddings, load_model
 from myna_plugin.model.audio import AudioError, load_audio
-from myna_plugin.model.checkpoint import CheckpointError
+from myna_plugin.model.tensors import CheckpointError
 
 
 @pytest.fixture

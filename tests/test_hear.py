@@ -104,8 +104,8 @@ def test_options_arrive_as_json_would_send_them(tmp_path, sound):
         "model_file_path": str(tmp_path / "weights.pth"),
         "embedding": "vertical",
         "hop_ms": 25,
-        "timestamp_mode": "window",
         "timestamp_layer": 2,
+        "scene_layers": [1, 2],
         "batch_size": 4,
         "precision": "float32",
     }
@@ -113,6 +113,7 @@ def test_options_arrive_as_json_would_send_them(tmp_path, sound):
     embeddings, times = get_timestamp_embeddings(sound[:, :16_000], model)
     assert embeddings.shape == (1, 41, 64)
     assert times[0, 1] == 25
+    assert get_scene_embeddings(sound, model).shape == (1, model.scene_embedding_size) == (1, 128)
 
 
 def test_float64_audio_is_taken_as_float32(model, sound):

@@ -1,6 +1,6 @@
 """Hidden states of every layer as sequences over time: what evaluators of speech and music read.
 
-`Embedder` gives the last layer without gradients. Evaluators pick or mix layers and may fine-tune,
+`Embedder` gives one layer without gradients. Evaluators pick or mix layers and may fine-tune,
 so here every layer is kept and autograd is left on. Both share one time axis.
 """
 
@@ -13,15 +13,19 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.embedding import (
-    column_grid,
-    column_weights,
-    fill_patches,
-    overlap_hop,
-    timestamp_count,
+from myna_plugin.model.chunks import (
+    Encoded,
+    average_chunks,
+    consecutive_frames,
+    encode_chunks,
+    frames_needed,
+    pool_consecutive,
+    pool_tokens,
+    read_sequences,
+    timestamp_grid,
 )
-from myna_plugin.model.encoder import PATCHINGS, MynaEncoder, token_grid
-from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram
+from myna_plugin.model.encoder import MynaEncoder
+from myna_plugin.model.spectrogram import MelSpectrogram
 
 CHUNKS_PER_PASS = 64
 """Chunks encoded at a time: bounds memory where no gradients are kept, changes no result."""
@@ -31,7 +35,7 @@ class HiddenStates(nn.Module):
     """Waveforms -> the hidden states of all layers, a vector every `hop_ms`.
 
     The last state, which carries the transformer's final norm, is what
-    `Embedder.embed_timestamps` returns in mode "tokens" of the last block; the others are read off
+    `Embedder.embed_timestamps` returns of the last block; the others are read off
     the same tokens one or more blocks earlier, before any norm.
 
     Attributes:
@@ -148,122 +152,47 @@ def read_layers(
         patchings: concatenated in this order.
         hop_ms: milliseconds between vectors.
     """
-    count = timestamp_count(n_samples, hop_ms)
-    hop_frames = hop_ms * SAMPLE_RATE / 1000 / HOP_LENGTH
-    positions = torch.arange(count, dtype=torch.float64) * hop_frames
-    joined = []
-    for patching, states in zip(patchings, _columns(encoder, mel, patchings), strict=True):
-        lower, fraction = column_grid(positions, PATCHINGS[patching][1], mel.shape[-1])
-        lower = lower.to(mel.device)
-        upper = (lower + 1).clamp(max=states[0].shape[1] - 1)
-        weight = fraction.to(states[0]).unsqueeze(-1)
-        joined.append([torch.lerp(s[:, lower], s[:, upper], weight) for s in states])
-    return tuple(torch.cat(parts, dim=-1) for parts in zip(*joined, strict=True))
+    size, n_frames = encoder.config.chunk_frames, mel.shape[-1]
+    layers = range(1, encoder.config.depth + 1)
+
+    def encode(chunks: Tensor) -> Encoded:
+        passes = [
+            encode_chunks(encoder, block, patchings, layers, normed=False)
+            for block in chunks.split(CHUNKS_PER_PASS)
+        ]
+        encoded = [
+            [torch.cat(blocks) for blocks in zip(*own, strict=True)]
+            for own in zip(*passes, strict=True)
+        ]
+        return [[*states, encoder.transformer.norm(last)] for *states, last in encoded]
+
+    _, positions = timestamp_grid(n_samples, hop_ms)
+    start, stop = frames_needed(positions, patchings, n_frames, size)
+    needed = mel[..., start:stop]
+    return tuple(read_sequences(encode, needed, start, positions, patchings, n_frames, size))
 
 
-def embed_scenes(encoder: MynaEncoder, mel: Tensor, patchings: tuple[str, ...]) -> Tensor:
+def embed_scenes(
+    encoder: MynaEncoder, mel: Tensor, patchings: tuple[str, ...], layers: tuple[int, ...]
+) -> Tensor:
     """Scene embeddings that gradients flow through: `Embedder.embed_scenes` from mel power.
 
     Args:
         encoder: the model.
         mel: mel power of whole sounds, shape (B, 128, F).
-        patchings: concatenated in this order.
+        patchings: concatenated in this order, for each layer.
+        layers: the blocks whose mean tokens are joined.
 
     Returns:
         Shape (B, D).
     """
-    size, n_frames = encoder.config.chunk_frames, mel.shape[-1]
-    full = n_frames // size
-    total = mel.new_zeros(len(mel), len(patchings) * encoder.config.embed_dim)
-    if full:
-        chunks = mel[..., : full * size].unflatten(-1, (full, size)).transpose(1, 2).flatten(0, 1)
-        embedded = [_embed(encoder, block, patchings) for block in chunks.split(CHUNKS_PER_PASS)]
-        total = size * torch.cat(embedded).unflatten(0, (len(mel), full)).sum(1)
-    if rest := n_frames - full * size:
-        total = total + rest * _embed(encoder, mel[..., full * size :], patchings)
-    return total / n_frames
-
-
-def _embed(encoder: MynaEncoder, chunks: Tensor, patchings: tuple[str, ...]) -> Tensor:
-    """Mean-pooled embeddings (N, D) of chunks (N, M, F)."""
-    return torch.cat([encoder(fill_patches(chunks, p), p).float() for p in patchings], dim=-1)
-
-
-def _columns(encoder: MynaEncoder, mel: Tensor, patchings: tuple[str, ...]) -> list[list[Tensor]]:
-    """States of the patch columns of whole sounds: [patching][layer] (B, columns, D).
-
-    Chunks overlap by half; where two give a column, the one it lies more centrally in counts
-    more (`column_weights`).
-    """
-    batch, _, n_frames = mel.shape
     size = encoder.config.chunk_frames
-    hop = overlap_hop(size)
-    n_chunks = 1 + max(-(-(n_frames - size) // hop), 0)
-    full = n_chunks if (n_chunks - 1) * hop + size <= n_frames else n_chunks - 1
-    pieces = []  # (first chunk, states of the chunks' columns)
-    if full:
-        chunks = mel.unfold(-1, size, hop)[:, :, :full].transpose(1, 2).flatten(0, 1)
-        pieces.append((0, _encode(encoder, chunks, patchings)))
-    if full < n_chunks:
-        pieces.append((full, _encode(encoder, mel[..., full * hop :], patchings)))
-    merged = []
-    for i, patching in enumerate(patchings):
-        width = PATCHINGS[patching][1]
-        weight = column_weights(size // width, mel.device)
-        layers = []
-        for k in range(encoder.config.depth):
-            parts = [(first, states[i][k].unflatten(0, (batch, -1))) for first, states in pieces]
-            layers.append(_overlap_add(parts, weight, hop // width, -(-n_frames // width)))
-        merged.append(layers)
-    return merged
 
+    def pool(chunks: Tensor) -> Tensor:
+        blocks = chunks.split(CHUNKS_PER_PASS)
+        return torch.cat(
+            [pool_tokens(encode_chunks(encoder, b, patchings, layers)) for b in blocks]
+        )
 
-def _encode(encoder: MynaEncoder, chunks: Tensor, patchings: tuple[str, ...]) -> list[list[Tensor]]:
-    """States of the columns of chunks (N, M, F): [patching][layer] (N, columns, D)."""
-    passes = [
-        [_encode_pass(encoder, fill_patches(block, p), p) for p in patchings]
-        for block in chunks.split(CHUNKS_PER_PASS)
-    ]
-    return [
-        [torch.cat(blocks) for blocks in zip(*layers, strict=True)]
-        for layers in zip(*passes, strict=True)
-    ]
-
-
-def _encode_pass(encoder: MynaEncoder, chunks: Tensor, patching: str) -> list[Tensor]:
-    """Tokens after each block, the last one normed, averaged over the frequency rows."""
-    rows = token_grid(patching, chunks.shape[-1])[0]
-    tokens = encoder.tokens(chunks, patching)
-    states = []
-    for block in encoder.transformer.layers:
-        tokens = block(tokens)
-        states.append(tokens)
-    states[-1] = encoder.transformer.norm(states[-1])
-    return [state.float().unflatten(1, (rows, -1)).mean(1) for state in states]
-
-
-def _overlap_add(
-    pieces: list[tuple[int, Tensor]], weight: Tensor, hop: int, n_columns: int
-) -> Tensor:
-    """Weighted mean of overlapping chunks of columns.
-
-    Args:
-        pieces: number of the first chunk and the chunks (B, K, columns, D), consecutive.
-        weight: of each column of a full chunk, > 0.
-        hop: columns between chunk starts.
-        n_columns: columns of the sound.
-
-    Returns:
-        Shape (B, n_columns, D).
-    """
-    batch, _, _, dim = pieces[0][1].shape
-    total = pieces[0][1].new_zeros(batch, n_columns, dim)
-    weights = weight.new_zeros(n_columns)
-    for first, chunks in pieces:
-        count, n = chunks.shape[1:3]
-        start = torch.arange(first, first + count, device=chunks.device)[:, None] * hop
-        index = (start + torch.arange(n, device=chunks.device)).flatten()
-        weighted = (chunks * weight[:n, None]).flatten(1, 2)
-        total = total.index_add(1, index, weighted)
-        weights = weights.index_add(0, index, weight[:n].repeat(count))
-    return total / weights[:, None]
+    frames = consecutive_frames(mel.shape[-1], size).to(mel.device)
+    return average_chunks(pool_consecutive(pool, mel, size), frames)

@@ -24,8 +24,8 @@ from myna_plugin.adapters.toolkits import import_toolkit
 from myna_plugin.common.devices import choose_device
 from myna_plugin.hear import load_model
 from myna_plugin.model.audio import SAMPLE_RATE, resample
-from myna_plugin.model.checkpoint import PUBLISHED
 from myna_plugin.model.encoder import parameter_count
+from myna_plugin.model.sources import PUBLISHED
 
 TRAINING_CODE = "https://github.com/ghost-signal/myna"
 """Of the published models."""
@@ -44,6 +44,7 @@ class MynaModel:
         *,
         device: str | None = None,
         embedding: str = "auto",
+        scene_layers: Sequence[int] | None = None,
     ) -> None:
         """Load a model.
 
@@ -53,13 +54,16 @@ class MynaModel:
             revision: of a repository on the Hugging Face hub; None for its newest.
             device: "cpu", "cuda" …; None takes CUDA where there is any.
             embedding: "square", "vertical", "hybrid" or "auto".
+            scene_layers: blocks to read embeddings off; see `myna_plugin.load_model`.
 
         Raises:
             CheckpointError: the weights cannot be used, or cannot give `embedding`.
+            LayerError: there is no such block.
         """
         self.model_name = model_name
         self.revision = revision
-        model = load_model(_source(model_name, revision), embedding=embedding)
+        source = _source(model_name, revision)
+        model = load_model(source, embedding=embedding, scene_layers=scene_layers)
         self.model = model.to(device or choose_device("auto"))
 
     def encode(

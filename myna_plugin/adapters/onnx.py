@@ -79,6 +79,7 @@ class ExportableEmbedder(nn.Module):
         self.mel = ExportableMel(model.mel)
         self.encoder = model.encoder
         self.patchings = model.patchings
+        self.layers = model.scene_layers
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embed whole sounds.
@@ -97,12 +98,14 @@ class ExportableEmbedder(nn.Module):
         frames = (n_frames - starts).clamp(max=size)
         padded = functional.pad(mel, (0, n_chunks * size - n_frames))
         chunks = padded.reshape(mel.shape[0], mel.shape[1], n_chunks, size).transpose(1, 2)
-        embedded = torch.cat([self._embed(chunks, frames, p) for p in self.patchings], dim=-1)
+        each = [self._embed(chunks, frames, p) for p in self.patchings]  # [patching][layer]
+        embedded = torch.cat([one for layer in zip(*each, strict=True) for one in layer], dim=-1)
         share = frames.to(embedded.dtype) / n_frames
         return (embedded * share.unsqueeze(-1)).sum(1), embedded, frames.to(embedded.dtype)
 
-    def _embed(self, chunks: Tensor, frames: Tensor, patching: str) -> Tensor:
-        """Masked embeddings of chunks (B, K, M, F) of which the first `frames` (K,) are sound."""
+    def _embed(self, chunks: Tensor, frames: Tensor, patching: str) -> list[Tensor]:
+        """Masked embeddings, for each layer, of chunks (B, K, M, F) with sound in the first
+        `frames` (K,)."""
         width = PATCHINGS[patching][1]
         rows, columns = token_grid(patching, self.encoder.config.chunk_frames)
         filled = (frames + width - 1) // width
@@ -110,18 +113,21 @@ class ExportableEmbedder(nn.Module):
         visible = visible.repeat(1, rows)  # (K, tokens), row-major
         tokens = self.encoder.tokens(chunks.flatten(0, 1), patching)
         tokens = tokens.reshape(chunks.shape[0], chunks.shape[1], rows * columns, -1)
-        encoded = self._transform(tokens, visible)
-        weight = visible.to(encoded.dtype).unsqueeze(-1)
-        return (encoded * weight).sum(2) / weight.sum(1)
+        weight = visible.to(tokens.dtype).unsqueeze(-1)
+        states = self._transform(tokens, visible)
+        return [(state * weight).sum(2) / weight.sum(1) for state in states]
 
-    def _transform(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """The transformer on (B, K, tokens, D), blind to tokens that are not visible."""
+    def _transform(self, tokens: Tensor, visible: Tensor) -> list[Tensor]:
+        """Normed tokens (B, K, tokens, D) after each layer, blind to those that are not visible."""
         bias = torch.zeros_like(visible, dtype=tokens.dtype).masked_fill(~visible, -1e9)
-        for block in self.encoder.transformer.layers:
+        states = {}
+        for layer, block in enumerate(self.encoder.transformer.layers, start=1):
             attention, perceptron = cast(tuple[Attention, FeedForward], tuple(cast(Block, block)))
             tokens = tokens + _attend(attention, tokens, bias[:, None, None, :])
             tokens = tokens + perceptron.net(tokens)
-        return self.encoder.transformer.norm(tokens)
+            if layer in self.layers:
+                states[layer] = self.encoder.transformer.norm(tokens)
+        return [states[layer] for layer in self.layers]
 
 
 def _attend(attention: Attention, x: Tensor, bias: Tensor) -> Tensor:

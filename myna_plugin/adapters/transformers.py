@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,10 @@ class MynaConfig(transformers.PretrainedConfig):  # type: ignore[name-defined]
     """The encoder's configuration and what is asked of it.
 
     Attributes:
-        encoder: the fields of `EncoderConfig`.
+        encoder: the fields of `EncoderConfig`; its `scene_layers` decide `pooler_output`.
         embedding: "square", "vertical", "hybrid" or "auto".
         hop_ms: milliseconds between the vectors of `last_hidden_state`.
-        hidden_size: width D of the embeddings.
+        hidden_size: width D of the vectors of `last_hidden_state`.
         num_hidden_layers: number of hidden states.
         sampling_rate: 16000 Hz.
     """
@@ -82,11 +82,8 @@ class MynaConfig(transformers.PretrainedConfig):  # type: ignore[name-defined]
         **kwargs: Any,
     ) -> None:
         fields = encoder or asdict(EncoderConfig())
-        self.encoder = {
-            **fields,
-            "patchings": list(fields["patchings"]),
-            "projector": list(fields.get("projector", ())),
-        }
+        # As JSON gives it back, so that a configuration equals the one that was saved.
+        self.encoder = json.loads(json.dumps(fields))
         self.embedding = embedding
         self.hop_ms = hop_ms
         config = self.encoder_config()
@@ -99,8 +96,7 @@ class MynaConfig(transformers.PretrainedConfig):  # type: ignore[name-defined]
 
     def encoder_config(self) -> EncoderConfig:
         """`encoder` as an `EncoderConfig`."""
-        lists = ("patchings", "projector")
-        return EncoderConfig(**{**self.encoder, **{k: tuple(self.encoder[k]) for k in lists}})
+        return EncoderConfig.of_fields(self.encoder)
 
 
 class MynaModel(transformers.PreTrainedModel):  # type: ignore[name-defined]
@@ -149,7 +145,8 @@ class MynaModel(transformers.PreTrainedModel):  # type: ignore[name-defined]
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` (B, T, D), a vector every
-            `config.hop_ms`, zero past a sound's end; `pooler_output` (B, D), the scene embedding;
+            `config.hop_ms`, zero past a sound's end; `pooler_output` (B, D for each of the
+            encoder's `scene_layers`), the scene embedding;
             `hidden_states`, if asked for, L tensors (B, T, D), the last being `last_hidden_state`.
 
         Raises:
@@ -158,18 +155,22 @@ class MynaModel(transformers.PreTrainedModel):  # type: ignore[name-defined]
         config, encoder = self.config, self.model
         patchings = embedding_patchings(config.embedding, encoder.config.patchings)
         lengths = _sound_lengths(input_values, attention_mask)
-        layers: list[tuple[Tensor, ...]] = [()] * len(lengths)
-        scenes = input_values.new_empty(len(lengths), config.hidden_size, dtype=torch.float32)
+        layers = encoder.config.choose_scene_layers()
+        sequences: list[tuple[Tensor, ...]] = [()] * len(lengths)
+        width = len(layers) * config.hidden_size
+        scenes = input_values.new_empty(len(lengths), width, dtype=torch.float32)
         for rows in rows_by_length(lengths):
             length = lengths[rows[0]]
             mel = compute_mel(self.mel, input_values[rows, :length])
             scenes = scenes.index_copy(
-                0, torch.tensor(rows, device=scenes.device), embed_scenes(encoder, mel, patchings)
+                0,
+                torch.tensor(rows, device=scenes.device),
+                embed_scenes(encoder, mel, patchings, layers),
             )
             states = read_layers(encoder, mel, length, patchings, config.hop_ms)
             for row, *own in zip(rows, *states, strict=True):
-                layers[row] = tuple(own)
-        padded = pad_layers(layers)
+                sequences[row] = tuple(own)
+        padded = pad_layers(sequences)
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         output = modeling_outputs.BaseModelOutputWithPooling(
@@ -204,7 +205,7 @@ def export_transformers(model: Embedder, folder: Path) -> None:
     `preprocessor_config.json` for `AutoFeatureExtractor` and the few lines of `modeling_myna.py`.
 
     Args:
-        model: the model; its encoder, patchings and `hop_ms` are kept.
+        model: the model; its encoder, patchings, `scene_layers` and `hop_ms` are kept.
         folder: to be made; an empty one is taken too.
 
     Raises:
@@ -214,7 +215,7 @@ def export_transformers(model: Embedder, folder: Path) -> None:
         raise FileExistsError(f"{folder}: not empty; name a new folder, or empty it")
     available = model.encoder.config.patchings
     config = MynaConfig(
-        encoder=asdict(model.encoder.config),
+        encoder=asdict(replace(model.encoder.config, scene_layers=model.scene_layers)),
         embedding=next(
             name
             for name in ("auto", "hybrid", *PATCHINGS)

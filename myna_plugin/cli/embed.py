@@ -10,7 +10,14 @@ from typing import Any
 import click
 
 from myna_plugin.api import Myna
-from myna_plugin.cli.options import DEVICE, EMBEDDING, MODEL, ShardType, hop_ms_option
+from myna_plugin.cli.options import (
+    DEVICE,
+    EMBEDDING,
+    MODEL,
+    SCENE_LAYERS,
+    ShardType,
+    hop_ms_option,
+)
 from myna_plugin.common.cores import available_cores
 from myna_plugin.library.building import (
     Outcome,
@@ -59,6 +66,7 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 )
 @MODEL
 @EMBEDDING
+@SCENE_LAYERS
 @click.option("--timestamps", is_flag=True, help="A sequence of vectors a track instead of one.")
 @hop_ms_option("Milliseconds between vectors, with --timestamps.")
 @click.option(
@@ -102,6 +110,7 @@ def embed(
     out: Path,
     model: str,
     embedding: str,
+    scene_layers: tuple[int, ...] | None,
     timestamps: bool,
     hop_ms: float,
     timestamp_layer: int | None,
@@ -122,11 +131,14 @@ def embed(
         raise LibraryError("--engine ray divides the work itself: leave --shard out")
     if timestamp_layer is not None and not timestamps:
         raise LibraryError("--timestamp-layer is for --timestamps: add that, or leave it out")
+    if scene_layers is not None and timestamps:
+        raise LibraryError("--scene-layers is for one vector a track: leave --timestamps out")
     options: dict[str, Any] = {
         "embedding": embedding,
         "precision": precision,
         "hop_ms": hop_ms,
         "timestamp_layer": timestamp_layer,
+        "scene_layers": scene_layers,
     }
     tracks = find_tracks(read_inputs(inputs), say)
     myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **options)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from myna_plugin.adapters import onnx
-from myna_plugin.cli.options import EMBEDDING, MODEL, hop_ms_option
+from myna_plugin.cli.options import EMBEDDING, MODEL, SCENE_LAYERS, hop_ms_option
 from myna_plugin.common.errors import InputError
 from myna_plugin.hear import load_model
 from myna_plugin.model.checkpoint import save_checkpoint
@@ -32,7 +33,10 @@ def export_to_transformers(model: Embedder, out: Path) -> str:
 
 
 def export_to_safetensors(model: Embedder, out: Path) -> str:
-    """Write the whole encoder in our own format; what to tell."""
+    """Write the whole encoder in our own format, naming the scene layers; what to tell."""
+    config = model.encoder.config
+    if config.choose_scene_layers() != model.scene_layers:
+        model.encoder.config = replace(config, scene_layers=model.scene_layers)
     save_checkpoint(model.encoder, out)
     return f"myna_plugin.load_model({str(out)!r})"
 
@@ -54,15 +58,24 @@ FORMATS: dict[str, Callable[[Embedder, Path], str]] = {
 )
 @MODEL
 @EMBEDDING
+@SCENE_LAYERS
 @hop_ms_option("transformers: milliseconds between the vectors of last_hidden_state.")
-def export(target: str, out: Path, model: str, embedding: str, hop_ms: float) -> None:
+def export(
+    target: str,
+    out: Path,
+    model: str,
+    embedding: str,
+    scene_layers: tuple[int, ...] | None,
+    hop_ms: float,
+) -> None:
     """Write a model in another toolkit's format.
 
     \b
     onnx          one file: `waveform` (batch, samples) at 16 kHz, both of any size, to
                   `scene_embeddings`, `chunk_embeddings` and `chunk_frames`; checked against torch
     transformers  a folder for AutoModel.from_pretrained
-    safetensors   one file in this package's own format, with all patchings the model has
+    safetensors   one file in this package's own format, with all patchings the model has;
+                  --scene-layers become its default
 
     \b
     Examples:
@@ -73,5 +86,5 @@ def export(target: str, out: Path, model: str, embedding: str, hop_ms: float) ->
     if out.exists():
         raise InputError(f"{out}: already there; name another, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    written = FORMATS[target](load_model(model, embedding=embedding, hop_ms=hop_ms), out)
-    click.echo(f"{out}: {written}")
+    loaded = load_model(model, embedding=embedding, scene_layers=scene_layers, hop_ms=hop_ms)
+    click.echo(f"{out}: {FORMATS[target](loaded, out)}")

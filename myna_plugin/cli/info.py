@@ -10,9 +10,11 @@ import click
 from myna_plugin.cli.options import EMBEDDING
 from myna_plugin.library.building import fingerprint
 from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.checkpoint import load_encoder, read_tensors, resolve
+from myna_plugin.model.checkpoint import load_encoder
 from myna_plugin.model.encoder import token_grid
+from myna_plugin.model.sources import resolve
 from myna_plugin.model.spectrogram import HOP_LENGTH
+from myna_plugin.model.tensors import read_tensors
 
 SHOWN_ELSEWHERE = ("format", "format_version", "config", "tokenizers")
 
@@ -49,10 +51,13 @@ def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, A
     path, _ = resolve(checkpoint)
     encoder = load_encoder(checkpoint, embedding=embedding)
     config = encoder.config
+    layers = config.choose_scene_layers()
     facts: dict[str, Any] = {
         "file": str(path),
         "patchings": list(config.patchings),
-        "embedding size": len(config.patchings) * config.embed_dim,
+        "embedding size": len(layers) * len(config.patchings) * config.embed_dim,
+        "scene layers": list(layers),
+        "timestamp layer": config.choose_timestamp_layer(),
         "width": config.embed_dim,
         "depth": config.depth,
         "heads": config.num_heads,

@@ -45,6 +45,36 @@ def hop_ms_option(meaning: str) -> Callable[[Command], Command]:
     )
 
 
+class LayersType(click.ParamType):
+    """Numbers of blocks, separated by commas."""
+
+    name = "N,N…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Parse N,N…; which blocks there are the model knows.
+
+        >>> LayersType().convert("8,12", None, None)
+        (8, 12)
+        """
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() for part in parts):
+            self.fail(f"must be numbers of blocks, such as 8,12, got {value!r}", param, ctx)
+        return tuple(map(int, parts))
+
+
+SCENE_LAYERS = click.option(
+    "--scene-layers",
+    type=LayersType(),
+    metavar="N,N…",
+    help="Transformer blocks, from 1, whose mean tokens an embedding joins.  "
+    "[default: the checkpoint's, else the last]",
+)
+
+
 class ShardType(click.ParamType):
     """i/n as a pair of numbers."""
 

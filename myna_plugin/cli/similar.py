@@ -63,14 +63,14 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
     """
     facts = library.facts
     patchings = facts["patchings"]
-    # Libraries of earlier versions name no block; theirs is the checkpoint's.
-    sequences = {"hop_ms": facts["hop_ms"], "timestamp_layer": facts["timestamp_layer"]}
+    names = ("hop_ms", "timestamp_layer") if facts["timestamps"] else ("scene_layers",)
+    options = {name: facts[name] for name in names}
     myna = Myna.from_pretrained(
         facts["model"] if model is None else model,
         embedding="hybrid" if len(patchings) > 1 else patchings[0],
         precision=facts["precision"],
         device="cpu",
-        **(sequences if facts["timestamps"] else {}),
+        **options,
     )
     if fingerprint(myna.embedder.encoder) != facts["weights"]:
         raise LibraryError(

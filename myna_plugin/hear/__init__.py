@@ -5,6 +5,7 @@ Source: https://hearbenchmark.com/hear-api.html
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -18,8 +19,8 @@ def load_model(
     *,
     embedding: str = "auto",
     hop_ms: float = 50.0,
-    timestamp_mode: str = "tokens",
     timestamp_layer: int | None = None,
+    scene_layers: Sequence[int] | None = None,
     batch_size: int | None = None,
     precision: str = "float32",
     compile: bool = False,
@@ -33,10 +34,12 @@ def load_model(
             checkpoint has both tokenizers. A bare state dict with one tokenizer does not say
             which patching it is; a published name or this option does.
         hop_ms: milliseconds between timestamp embeddings.
-        timestamp_mode: "tokens", or "window" for the slow reference.
         timestamp_layer: the transformer block that timestamp embeddings are read off, from 1;
             None for the one that the checkpoint names, or else the last. For onsets and other
             events earlier blocks can be far better.
+        scene_layers: the blocks, from 1, whose mean tokens a scene embedding joins, such as
+            [8, 12]: square then vertical of block 8, square then vertical of block 12. None for
+            those that the checkpoint names, or else the last alone.
         batch_size: chunks a pass of the encoder; None chooses by device. Never changes a result.
         precision: "float32", "bfloat16" or "float16" for the encoder; halves are meant for CUDA.
         compile: run the encoder through `torch.compile`, for large jobs on CUDA.
@@ -47,15 +50,16 @@ def load_model(
 
     Raises:
         CheckpointError: the weights cannot be found, read or verified, or cannot give `embedding`.
-        ValueError: an option outside its range.
+        LayerError: there is no such block.
+        ValueError: another option outside its range.
     """
     encoder = load_encoder(model_file_path, embedding=embedding)
     model = Embedder(
         encoder,
         embedding_patchings(embedding, encoder.config.patchings),
         hop_ms=hop_ms,
-        timestamp_mode=timestamp_mode,
         timestamp_layer=timestamp_layer,
+        scene_layers=scene_layers,
         batch_size=batch_size,
         precision=precision,
         compile=compile,

@@ -76,15 +76,17 @@ def _suffix(path: str) -> str:
 
 def describe(embedder: Embedder, model: str, *, precision: str, timestamps: bool) -> Facts:
     """What the rows of a library depend on, beside the audio."""
+    width = embedder.timestamp_embedding_size if timestamps else embedder.scene_embedding_size
     return {
         "model": model,
         "weights": fingerprint(embedder.encoder),
         "patchings": list(embedder.patchings),
-        "width": embedder.scene_embedding_size,
+        "width": width,
         "precision": precision,
         "timestamps": timestamps,
         "hop_ms": embedder.hop_ms if timestamps else None,
         "timestamp_layer": embedder.timestamp_layer if timestamps else None,
+        "scene_layers": None if timestamps else list(embedder.scene_layers),
         "version": __version__,
     }
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from myna_plugin.library.segments import Segment, window_length
 from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.embedding import Embedder, compiled_encode, encode_chunks
+from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import PATCHINGS
 from myna_plugin.model.spectrogram import HOP_LENGTH, MARGIN
 
@@ -202,14 +202,12 @@ class SceneEncoder:
             n_frames: frames of the window.
             frames: how many of them are the chunk's, shape (N,); the rest becomes silence.
         """
-        encode = compiled_encode() if self._embedder.compile_encoder else encode_chunks
         with torch.inference_mode():
             mel = self._embedder.mel.frames(windows, MARGIN_FRAMES, MARGIN_FRAMES + n_frames)
             if frames is not None:
                 beyond = torch.arange(n_frames, device=self._device) >= frames[:, None]
                 mel = mel.masked_fill(beyond[:, None], 0.0)
-            tokens = encode(self._embedder.encoder, mel, self._embedder.patchings)
-            return torch.cat([t.mean(1) for t in tokens], dim=-1).float()
+            return self._embedder.pool_chunks(mel)
 
     def _collect(self) -> list[Embedded]:
         """Wait for the pass that runs; the tracks that are finished by it."""

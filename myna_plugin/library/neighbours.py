@@ -12,7 +12,7 @@ import numpy as np
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.table import Library, read_library
 
-SAME_SPACE = ("weights", "patchings", "width", "timestamps", "timestamp_layer")
+SAME_SPACE = ("weights", "patchings", "width", "timestamps", "timestamp_layer", "scene_layers")
 """Facts that must agree for embeddings to be comparable."""
 
 

@@ -1,23 +1,19 @@
-"""Weights: find them by name or path, read them safely, verify every key, save in our format."""
+"""Checkpoints: an encoder from tensors, every key and shape verified, and back into a file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import pickle
 import warnings
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import replacing
 from myna_plugin.model.encoder import (
     CHUNK_FRAMES,
@@ -27,45 +23,14 @@ from myna_plugin.model.encoder import (
     EncoderConfig,
     MynaEncoder,
 )
+from myna_plugin.model.sources import resolve
+from myna_plugin.model.tensors import CheckpointError, list_some, read_tensors, strip_wrappers
 from myna_plugin.model.vit import HEAD_DIM
-
-DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default.safetensors"
-"""The packaged default model."""
-
-SUFFIXES = (".safetensors", ".pth", ".pt")
 
 FORMAT_VERSION = "1"
 
-WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")
-"""What DataParallel, training scripts and torch.compile put before every key."""
-
 VERTICAL_CHUNK_FRAMES = 98
 """The released pipeline cuts for the vertical-only model to a multiple of 2, not of 16."""
-
-
-class CheckpointError(InputError):
-    """Weights that cannot be found or used; the message names the file and what to do."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A checkpoint of the paper's authors: its Hugging Face repository and its patchings."""
-
-    repository: str
-    patchings: tuple[str, ...]
-
-
-PUBLISHED: dict[str, Published] = {
-    "myna-base": Published("oriyonay/myna-base", ("square",)),
-    "myna-vertical": Published("oriyonay/myna-vertical", ("vertical",)),
-    "myna-hybrid": Published("oriyonay/myna-hybrid", ("square", "vertical")),
-    "myna-85m": Published("oriyonay/myna-85m", ("square", "vertical")),
-}
-
-
-def weights_folder() -> Path:
-    """Where weights are looked for by name: $MYNA_PLUGIN_WEIGHTS, else ~/.cache/myna_plugin."""
-    return Path(os.environ.get("MYNA_PLUGIN_WEIGHTS") or Path.home() / ".cache" / "myna_plugin")
 
 
 def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEncoder:
@@ -93,76 +58,6 @@ def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEnc
     return encoder.eval().requires_grad_(False)
 
 
-def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
-    """Find the file behind a name, path or hf:// address, downloading if that is what it asks.
-
-    Returns:
-        The local file, and its patchings where the name is a published one's (a local file called
-        "myna-vertical.pth" counts), else None.
-    """
-    text = str(source)
-    if text == "":
-        if not DEFAULT_WEIGHTS.is_file():
-            raise CheckpointError(f"{DEFAULT_WEIGHTS}: missing; install myna-plugin anew")
-        return DEFAULT_WEIGHTS, None
-    if text.startswith("hf://"):
-        address = text.removeprefix("hf://")
-        repository, _, revision = address.partition("@")
-        known = next((p.patchings for p in PUBLISHED.values() if p.repository == repository), None)
-        return _download(repository, revision or None, Path(repository).name), known
-    path = Path(text).expanduser()
-    if path.is_file():
-        return path, PUBLISHED[path.stem].patchings if path.stem in PUBLISHED else None
-    if text in PUBLISHED:
-        for suffix in SUFFIXES:
-            local = weights_folder() / f"{text}{suffix}"
-            if local.is_file():
-                return local, PUBLISHED[text].patchings
-        return _download(PUBLISHED[text].repository, None, text), PUBLISHED[text].patchings
-    raise CheckpointError(
-        f"{text}: no such file, and not a known name; known are {', '.join(PUBLISHED)}, "
-        "hf://owner/name, or the path of a .safetensors, .pth or .pt file"
-    )
-
-
-def _download(repository: str, revision: str | None, name: str) -> Path:
-    """The weights file of a Hugging Face repository, from its cache or the network."""
-    # Imported on request only: it is slow to import, and most loads are local.
-    from huggingface_hub import (
-        errors,
-        hf_hub_download,
-        list_repo_files,
-        try_to_load_from_cache,
-    )
-
-    wanted = ["model.safetensors", f"{name}.safetensors", f"{name}.pth", "pytorch_model.bin"]
-    try:
-        for candidate in wanted:
-            cached = try_to_load_from_cache(repository, candidate, revision=revision)
-            if isinstance(cached, str):
-                return Path(cached)
-        for candidate in wanted:
-            try:
-                return Path(hf_hub_download(repository, candidate, revision=revision))
-            except errors.LocalEntryNotFoundError:  # there is no network
-                raise
-            except errors.EntryNotFoundError:
-                continue
-        files = list_repo_files(repository, revision=revision)
-        others = sorted(f for f in files if f.endswith(SUFFIXES))
-        if others:
-            return Path(hf_hub_download(repository, others[0], revision=revision))
-        reason = f"it holds no weights, only {_some(files)}"
-    except (OSError, ValueError, RuntimeError, errors.HfHubHTTPError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"hf://{repository}: cannot be downloaded ({reason}). Without network, put the file at "
-            f"{weights_folder() / name}.safetensors (or .pth) and load it as {name!r} if that is "
-            "one of the known names, else by its path"
-        ) from error
-    raise CheckpointError(f"hf://{repository}: {reason}")
-
-
 def read_encoder(
     path: Path, *, patchings: tuple[str, ...] | None = None, embedding: str = "auto"
 ) -> MynaEncoder:
@@ -185,6 +80,7 @@ def _read_encoder_and_projector(
     tensors, metadata = read_tensors(path)
     tensors = strip_wrappers(tensors)
     config = _stored_config(path, metadata) or detect_config(path, tensors, patchings, embedding)
+    _check_size(path, config)
     _check_embedding(embedding, config.patchings, str(path))
     _check_tokenizer_order(path, tensors, metadata)
     encoder = _build(config)
@@ -217,7 +113,7 @@ def load_weights(encoder: MynaEncoder, source: str | Path) -> bool:
     config = encoder.config
     alone = config.patchings[0] if len(config.patchings) == 1 else "auto"
     found, projector = _read_encoder_and_projector(path, known, alone)
-    free = {"projector", "chunk_frames", "timestamp_layer"}
+    free = {"projector", "chunk_frames", "timestamp_layer", "scene_layers"}
     wanted = asdict(config)
     different = [
         f"{name} {value} instead of {wanted[name]}"
@@ -225,62 +121,13 @@ def load_weights(encoder: MynaEncoder, source: str | Path) -> bool:
         if name not in free and value != wanted[name]
     ]
     if different:
-        raise CheckpointError(f"{path}: cannot be trained further so: has {_some(different)}")
+        raise CheckpointError(f"{path}: cannot be trained further so: has {list_some(different)}")
     encoder.load_state_dict(found.state_dict(), strict=False)
     own = _projector_of(encoder.state_dict())
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in projector.items()}:
         return not own
     encoder.load_state_dict(projector, strict=False)
     return True
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The named tensors of a file and its metadata (empty for torch files), without unpickling.
-
-    Raises:
-        CheckpointError: the file is damaged, holds other objects than tensors, or no tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-    ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path}: cannot be read as tensors alone ({reason}). Is the download complete? A file "
-            "with other pickled objects must be saved again as torch.save(model.state_dict(), …)"
-        ) from error
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    strays = [str(k) for k, v in content.items() if not isinstance(v, Tensor)]
-    if strays:
-        raise CheckpointError(f"{path}: not a state dict; no tensors under {_some(strays)}")
-    return dict(content), {}
-
-
-def strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove a known prefix that every key carries, repeatedly.
-
-    >>> list(strip_wrappers({"module.model.a": torch.zeros(1), "module.model.b": torch.zeros(1)}))
-    ['a', 'b']
-    """
-    for prefix in WRAPPER_PREFIXES:
-        if tensors and all(key.startswith(prefix) for key in tensors):
-            return strip_wrappers({k.removeprefix(prefix): v for k, v in tensors.items()})
-    return tensors
 
 
 def detect_config(
@@ -294,7 +141,7 @@ def detect_config(
     def shape(key: str) -> tuple[int, ...]:
         if key not in tensors:
             raise CheckpointError(
-                f"{path}: not a Myna encoder: {key} is missing; found {_some(sorted(tensors))}"
+                f"{path}: not a Myna encoder: {key} is missing; found {list_some(sorted(tensors))}"
             )
         return tuple(tensors[key].shape)
 
@@ -311,15 +158,20 @@ def detect_config(
     names = [n for n in TOKENIZER_NAMES if any(k.startswith(f"{n}.") for k in tensors)]
     if patchings is None or len(patchings) != len(names):
         patchings = _guess_patchings(path, len(names), patchings, embedding)
-    blocks = {int(k.split(".")[2]) for k in tensors if k.startswith("transformer.layers.")}
-    return EncoderConfig(
-        patchings=patchings,
-        embed_dim=dim,
-        depth=max(blocks) + 1,
-        num_heads=inner // HEAD_DIM,
-        mlp_dim=shape("transformer.layers.0.1.net.1.weight")[0],
-        chunk_frames=VERTICAL_CHUNK_FRAMES if patchings == ("vertical",) else CHUNK_FRAMES,
-    )
+    # Blocks are counted while there are any: a name may hold any number.
+    depth = next(n for n in count(1) if f"transformer.layers.{n}.0.to_qkv.weight" not in tensors)
+    mlp_dim = shape("transformer.layers.0.1.net.1.weight")[0]
+    try:
+        return EncoderConfig(
+            patchings=patchings,
+            embed_dim=dim,
+            depth=depth,
+            num_heads=inner // HEAD_DIM,
+            mlp_dim=mlp_dim,
+            chunk_frames=VERTICAL_CHUNK_FRAMES if patchings == ("vertical",) else CHUNK_FRAMES,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not a Myna encoder: {error}") from error
 
 
 def _guess_patchings(
@@ -363,22 +215,32 @@ def _check_embedding(embedding: str, patchings: tuple[str, ...], name: str) -> N
         )
 
 
+def _check_size(path: Path, config: EncoderConfig) -> None:
+    """Refuse a configuration with more weights than the file has bytes, before they are made."""
+    n_bytes = path.stat().st_size
+    if config.parameter_count > n_bytes:
+        raise CheckpointError(
+            f"{path}: claims to be an encoder of more weights than its {n_bytes:,} bytes can hold; "
+            "it is damaged, or no checkpoint of Myna"
+        )
+
+
 def _verify(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Compare every key and shape, and refuse numbers that are not finite."""
     faults = []
     if missing := sorted(expected.keys() - tensors.keys()):
-        faults.append(f"missing {_some(missing)}")
+        faults.append(f"missing {list_some(missing)}")
     if unexpected := sorted(tensors.keys() - expected.keys()):
-        faults.append(f"unexpected {_some(unexpected)}")
+        faults.append(f"unexpected {list_some(unexpected)}")
     shared = sorted(expected.keys() & tensors.keys())
     if wrong := [
         f"{k} {tuple(tensors[k].shape)} instead of {tuple(expected[k].shape)}"
         for k in shared
         if tensors[k].shape != expected[k].shape
     ]:
-        faults.append(f"wrong shapes {_some(wrong)}")
+        faults.append(f"wrong shapes {list_some(wrong)}")
     if broken := [k for k in shared if not tensors[k].isfinite().all()]:
-        faults.append(f"NaN or infinite numbers in {_some(broken)}")
+        faults.append(f"NaN or infinite numbers in {list_some(broken)}")
     if faults:
         raise CheckpointError(f"{path}: does not fit its own architecture: {'; '.join(faults)}")
 
@@ -391,7 +253,7 @@ def _check_tokenizer_order(
     if len(stored) < 2:
         return
     actual = {name: _digest(tensors, name) for name in stored}
-    if actual != stored and sorted(actual.values()) == sorted(stored.values()):
+    if actual != stored and sorted(actual.values()) == sorted(map(str, stored.values())):
         raise CheckpointError(
             f"{path}: its two tokenizers are swapped: {TOKENIZER_NAMES[0]} holds what was saved as "
             f"{TOKENIZER_NAMES[1]}; exchange them or save the model again"
@@ -418,9 +280,7 @@ def _stored_config(path: Path, metadata: dict[str, str]) -> EncoderConfig | None
         )
     fields = _json_field(path, metadata, "config") or {}
     try:
-        return EncoderConfig(
-            **{**fields, "patchings": tuple(fields.get("patchings", ())), "projector": ()}
-        )
+        return EncoderConfig.of_fields({"patchings": (), **fields, "projector": ()})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its stored configuration is damaged ({error})") from error
 
@@ -431,7 +291,7 @@ def _json_field(path: Path, metadata: dict[str, str], name: str) -> dict[str, An
         return None
     try:
         value = json.loads(metadata[name])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata field {name!r} is damaged") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: its metadata field {name!r} is not an object")
@@ -472,10 +332,3 @@ def _build(config: EncoderConfig) -> MynaEncoder:
     """An encoder whose initial weights will be replaced; leaves the global generator alone."""
     with torch.random.fork_rng(devices=[]):
         return MynaEncoder(config)
-
-
-def _some(names: Iterable[str], limit: int = 6) -> str:
-    """A readable list of at most `limit` names."""
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
 from typing import Any, cast
 
 import torch
@@ -11,10 +13,13 @@ from torch.nn import functional
 
 from myna_plugin.common.errors import InputError
 from myna_plugin.model.spectrogram import N_MELS
-from myna_plugin.model.vit import Transformer, patchify, sincos_positions
+from myna_plugin.model.vit import HEAD_DIM, Transformer, patchify, sincos_positions
 
 CHUNK_FRAMES = 96
 """Frames of a full encoder input: of the 98 in 50,000 samples, the most that 16 divides."""
+
+LONGEST_CHUNK = 2**15
+"""Frames, 17 minutes: the codes of its positions take 25 MB a patching."""
 
 PATCHINGS: dict[str, tuple[int, int]] = {"square": (16, 16), "vertical": (128, 2)}
 """Patch size of each patching: (mel bands, frames). Paper §3.5."""
@@ -43,8 +48,8 @@ SIZES: dict[str, Size] = {
 }
 
 
-class TimestampLayerError(InputError):
-    """A block to read timestamps off that the encoder does not have."""
+class LayerError(InputError):
+    """Blocks to read embeddings off that the encoder does not have."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,11 @@ class EncoderConfig:
         chunk_frames: frames of a full input, a multiple of every patch's frames.
         timestamp_layer: the block, from 1, whose tokens tell best what happens when, if that has
             been measured; None for the last one.
+        scene_layers: the blocks whose mean tokens a scene embedding joins, in this order; None for
+            the last one alone, as the paper has it.
 
     Raises:
-        ValueError: an unknown or repeated patching, a size that is not positive, or no such block.
+        ValueError: an unknown or repeated patching, a size that is not positive, or no such blocks.
     """
 
     patchings: tuple[str, ...] = ("square", "vertical")
@@ -76,6 +83,7 @@ class EncoderConfig:
     log_mel: bool = False
     chunk_frames: int = CHUNK_FRAMES
     timestamp_layer: int | None = None
+    scene_layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         known = sorted(PATCHINGS)
@@ -83,13 +91,18 @@ class EncoderConfig:
             raise ValueError(f"one or two patchings of {known} are needed, got {self.patchings}")
         if set(self.patchings) - set(PATCHINGS) or len(set(self.patchings)) < len(self.patchings):
             raise ValueError(f"patchings must be different ones of {known}, got {self.patchings}")
-        if min(self.embed_dim, self.depth, self.num_heads, self.mlp_dim, *self.projector, 1) < 1:
-            raise ValueError(f"sizes must be positive: {self}")
+        sizes = (self.embed_dim, self.depth, self.num_heads, self.mlp_dim, *self.projector)
+        if not all(type(size) is int and size >= 1 for size in (*sizes, self.chunk_frames)):
+            raise ValueError(f"sizes must be positive whole numbers: {self}")
+        if self.embed_dim % 4 or self.embed_dim < 8:
+            raise ValueError(f"embed_dim must be a multiple of 4 from 8 on, got {self.embed_dim}")
+        if type(self.log_mel) is not bool:
+            raise ValueError(f"log_mel must be true or false, got {self.log_mel!r}")
         self.choose_timestamp_layer()
-        if (
-            any(self.chunk_frames % PATCHINGS[p][1] for p in self.patchings)
-            or self.chunk_frames < 1
-        ):
+        self.choose_scene_layers()
+        if self.chunk_frames > LONGEST_CHUNK:
+            raise ValueError(f"chunk_frames must be 1 to {LONGEST_CHUNK}, got {self.chunk_frames}")
+        if any(self.chunk_frames % PATCHINGS[p][1] for p in self.patchings):
             raise ValueError(
                 f"{self.chunk_frames} frames a chunk do not divide into {self.patchings} patches"
             )
@@ -98,7 +111,7 @@ class EncoderConfig:
         """The block that timestamps are read off: the wanted one, the configuration's, or the last.
 
         Raises:
-            TimestampLayerError: there is no such block.
+            LayerError: there is no such block.
 
         >>> config = EncoderConfig(timestamp_layer=4)
         >>> config.choose_timestamp_layer(), config.choose_timestamp_layer(12)
@@ -106,9 +119,60 @@ class EncoderConfig:
         """
         layers = (wanted, self.timestamp_layer, self.depth)
         layer = next(layer for layer in layers if layer is not None)
-        if not 1 <= layer <= self.depth:
-            raise TimestampLayerError(f"timestamp_layer must be 1 to {self.depth}, got {layer}")
-        return layer
+        if not self._has_block(layer):
+            raise LayerError(f"timestamp_layer must be 1 to {self.depth}, got {layer!r}")
+        return int(layer)
+
+    def choose_scene_layers(self, wanted: Sequence[int] | None = None) -> tuple[int, ...]:
+        """The blocks of scene embeddings: those wanted, the configuration's, or the last alone.
+
+        Raises:
+            LayerError: there are no such blocks, or one is named twice.
+
+        >>> EncoderConfig().choose_scene_layers(), EncoderConfig().choose_scene_layers([8, 12])
+        ((12,), (8, 12))
+        """
+        choices: tuple[Sequence[int] | None, ...] = (wanted, self.scene_layers, (self.depth,))
+        layers = next(layers for layers in choices if layers is not None)
+        listed = isinstance(layers, Sequence) and len(layers) > 0
+        if not listed or not all(map(self._has_block, layers)) or len({*layers}) < len(layers):
+            raise LayerError(
+                f"scene_layers must list different blocks from 1 to {self.depth}, such as "
+                f"[{self.depth}], got {layers!r}"
+            )
+        return tuple(map(int, layers))
+
+    def _has_block(self, layer: object) -> bool:
+        # bool is a kind of int; True is no number of a block.
+        whole = isinstance(layer, Integral) and not isinstance(layer, bool)
+        return whole and 1 <= cast(int, layer) <= self.depth
+
+    @property
+    def parameter_count(self) -> int:
+        """Weights of an encoder of this shape, its projector left out.
+
+        >>> EncoderConfig().parameter_count == parameter_count(MynaEncoder())
+        True
+        """
+        dim, inner = self.embed_dim, HEAD_DIM * self.num_heads
+        tokenizer = 2 * PATCH_AREA + (PATCH_AREA + 1) * dim + 2 * dim
+        attention = 2 * dim + 4 * inner * dim
+        perceptron = 2 * dim + (dim + 1) * self.mlp_dim + (self.mlp_dim + 1) * dim
+        return len(self.patchings) * tokenizer + self.depth * (attention + perceptron) + 2 * dim
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> EncoderConfig:
+        """The configuration that JSON holds, where tuples became lists.
+
+        Raises:
+            ValueError: as the class.
+            TypeError: an unknown field.
+        """
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        return cls(**values)
 
     @classmethod
     def of_size(cls, size: str, **changes: Any) -> EncoderConfig:

@@ -6,6 +6,7 @@ two-dimensional sine-cosine positions, pre-norm blocks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -124,8 +125,16 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(dim, num_heads, mlp_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, depth: int | None = None) -> Tensor:
-        """Encode tokens with the first `depth` blocks, None for all, and the final norm."""
-        for block in self.layers[:depth]:
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.layers:
             x = block(x)
         return self.norm(x)
+
+    def states(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Tokens after some blocks, counted from 1, before the final norm: each (B, N, D)."""
+        states = {}
+        for layer, block in enumerate(self.layers[: max(layers)], start=1):
+            x = block(x)
+            if layer in layers:
+                states[layer] = x
+        return [states[layer] for layer in layers]

@@ -205,17 +205,11 @@ def _positive_int(name: str, model: nn.Module, attribute: str) -> int:
 
 
 def _find_parts(model: nn.Module, width: int) -> dict[str, slice]:
-    """Myna's patchings and their concatenation; any other embedding is one part.
+    """Myna's layers, patchings and their concatenations; any other embedding is one part.
 
     Source: paper §4.3 evaluates square, vertical and both from the hybrid model.
     """
-    if not isinstance(model, Embedder):
-        return {SCENE: slice(0, width)}
-    each = width // len(model.patchings)
-    parts = {
-        patching: slice(i * each, (i + 1) * each) for i, patching in enumerate(model.patchings)
-    }
-    return parts | ({"hybrid": slice(0, width)} if len(parts) > 1 else {})
+    return model.scene_parts() if isinstance(model, Embedder) else {SCENE: slice(0, width)}
 
 
 def _rows_function(

@@ -18,7 +18,7 @@ from torch import nn
 
 from myna_plugin import get_timestamp_embeddings, load_model
 from myna_plugin.adapters.marble import MynaEncoder
-from myna_plugin.model.checkpoint import CheckpointError
+from myna_plugin.model.tensors import CheckpointError
 from myna_plugin.probing.tasks import TASKS
 from myna_plugin.recipes.export_task import marble_settings
 

@@ -60,6 +60,14 @@ def test_batches_become_scene_embeddings_in_order(folder, sound):
     assert not np.allclose(embeddings[3], embeddings[1], atol=1e-3)
 
 
+def test_scene_layers_reach_the_model(folder, sound):
+    embedded = MynaModel("myna-hybrid", device="cpu", scene_layers=[1, 2]).encode(
+        [{"audio": [item(sound[0].numpy())]}]
+    )
+    expected = load_model("myna-hybrid", scene_layers=[1, 2])(sound).numpy()
+    np.testing.assert_allclose(embedded, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_text_is_refused(folder):
     with pytest.raises(ValueError, match="only text"):
         MynaModel("myna-hybrid", device="cpu").encode([{"text": ["a song"]}])

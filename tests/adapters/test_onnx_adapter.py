@@ -20,9 +20,9 @@ LENGTHS = (1, 2, 513, 1024, 1025, 16_000, 49_151, 49_152, 60_000, 192_000)
 """Samples; reflected repeatedly up to 1024, a full chunk at 49,151 and one frame more after it."""
 
 
-def load(folder, patches):
+def load(folder, patches, layers=None):
     torch.save(published_state_dict(2), folder / "weights.pth")
-    return load_model(folder / "weights.pth", embedding=patches)
+    return load_model(folder / "weights.pth", embedding=patches, scene_layers=layers)
 
 
 @pytest.mark.parametrize("n_samples", LENGTHS)
@@ -33,10 +33,13 @@ def test_mel_as_a_convolution_is_the_mel_spectrogram(tmp_path, sound, n_samples)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
 
 
-@pytest.mark.parametrize("patches", ["square", "vertical", "hybrid"])
+@pytest.mark.parametrize(
+    ("patches", "layers"),
+    [("square", None), ("vertical", [1]), ("hybrid", None), ("hybrid", [2, 1])],
+)
 @pytest.mark.parametrize("n_samples", LENGTHS)
-def test_the_graph_follows_the_rule_for_lengths(tmp_path, sound, patches, n_samples):
-    model = load(tmp_path, patches)
+def test_the_graph_follows_the_rule_for_lengths(tmp_path, sound, patches, layers, n_samples):
+    model = load(tmp_path, patches, layers)
     sounds = torch.cat([sound, sound.flip(-1)])[:, :n_samples]
     with torch.no_grad():
         scenes, chunks, frames = adapter.ExportableEmbedder(model)(sounds)
@@ -107,9 +110,11 @@ def test_other_weights_are_told_apart(exported, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.parametrize("patches", ["square", "vertical"])
-def test_one_patching_alone_agrees_too(tmp_path, patches):
-    differences = adapter.export_onnx(load(tmp_path, patches), tmp_path / "model.onnx")
+@pytest.mark.parametrize(
+    ("patches", "layers"), [("square", None), ("vertical", None), ("hybrid", [1, 2])]
+)
+def test_one_patching_and_several_layers_agree_too(tmp_path, patches, layers):
+    differences = adapter.export_onnx(load(tmp_path, patches, layers), tmp_path / "model.onnx")
     assert max(differences.values()) < 1e-4
 
 

@@ -8,7 +8,7 @@ import torch
 from conftest import published_state_dict
 
 import myna_plugin
-from myna_plugin.model.checkpoint import PUBLISHED
+from myna_plugin.model.sources import PUBLISHED
 
 ROOT = Path(__file__).parents[2]
 

@@ -49,14 +49,18 @@ def test_the_folder_gives_the_models_embeddings(adapter, model, folder, sound):
     assert torch.equal(loaded(sound, return_dict=False)[1], output.pooler_output)
 
 
-@pytest.mark.parametrize("patches", ["square", "vertical", "hybrid"])
-def test_the_folder_keeps_the_embedding(adapter, tmp_path, sound, patches):
+@pytest.mark.parametrize(
+    ("patches", "layers"),
+    [("square", None), ("vertical", None), ("hybrid", None), ("hybrid", [2, 1])],
+)
+def test_the_folder_keeps_the_embedding(adapter, tmp_path, sound, patches, layers):
     torch.save(published_state_dict(2), tmp_path / "weights.pth")
-    model = load_model(tmp_path / "weights.pth", embedding=patches)
+    model = load_model(tmp_path / "weights.pth", embedding=patches, scene_layers=layers)
     adapter.export_transformers(model, tmp_path / "exported")
     loaded = adapter.transformers.AutoModel.from_pretrained(tmp_path / "exported")
-    scene = loaded(sound).pooler_output
-    torch.testing.assert_close(scene, model(sound), rtol=1e-5, atol=1e-5)
+    output = loaded(sound)
+    torch.testing.assert_close(output.pooler_output, model(sound), rtol=1e-5, atol=1e-5)
+    assert output.last_hidden_state.shape[-1] == model.timestamp_embedding_size
 
 
 def test_padding_changes_nothing(adapter, model, folder, sound):

@@ -189,6 +189,11 @@ def test_what_was_read_off_another_block_is_not_gone_on_with(tmp_path, music):
         (["--timestamp-layer", 1], "myna: --timestamp-layer is for --timestamps"),
         (["--timestamps", "--timestamp-layer", 3], "myna: timestamp_layer must be 1 to 2, got 3"),
         (["--timestamps", "--timestamp-layer", 0], "myna: timestamp_layer must be 1 to 2, got 0"),
+        (["--timestamps", "--scene-layers", "1"], "myna: --scene-layers is for one vector a track"),
+        (
+            ["--scene-layers", "1,3"],
+            "myna: scene_layers must list different blocks from 1 to 2, such as [2], got (1, 3)",
+        ),
     ],
 )
 @pytest.mark.parametrize("engine", ["local", "ray"])

@@ -11,6 +11,7 @@ from conftest import published_state_dict
 from myna_plugin import load_model
 from myna_plugin.adapters import onnx
 from myna_plugin.cli.export import export
+from myna_plugin.model.checkpoint import load_encoder
 
 
 @pytest.fixture
@@ -31,6 +32,19 @@ def test_safetensors_load_again(tmp_path, checkpoint, sound):
     assert torch.equal(load_model(out)(sound), load_model(checkpoint)(sound))
 
 
+def test_scene_layers_become_the_default_of_the_file(tmp_path, checkpoint, sound):
+    options = ("--model", checkpoint, "--scene-layers", "2,1")
+    expected = load_model(checkpoint, scene_layers=[2, 1])(sound)
+    assert run("--to", "safetensors", *options, "--out", tmp_path / "a.safetensors").exit_code == 0
+    assert torch.equal(load_model(tmp_path / "a.safetensors")(sound), expected)
+    kept = run(*("--to", "safetensors", "--model", checkpoint, "--out", tmp_path / "b.safetensors"))
+    assert kept.exit_code == 0
+    assert load_encoder(tmp_path / "b.safetensors").config.scene_layers is None
+    wrong = run("--to", "onnx", "--model", checkpoint, "--scene-layers", "two", "--out", "x")
+    assert wrong.exit_code == 2
+    assert "must be numbers of blocks, such as 8,12, got 'two'" in wrong.output
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None,
     reason="transformers is not installed (extra transformers)",
@@ -39,13 +53,14 @@ def test_transformers_folder_loads_as_it_is_told(tmp_path, checkpoint, sound):
     out = tmp_path / "exported"
     result = run(
         *("--to", "transformers", "--model", checkpoint, "--out", out),
-        *("--embedding", "vertical", "--hop-ms", "20"),
+        *("--embedding", "vertical", "--hop-ms", "20", "--scene-layers", "1,2"),
     )
     assert result.exit_code == 0, result.output
     adapter = importlib.import_module("myna_plugin.adapters.transformers")
     model = adapter.transformers.AutoModel.from_pretrained(out)
     assert model.config.hop_ms == 20
-    expected = load_model(checkpoint, embedding="vertical")(sound)
+    expected = load_model(checkpoint, embedding="vertical", scene_layers=[1, 2])(sound)
+    assert expected.shape == (1, 128)
     torch.testing.assert_close(model(sound).pooler_output, expected, rtol=1e-5, atol=1e-5)
 
 

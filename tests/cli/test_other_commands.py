@@ -10,7 +10,8 @@ from tiny_library import load_tiny, write_model, write_noise
 
 from myna_plugin.cli.main import COMMANDS, main
 from myna_plugin.library.building import fingerprint
-from myna_plugin.model.checkpoint import CheckpointError
+from myna_plugin.library.table import read_library
+from myna_plugin.model.tensors import CheckpointError
 
 
 def myna(*arguments):
@@ -61,6 +62,26 @@ def test_a_library_of_sequences_is_searched_with_their_mean(tmp_path, library):
     assert "sequences.parquet: made with another model" in mixed.output
 
 
+def test_a_query_is_read_off_the_librarys_blocks(tmp_path, library):
+    layers = tmp_path / "layers.parquet"
+    options = ["--scene-layers", "1,2", "--model", tmp_path / "myna-hybrid.pth"]
+    assert myna("embed", tmp_path / "music", "--out", layers, *options).exit_code == 0
+    query = write_noise(tmp_path / "query.wav", 20_000 + 9_000 * 2, 2)
+    rows = read_library(layers)
+    assert rows.facts["scene_layers"] == [1, 2]
+    assert read_library(library).facts["scene_layers"] == [2]
+    one = load_tiny(tmp_path, scene_layers=[1, 2])
+    for path, row in zip(rows.paths, rows.embeddings, strict=True):
+        assert np.allclose(row, one.embed(path), rtol=1e-4, atol=1e-5)
+
+    result = myna("similar", query, layers, "--device", "cpu")
+
+    assert result.output.splitlines()[0] == f"1.0000\t{tmp_path / 'music' / '2.wav'}"
+    mixed = myna("similar", query, library, layers)
+    assert mixed.exit_code == 2
+    assert "layers.parquet: made with another model" in mixed.output
+
+
 def test_other_weights_than_the_librarys_are_refused(tmp_path, library):
     query = write_noise(tmp_path / "query.wav", 9_000)
     (tmp_path / "myna-hybrid.pth").unlink()
@@ -97,9 +118,10 @@ def test_info_describes_a_checkpoint(tmp_path):
 
     assert facts["patchings"] == ["square", "vertical"]
     assert facts["embedding size"] == 128
+    assert (facts["scene layers"], facts["timestamp layer"]) == ([2], 2)
     assert (facts["width"], facts["depth"], facts["heads"]) == (64, 2, 1)
     assert facts["weights"] == fingerprint(load_tiny(tmp_path).embedder.encoder)
-    assert "parameters      100,736" in text
+    assert "parameters       100,736" in text
     assert myna("info", tmp_path / "nothing.pth").exit_code == 2
 
 

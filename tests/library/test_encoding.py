@@ -57,17 +57,15 @@ def test_a_row_does_not_depend_on_the_tracks_around_it_to_the_bit(embedder, wave
 
 
 def test_chunks_of_several_tracks_share_a_pass(embedder, waveforms, monkeypatch):
-    from myna_plugin.library import encoding
-
     passes = []
 
-    def encode(model, mel, patchings):
+    def pool(mel):
         passes.append(tuple(mel.shape))
-        return original(model, mel, patchings)
+        return original(mel)
 
-    original = encoding.encode_chunks
-    monkeypatch.setattr(encoding, "encode_chunks", encode)
-    monkeypatch.setattr(encoding, "PARTIAL_BATCH", {"cpu": 4})
+    original = embedder.pool_chunks
+    monkeypatch.setattr(embedder, "pool_chunks", pool)
+    monkeypatch.setattr("myna_plugin.library.encoding.PARTIAL_BATCH", {"cpu": 4})
     feed(SceneEncoder(embedder), waveforms, range(len(waveforms)))
 
     assert passes.count((16, 128, 96)) == 2, "1 + 3 + 18 full chunks"

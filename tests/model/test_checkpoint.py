@@ -1,6 +1,8 @@
 import json
 import pickle
+import random
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -8,14 +10,10 @@ from conftest import published_state_dict
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
-from myna_plugin.model import checkpoint
-from myna_plugin.model.checkpoint import (
-    CheckpointError,
-    load_encoder,
-    read_tensors,
-    save_checkpoint,
-)
+from myna_plugin.model import sources
+from myna_plugin.model.checkpoint import load_encoder, save_checkpoint
 from myna_plugin.model.encoder import SIZES, EncoderConfig, MynaEncoder, initialise
+from myna_plugin.model.tensors import CheckpointError, read_tensors
 
 TINY = {"embed_dim": 64, "depth": 2, "num_heads": 1, "mlp_dim": 128}
 
@@ -139,7 +137,7 @@ def test_every_key_and_shape_is_verified(tmp_path):
     ("content", "message"),
     [
         ({"a": torch.zeros(2)}, "not a Myna encoder: to_patch_embedding.2.weight is missing"),
-        ({"a": 3}, "no tensors under a"),
+        ({"a": 3}, r"no weights under a \(int\)"),
         ([1, 2], "holds a list"),
     ],
 )
@@ -174,7 +172,9 @@ def test_damaged_files_are_named(tmp_path, name, content):
 
 
 def test_our_format_round_trips_with_its_configuration(tmp_path):
-    config = EncoderConfig(**TINY, patchings=("vertical",), log_mel=True, chunk_frames=192)
+    config = EncoderConfig(
+        **TINY, patchings=("vertical",), log_mel=True, chunk_frames=192, scene_layers=(1, 2)
+    )
     encoder = initialise(MynaEncoder(config), 1)
     save_checkpoint(encoder, tmp_path / "a.safetensors", {"licence": "CC0"})
     loaded = load_encoder(tmp_path / "a.safetensors")
@@ -213,6 +213,8 @@ def test_swapped_tokenizers_are_detected(tmp_path):
     [
         ("format_version", "99", "format version 99"),
         ("config", "{", "'config' is damaged"),
+        ("config", "[" * 100_000, "'config' is damaged"),
+        ("config", "[]", "'config' is not an object"),
         ("config", '{"patchings": ["square"], "wings": 2}', "stored configuration is damaged"),
     ],
 )
@@ -222,6 +224,137 @@ def test_damaged_metadata_is_named(tmp_path, field, value, message):
     save_file(tensors, tmp_path / "a.safetensors", metadata={**metadata, field: value})
     with pytest.raises(CheckpointError, match=message):
         load_encoder(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.PTH", "a.bin", "a.safetensors", "a"])
+def test_the_bytes_tell_the_kind_of_file_not_its_name(tmp_path, name):
+    """Both kinds under each name, and what is neither."""
+    path = tmp_path / name
+    weights = published_state_dict(2)
+    for save in (save_file, torch.save, partial(torch.save, _use_new_zipfile_serialization=False)):
+        save(weights, path)
+        found = load_encoder(path).state_dict()
+        assert all(torch.equal(value, weights[key]) for key, value in found.items())
+    for content in (b"{}", b"\x89PNG\r\n\x1a\n", b"0123456789" * 99, "müsik".encode("utf-16")):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"{name}: cannot be read as tensors alone"):
+            load_encoder(path)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "pickle"])
+def test_flipped_bytes_are_told_in_a_line(tmp_path, kind):
+    """Or change a number, or nothing at all."""
+    path = tmp_path / "a.pth"
+    weights = {k: v for k, v in published_state_dict(1).items() if "layers.1" not in k}
+    if kind == "safetensors":
+        save_file(weights, path)
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=kind == "zip")
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    told = []
+    for i in range(150):
+        damaged = bytearray(whole)
+        # The first half of the damage where the structure is: at the file's start or its end.
+        span = 4_000 if i % 2 else len(whole)
+        for _ in range(3):
+            place = generator.randrange(span)
+            damaged[-place if i % 4 == 3 else place] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            load_encoder(path, embedding="square")
+        except CheckpointError as error:
+            told.append(str(error))
+    assert len(told) > 20
+    assert all(line.startswith(str(path)) and "\n" not in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (torch.tensor(1.0), "scalar"),
+        (torch.zeros(64, dtype=torch.int64), "int64"),
+        (torch.zeros(64, dtype=torch.bool), "bool"),
+        (torch.zeros(64, dtype=torch.complex64), "complex64"),
+        (torch.zeros(64).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (torch.eye(64).to_sparse(), "sparse_coo"),
+        (torch.zeros(64, device="meta"), "meta tensor, without numbers"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_cannot_be_weights_is_refused_in_a_line(tmp_path, value, fault):
+    weights = published_state_dict(2)
+    for name in ("to_patch_embedding.2.weight", "transformer.norm.bias", "mystery"):
+        torch.save({**weights, name: value}, tmp_path / "a.pth")
+        with pytest.raises(CheckpointError) as caught:
+            load_encoder(tmp_path / "a.pth")
+        assert f"a.pth: not a state dict; no weights under {name} ({fault})" in str(caught.value)
+
+
+def test_keys_that_are_no_names_are_refused(tmp_path):
+    torch.save({**published_state_dict(2), 3: torch.zeros(2)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"no weights under 3 \(not a name\)"):
+        load_encoder(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ({"depth": 10**9}, "more weights than its"),
+        ({"embed_dim": 2**40}, "more weights than its"),
+        ({"mlp_dim": 10**4000}, "more weights than its"),
+        ({"num_heads": 10**9}, "more weights than its"),
+        ({"chunk_frames": 10**9 - 10**9 % 16}, "chunk_frames must be 1 to 32768"),
+        ({"chunk_frames": 96.0}, "whole numbers"),
+        ({"embed_dim": True}, "whole numbers"),
+        ({"embed_dim": "64"}, "whole numbers"),
+        ({"embed_dim": 66}, "multiple of 4"),
+        ({"log_mel": "false"}, "log_mel must be true or false"),
+        ({"scene_layers": [3]}, "scene_layers must list different blocks from 1 to 2"),
+        ({"scene_layers": 2}, "scene_layers must list different blocks from 1 to 2"),
+        ({"timestamp_layer": 1.5}, "timestamp_layer must be 1 to 2"),
+        ({"patchings": [["square"]]}, "damaged"),
+        ({"patchings": 3}, "damaged"),
+        ({"projector": 3}, None),
+    ],
+)
+def test_a_configuration_is_held_against_the_file_before_anything_is_built(
+    tmp_path, monkeypatch, claim, message
+):
+    encoder = initialise(MynaEncoder(EncoderConfig(**TINY)), 1)
+    save_checkpoint(encoder, tmp_path / "a.safetensors")
+    tensors, metadata = read_tensors(tmp_path / "a.safetensors")
+    config = json.dumps({**json.loads(metadata["config"]), **claim})
+    save_file(tensors, tmp_path / "a.safetensors", metadata={**metadata, "config": config})
+    if message is None:
+        assert load_encoder(tmp_path / "a.safetensors").config == EncoderConfig(**TINY)
+        return
+    monkeypatch.setattr("myna_plugin.model.checkpoint.MynaEncoder", None)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_encoder(tmp_path / "a.safetensors")
+    assert "a.safetensors: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"transformer.layers.999999999.0.to_qkv.weight": (192, 64)}, "unexpected transformer.la"),
+        ({"transformer.layers.x.0.to_qkv.weight": (192, 64)}, "unexpected transformer.layers.x"),
+        ({"transformer.layers.": (1,)}, "unexpected transformer.layers."),
+        ({f"transformer.layers.{'9' * 5000}.1": (1,)}, "unexpected transformer.layers.999"),
+        ({"to_patch_embedding.2.weight": (2**40, 256)}, "more weights than its"),
+        ({"to_patch_embedding.2.weight": (64,)}, "patches hold 0 values"),
+        ({"to_patch_embedding.2.weight": (0, 256)}, "sizes must be positive"),
+        ({"transformer.layers.0.0.to_qkv.weight": (0, 64)}, "sizes must be positive"),
+        ({"transformer.layers.0.1.net.1.weight": (2**50, 64)}, "more weights than its"),
+    ],
+)
+def test_shapes_that_claim_more_than_the_file_holds_are_refused(tmp_path, change, message):
+    """An expanded tensor is of any shape, and of one number in the file."""
+    claims = {name: torch.zeros(1).expand(*shape) for name, shape in change.items()}
+    torch.save({**published_state_dict(2), **claims}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(tmp_path / "a.pth")
 
 
 def test_saving_elsewhere_than_safetensors_is_refused(tmp_path):
@@ -316,7 +449,7 @@ def test_the_packaged_default_is_the_trained_hybrid():
 
 
 def test_a_default_that_is_not_there_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint, "DEFAULT_WEIGHTS", tmp_path / "default.safetensors")
+    monkeypatch.setattr(sources, "DEFAULT_WEIGHTS", tmp_path / "default.safetensors")
     with pytest.raises(CheckpointError, match=r"default\.safetensors: missing; install"):
         load_encoder("")
 

@@ -9,7 +9,8 @@ import torch
 from conftest import PATCHINGS, published_state_dict
 
 import myna_plugin
-from myna_plugin.model.embedding import Embedder, column_weights, overlap_hop, timestamp_count
+from myna_plugin.model.chunks import column_weights, overlap_hop, timestamp_count
+from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 
 KINDS = {"base": "square", "vertical": "vertical", "hybrid": "hybrid"}
@@ -36,6 +37,67 @@ def test_golden_chunks_equal_the_literal_pipeline(tmp_path, sound, kind, size):
     actual, _ = model.embed_chunks(waveform)
     assert model.scene_embedding_size == expected.shape[1]
     assert relative_error(actual[0, : len(expected)], expected) < 1e-4
+
+
+@pytest.mark.parametrize("layers", [None, [2], [1], [2, 1], (1, 2)])
+@pytest.mark.parametrize("kind", PATCHINGS)
+def test_scene_layers_equal_the_literal_pipeline(tmp_path, sound, kind, layers):
+    """For each layer, square then vertical: mean tokens through the final norm."""
+    weights = published_state_dict(PATCHINGS[kind])
+    torch.save(weights, tmp_path / "weights.pth")
+    model = myna_plugin.load_model(
+        tmp_path / "weights.pth", embedding=KINDS[kind], scene_layers=layers
+    )
+    for n_samples in (20_000, 60_000):
+        waveform = sound[:, :n_samples]
+        expected = literal_pipeline.embed_scene(waveform, weights, KINDS[kind], layers or [2])
+        assert model.scene_embedding_size == len(expected)
+        assert relative_error(model.embed_scenes(waveform)[0], expected) < 1e-4
+    width = 64 * len(model.patchings)
+    assert model.timestamp_embedding_size == width
+    assert model.scene_embedding_size == len(layers or [2]) * width
+
+
+def test_layers_are_joined_as_they_are_alone_and_the_last_is_the_default(sound):
+    both = tiny_embedder(scene_layers=[1, 2])
+    first, last = tiny_embedder(scene_layers=[1]), tiny_embedder()
+    waveform = sound[:, :100_000]
+    joined = torch.cat([first.embed_scenes(waveform), last.embed_scenes(waveform)], 1)
+    assert torch.equal(both.embed_scenes(waveform), joined)
+    assert torch.equal(last.embed_scenes(waveform), tiny_embedder(scene_layers=[2])(waveform))
+    assert torch.equal(both.embed_timestamps(waveform)[0], last.embed_timestamps(waveform)[0])
+    # A checkpoint may name the blocks itself.
+    named = MynaEncoder(replace(both.encoder.config, scene_layers=(1, 2))).eval()
+    named.load_state_dict(both.encoder.state_dict())
+    assert torch.equal(Embedder(named, both.patchings).embed_scenes(waveform), joined)
+    assert Embedder(named, both.patchings, scene_layers=[2]).scene_embedding_size == 128
+
+
+def test_the_parts_of_a_scene_embedding_are_what_each_would_be_alone(sound):
+    def part(name):
+        kind, _, layers = name.partition("@")
+        patchings = ("square", "vertical") if kind == "hybrid" else (kind,)
+        chosen = [int(layer) for layer in layers.split("+")] if layers else None
+        twin = Embedder(model.encoder, patchings, scene_layers=chosen)
+        return twin.embed_scenes(waveform)
+
+    waveform = sound[:, :60_000]
+    plain = ["square", "vertical", "hybrid"]
+    layered = [f"{kind}@{layer}" for layer in (2, 1) for kind in plain] + ["hybrid@2+1"]
+    for layers, names in ((None, plain), ([2, 1], layered)):
+        model = tiny_embedder(scene_layers=layers)
+        scene = model.embed_scenes(waveform)
+        parts = model.scene_parts()
+        assert list(parts) == names
+        for name, place in parts.items():
+            torch.testing.assert_close(scene[:, place], part(name), rtol=1e-5, atol=1e-5)
+    single = tiny_embedder(("vertical",), scene_layers=[1, 2]).scene_parts()
+    assert list(single.items()) == [
+        ("vertical@1", slice(0, 64)),
+        ("vertical@2", slice(64, 128)),
+        ("vertical@1+2", slice(0, 128)),
+    ]
+    assert tiny_embedder(("square",)).scene_parts() == {"square": slice(0, 64)}
 
 
 @pytest.mark.parametrize("patching", ["square", "vertical"])
@@ -69,13 +131,12 @@ def test_a_short_sound_is_not_padded_to_a_full_chunk(sound):
     assert relative_error(model.embed_scenes(padded), model.embed_scenes(waveform)) > 0.01
 
 
-@pytest.mark.parametrize("mode", ["tokens", "window"])
 @pytest.mark.parametrize("n_samples", [1, 5_000, 49_152, 100_000, 192_000])
-def test_batch_size_never_changes_the_result(sound, n_samples, mode):
+def test_batch_size_never_changes_the_result(sound, n_samples):
     waveform = torch.cat([sound, sound.flip(1), 0.1 * sound])[:, :n_samples]
-    whole = tiny_embedder(batch_size=1000, timestamp_mode=mode)
+    whole = tiny_embedder(batch_size=1000)
     for batch_size in (1, 3, 4):
-        small = tiny_embedder(batch_size=batch_size, timestamp_mode=mode)
+        small = tiny_embedder(batch_size=batch_size)
         torch.testing.assert_close(
             small.embed_scenes(waveform), whole.embed_scenes(waveform), rtol=1e-5, atol=1e-5
         )
@@ -118,38 +179,17 @@ def test_timestamps_equal_a_plain_overlap_and_interpolation(sound, patchings, n_
     model = tiny_embedder(patchings, batch_size=4)
     waveform = sound[:, :n_samples]
     mel = model.mel(waveform)[0].detach()
-    n_frames = mel.shape[-1]
     actual, times = model.embed_timestamps(waveform)
-    expected = []
-    for patching in patchings:
-        bands, width = literal_pipeline.PATCHES[patching]
-        n_columns = math.ceil(n_frames / width)
-        total, weight = torch.zeros(n_columns, 64), torch.zeros(n_columns, 1)
-        start = 0
-        while True:
-            chunk = mel[:, start : start + 96]
-            columns = math.ceil(chunk.shape[1] / width)
-            padded = torch.nn.functional.pad(chunk, (0, columns * width - chunk.shape[1]))
-            tokens = model.encoder.encode(padded.unsqueeze(0), patching)[0].detach()
-            for column in range(columns):
-                rows = [tokens[row * columns + column] for row in range(128 // bands)]
-                centrality = 1 - abs((2 * column + 1) / (96 / width) - 1)
-                total[start // width + column] += centrality * torch.stack(rows).mean(0)
-                weight[start // width + column] += centrality
-            if start + 96 >= n_frames:
-                break
-            start += 48
-        sequence = total / weight
-        vectors = []
-        for time_ms in times[0].tolist():
-            place = (time_ms / 32 - (width - 1) / 2) / width
-            place = min(max(place, 0), n_columns - 1)
-            below = int(place)
-            above = min(below + 1, n_columns - 1)
-            share = place - below
-            vectors.append((1 - share) * sequence[below] + share * sequence[above])
-        expected.append(torch.stack(vectors))
-    torch.testing.assert_close(actual[0], torch.cat(expected, 1), rtol=1e-4, atol=1e-5)
+    expected = [
+        literal_pipeline.read_timestamps(
+            mel,
+            times[0].tolist(),
+            patching,
+            lambda chunk, patching=patching: model.encoder.encode(chunk[None], patching)[0],
+        )
+        for patching in patchings
+    ]
+    torch.testing.assert_close(actual[0], torch.cat(expected, 1).detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("hop_ms", [50.0, 10.0, 20, 33.3, 1000, 0.7])
@@ -164,7 +204,7 @@ def test_times_do_not_drift_over_hours(monkeypatch):
     """Times of ten hours, taken without encoding them."""
     model = tiny_embedder(hop_ms=33.3)
     monkeypatch.setattr(
-        model, "_embed_tokens_at", lambda sounds, positions: torch.zeros(1, len(positions), 128)
+        model, "_read", lambda sounds, positions: torch.zeros(1, len(positions), 128)
     )
     _, times = model.embed_timestamps(torch.zeros(1, 1).expand(1, 10 * 3600 * 16_000))
     index = torch.arange(times.shape[1], dtype=torch.float64)
@@ -172,18 +212,23 @@ def test_times_do_not_drift_over_hours(monkeypatch):
     assert torch.equal(times[0], (index * 33.3).float())
 
 
-def test_window_mode_embeds_the_chunk_around_each_time(sound):
-    model = tiny_embedder(timestamp_mode="window", hop_ms=320.0)
-    mel = model.mel(sound).detach()
-    vectors, times = model.embed_timestamps(sound)
-    for i in (0, 3, 10, 20, len(times[0]) - 1):
-        centre = round(times[0, i].item() / 32)
-        window = mel[..., max(centre - 48, 0) : centre + 48]
-        parts = []
-        for patching, width in (("square", 16), ("vertical", 2)):
-            padded = torch.nn.functional.pad(window, (0, -window.shape[-1] % width))
-            parts.append(model.encoder(padded, patching).detach())
-        torch.testing.assert_close(vectors[:, i], torch.cat(parts, 1), rtol=1e-4, atol=1e-5)
+def test_timestamps_are_like_the_chunks_around_them(sound):
+    """The slow way to hear what happens when: three instruments that take turns."""
+    model = myna_plugin.load_model(timestamp_layer=12, hop_ms=500.0)
+    seconds = torch.arange(64_000) / 16_000
+    sine = 0.3 * torch.sin(2 * torch.pi * 1500 * seconds)[None]
+    noise = 0.1 * torch.randn(1, 64_000, generator=torch.Generator().manual_seed(0))
+    waveform = torch.cat([sound[:, :64_000], sine, noise], 1)
+    vectors, times = model.embed_timestamps(waveform)
+    windows = literal_pipeline.embed_windows(
+        model.mel(waveform)[0],
+        times[0].tolist(),
+        lambda window: model.pool_chunks(window[None])[0].detach(),
+    )
+    vectors, windows = (v - v.mean(0) for v in (vectors[0], windows))
+    similarity = torch.nn.functional.cosine_similarity
+    shifted = [similarity(vectors.roll(k, 0), windows).mean() for k in range(len(vectors))]
+    assert max(shifted) == shifted[0] > 0.7
 
 
 def test_timestamps_follow_the_sound(sound):
@@ -228,21 +273,20 @@ def test_nan_late_in_a_sound_is_found(sound):
         tiny_embedder(batch_size=2).embed_scenes(sound)
 
 
-@pytest.mark.parametrize("mode", ["tokens", "window"])
-def test_timestamps_of_an_earlier_block_are_those_of_a_model_that_ends_there(sound, mode):
-    model = tiny_embedder(timestamp_mode=mode, timestamp_layer=1)
+def test_timestamps_of_an_earlier_block_are_those_of_a_model_that_ends_there(sound):
+    model = tiny_embedder(timestamp_layer=1)
     shallow = MynaEncoder(replace(model.encoder.config, depth=1)).eval()
     shallow.load_state_dict(model.encoder.state_dict(), strict=False)
-    expected = Embedder(shallow, model.patchings, timestamp_mode=mode).embed_timestamps(sound)
+    expected = Embedder(shallow, model.patchings).embed_timestamps(sound)
     got = model.embed_timestamps(sound)
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
-    whole = tiny_embedder(timestamp_mode=mode)
+    whole = tiny_embedder()
     assert not torch.allclose(got[0], whole.embed_timestamps(sound)[0], atol=1e-2)
     assert torch.equal(model.embed_scenes(sound), whole.embed_scenes(sound))
     # A checkpoint may name the block itself.
     named = MynaEncoder(replace(model.encoder.config, timestamp_layer=1)).eval()
     named.load_state_dict(model.encoder.state_dict())
-    by_name = Embedder(named, model.patchings, timestamp_mode=mode)
+    by_name = Embedder(named, model.patchings)
     assert torch.equal(by_name.embed_timestamps(sound)[0], got[0])
 
 
@@ -251,9 +295,13 @@ def test_timestamps_of_an_earlier_block_are_those_of_a_model_that_ends_there(sou
     [
         ({"hop_ms": 0}, "hop_ms must be positive"),
         ({"hop_ms": math.nan}, "hop_ms must be positive"),
-        ({"timestamp_mode": "magic"}, "timestamp_mode must be one of"),
         ({"timestamp_layer": 0}, "timestamp_layer must be 1 to 2, got 0"),
         ({"timestamp_layer": 3}, "timestamp_layer must be 1 to 2, got 3"),
+        ({"timestamp_layer": True}, "timestamp_layer must be 1 to 2, got True"),
+        *(
+            ({"scene_layers": layers}, "scene_layers must list different blocks from 1 to 2")
+            for layers in ([0], [3], [1, 1], [], [True], [1.0], ["1"], "12", 1, {1: 2}, [[1]])
+        ),
         ({"precision": "int8"}, "precision must be one of"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from myna_plugin.common.devices import DeviceError, choose_device
 from myna_plugin.common.errors import UnfinishedError
-from myna_plugin.model.checkpoint import CheckpointError, load_weights, save_checkpoint
+from myna_plugin.model.checkpoint import load_weights, save_checkpoint
 from myna_plugin.model.encoder import MynaEncoder, initialise, parameter_count
+from myna_plugin.model.tensors import CheckpointError
 from myna_plugin.pretraining.run import distributed
 from myna_plugin.pretraining.run.monitoring import (
     Events,

@@ -1,0 +1,121 @@
+"""What a weights file holds: named tensors and metadata, read without unpickling anything else."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from myna_plugin.common.errors import InputError
+
+WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")
+"""What DataParallel, training scripts and torch.compile put before every key."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+TORCH_BYTES = (b"PK\x03\x04", b"\x80")
+"""What files of `torch.save` begin with: a ZIP archive, or before torch 1.6 a pickle."""
+
+READING_ERRORS = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+)
+"""What readers raise on damaged files; unpickling does so wherever the damage lies."""
+
+
+class CheckpointError(InputError):
+    """Weights that cannot be found or used; the message names the file and what to do."""
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The named tensors of a file and its metadata (empty for torch files), without unpickling.
+
+    What kind of file it is its bytes tell, whatever its name.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds anything but names of dense floating-point
+            tensors of at least one dimension.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(9)
+            stream.seek(0)
+            if start[8:] == b"{":  # a safetensors header, after its length
+                with safe_open(path, framework="pt") as file:
+                    content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                    metadata = file.metadata() or {}
+            elif start.startswith(TORCH_BYTES):
+                # Not the path: torch takes files named .safetensors for such.
+                content, metadata = torch.load(stream, map_location="cpu", weights_only=True), {}
+            else:
+                raise ValueError("neither safetensors nor a file of torch.save")
+    except READING_ERRORS as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path}: cannot be read as tensors alone ({reason}). Is the download complete? A file "
+            "with other pickled objects must be saved again as torch.save(model.state_dict(), …)"
+        ) from error
+    return _check_state_dict(path, content), metadata
+
+
+def _check_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
+    """The state dict itself, out of what training scripts put around it."""
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    faults = [f"{name} ({fault})" for name, fault in _faults(content)]
+    if faults:
+        raise CheckpointError(f"{path}: not a state dict; no weights under {list_some(faults)}")
+    return dict(content)
+
+
+def _faults(content: Mapping[Any, Any]) -> Iterable[tuple[Any, str]]:
+    """Names of what cannot be weights, and why."""
+    for name, value in content.items():
+        if not isinstance(name, str):
+            yield name, "not a name"
+        elif not isinstance(value, Tensor):
+            yield name, type(value).__name__
+        elif value.is_meta:
+            yield name, "meta tensor, without numbers"
+        elif value.layout != torch.strided:
+            yield name, str(value.layout).removeprefix("torch.")
+        elif value.dtype not in FLOATS:
+            yield name, str(value.dtype).removeprefix("torch.")
+        elif value.ndim == 0:
+            yield name, "scalar"
+
+
+def strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove a known prefix that every key carries, repeatedly.
+
+    >>> list(strip_wrappers({"module.model.a": torch.zeros(1), "module.model.b": torch.zeros(1)}))
+    ['a', 'b']
+    """
+    for prefix in WRAPPER_PREFIXES:
+        if tensors and all(key.startswith(prefix) for key in tensors):
+            return strip_wrappers({k.removeprefix(prefix): v for k, v in tensors.items()})
+    return tensors
+
+
+def list_some(names: Iterable[str], limit: int = 6) -> str:
+    """A readable list of at most `limit` names."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
