@@ -12,8 +12,8 @@ import torch
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.spectrogram import MelSpectrogram, frame_count
 from myna_plugin.pretraining.store.preparation import FLOAT16_MAX, SILENCE_AMPLITUDE
-from recipes.rendered.batched_recording import Pieces, apply_recordings, tabulate
 from recipes.rendered.blocks import ClipPlan, Plan, draw_block
+from recipes.rendered.recording_chain import apply_recordings, tabulate
 from recipes.rendered.sampler import NoteBank, NoteIndex, PlayedNotes, mix, tabulate_notes, to_peak
 
 Attempt = tuple[int, int]
@@ -26,7 +26,7 @@ class Drawn:
 
     clips: list[ClipFacts]
     notes: PlayedNotes
-    pieces: Pieces
+    pieces: np.ndarray
 
 
 @dataclass(frozen=True)
