@@ -28,9 +28,9 @@ from recipes.rendered.performance import draw_performance
 from recipes.rendered.recording import Conditions, Recording, draw_recording
 from recipes.rendered.recording_chain import apply_recording, tabulate
 from recipes.rendered.render import render_clip
-from recipes.rendered.sampled_blocks import Drawn, render_drawn
 from recipes.rendered.sampler import instruments_of, make_bank, tabulate_notes
 from recipes.rendered.scores import Score, read_scores
+from recipes.rendered.shards import Drawn, render_drawn
 from recipes.rendered.soundfonts import find_soundfonts, load_soundfont
 
 BATCH = 256
