@@ -24,7 +24,7 @@ from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.pretraining.store.preparation import cut_clips, settings_of
 from recipes.rendered.composer import compose_scores
 from recipes.rendered.noises import NOISES
-from recipes.rendered.performance import draw_performance
+from recipes.rendered.performance import Performance, draw_performance
 from recipes.rendered.recording import Conditions, Recording, draw_recording
 from recipes.rendered.recording_chain import apply_recording, tabulate
 from recipes.rendered.render import render_clip
@@ -91,7 +91,8 @@ def measure_sampled(
 ) -> dict[str, float]:
     """Seconds a clip of each step from samples, in batches of at most `BATCH` clips."""
     rng = np.random.default_rng(seed)
-    clips, recordings = [], []
+    clips: list[tuple[Score, Performance, str]] = []
+    recordings = []
     while len(clips) < n_clips:
         score = scores[int(rng.integers(len(scores)))]
         performance = draw_performance(score, clip_seconds, rng)

@@ -255,7 +255,7 @@ def _until_heard(
 def write_shard(store: Path, job: ShardJob, rendered: Rendered, began: float) -> None:
     """Write a shard and, last, what it is made of and how long that took."""
     columns = {
-        "row": write_shard_file(store, job.number, rendered.mels),
+        "row": write_shard_file(store, job.number, list(rendered.mels)),
         "names": np.array([os.fsencode(clip.name) for clip in rendered.facts]),
         "clamped": rendered.clamped,
         "works": np.array([clip.work for clip in rendered.facts]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,8 @@ def balance_db(path: str, program: int, pitch: int) -> float:
 def soundfont_digest(path: str) -> str:
     """SHA-256 of a soundfont, hexadecimal."""
     return digest_path(Path(path))
+
+
+def digest_soundfonts(paths: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of soundfonts by their files' names, for the record."""
+    return {Path(path).name: soundfont_digest(path) for path in paths}

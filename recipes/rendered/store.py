@@ -60,7 +60,12 @@ from myna_plugin.pretraining.store.writing import (
 from recipes.rendered.blocks import RECORDINGS, StorePlan
 from recipes.rendered.shards import columns_path, fill_shards, shard_jobs, store_settings
 from recipes.rendered.soundfont_writer import write_soundfont
-from recipes.rendered.soundfonts import find_training_soundfonts, load_soundfont, soundfont_digest
+from recipes.rendered.soundfonts import (
+    digest_soundfonts,
+    find_training_soundfonts,
+    load_soundfont,
+    soundfont_digest,
+)
 from recipes.rendered.sources import Sources
 
 RECORD = "rendered.json"
@@ -169,7 +174,7 @@ def _record(
     return {
         "command": list(command),
         "plan": asdict(plan),
-        "soundfonts": {Path(p).name: soundfont_digest(p) for p in plan.soundfonts},
+        "soundfonts": digest_soundfonts(plan.soundfonts),
         "versions": _versions(),
         "worker_seconds": round(float(columns["seconds"].sum()), 3),
         "clips_by_licence": Counter(columns["licences"].tolist()),
