@@ -41,21 +41,19 @@ from benchmarks.rendered.tasks import (
     SIZE,
     SIZES,
     choose_soundfonts,
-    gather_scores,
     make_tasks,
 )
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
+from myna_plugin.common.errors import ToldCommand, say
 from myna_plugin.probing.tasks.task import SPLITS
-from myna_plugin.recipes.probe import BAD_INPUT
-from recipes.rendered.scores import ScoreError
-from recipes.rendered.soundfonts import SoundfontError
+from recipes.rendered.sources import Sources
 
 Sizes = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Extent:
     """How large a benchmark is.
 
     Attributes:
@@ -77,7 +75,7 @@ class Plan:
     baselines: tuple[str, ...]
 
 
-WHOLE = Plan(
+WHOLE = Extent(
     sizes=SIZES,
     notes_sizes=NOTES_SIZES,
     clip_seconds=CLIP_SECONDS,
@@ -87,7 +85,7 @@ WHOLE = Plan(
     baselines=BASELINES,
 )
 
-SMALL = Plan(
+SMALL = Extent(
     sizes=(240, 60, 120),
     notes_sizes=(10, 10, 10),
     clip_seconds=5.0,
@@ -98,7 +96,7 @@ SMALL = Plan(
 )
 
 
-@click.command(help=__doc__)
+@click.command("benchmarks.rendered", cls=ToldCommand, help=__doc__)
 @click.argument("out", type=FOLDER)
 @click.option("--small", is_flag=True, help="Few and short clips, four heads: for a CPU.")
 @click.option("--scores", multiple=True, type=FOLDER, help="Folder with works.jsonl and notes.npz.")
@@ -147,43 +145,41 @@ def main(
     command = shlex.join(["python", "-m", "benchmarks.rendered", *sys.argv[1:]])
     plan = SMALL if small else WHOLE
     workers, progress = workers or available_cores(), sys.stderr.isatty()
-    try:
-        device = choose_device(device)
-        contestants = [parse_weights(text, "myna_plugin", {}) for text in weights]
-        contestants += map(baseline, plan.baselines)
-        if not (out / "tasks").exists():
-            works = gather_scores(scores, midi, 0 if scores or midi else plan.composed, seed)
-            out.mkdir(parents=True, exist_ok=True)
-            lines = make_tasks(
-                works,
-                out / "tasks",
-                sizes=dict(zip(SPLITS, sizes or plan.sizes, strict=True)),
-                notes_sizes=dict(zip(SPLITS, plan.notes_sizes, strict=True)),
-                soundfonts=choose_soundfonts(soundfonts, test_soundfonts, out / "soundfonts"),
-                seconds=plan.clip_seconds,
-                seed=seed,
-                workers=workers,
-                command=command,
-            )
-            click.echo("\n".join(lines))
-        else:
-            click.echo(f"{out / 'tasks'}: kept; remove {out} to render anew", err=True)
-        text = make_table(
-            contestants,
-            read_tasks(out / "tasks", workers, progress),
-            out / "table",
-            grid=grid or plan.grid,
-            seeds=seeds or plan.seeds,
-            device=device,
+    device = choose_device(device)
+    contestants = [parse_weights(text, "myna_plugin", {}) for text in weights]
+    contestants += map(baseline, plan.baselines)
+    if (out / "tasks").exists():
+        say(f"{out / 'tasks'}: kept; remove {out} to render anew")
+    else:
+        composed = 0 if scores or midi else plan.composed
+        sources = Sources(tuple(map(str, scores)), tuple(map(str, midi)), composed, seed=seed)
+        works = sources.load()
+        out.mkdir(parents=True, exist_ok=True)
+        lines = make_tasks(
+            works,
+            out / "tasks",
+            sizes=dict(zip(SPLITS, sizes or plan.sizes, strict=True)),
+            notes_sizes=dict(zip(SPLITS, plan.notes_sizes, strict=True)),
+            soundfonts=choose_soundfonts(soundfonts, test_soundfonts, out / "soundfonts"),
+            seconds=plan.clip_seconds,
+            seed=seed,
             workers=workers,
-            batch_size=BATCH_SIZES[device.partition(":")[0]],
-            cache=out / "embeddings",
             command=command,
-            progress=progress,
         )
-    except (*BAD_INPUT, ScoreError, SoundfontError) as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from error
+        click.echo("\n".join(lines))
+    text = make_table(
+        contestants,
+        read_tasks(out / "tasks", workers, progress),
+        out / "table",
+        grid=grid or plan.grid,
+        seeds=seeds or plan.seeds,
+        device=device,
+        workers=workers,
+        batch_size=BATCH_SIZES[device.partition(":")[0]],
+        cache=out / "embeddings",
+        command=command,
+        progress=progress,
+    )
     click.echo(text)
 
 

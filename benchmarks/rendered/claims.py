@@ -16,7 +16,6 @@ such commands can share the work, each with some of the --variants; --only-repor
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import subprocess
@@ -41,7 +40,8 @@ from benchmarks.rendered.table import (
 )
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
-from myna_plugin.common.files import write_text
+from myna_plugin.common.errors import ToldCommand, UnfinishedError
+from myna_plugin.common.files import read_json, write_text
 from myna_plugin.pretraining.run.settings import Settings, SettingsError
 from myna_plugin.probing.report.tables import Rows, markdown
 from myna_plugin.recipes.configuration import (
@@ -50,7 +50,7 @@ from myna_plugin.recipes.configuration import (
     read_yaml,
     to_yaml,
 )
-from myna_plugin.recipes.probe import BAD_INPUT, cache_folder
+from myna_plugin.recipes.probe import cache_folder
 
 SETTINGS = Path(__file__).parents[2] / "recipes" / "pretrain" / "rendered.yaml"
 
@@ -162,7 +162,7 @@ def train(settings: Settings, store: Path, run: Path) -> Path:
     """Train in a process of its own, or go on with it; the weights.
 
     Raises:
-        ChildProcessError: the recipe failed; it has said why.
+        UnfinishedError: the recipe failed; it has said why.
     """
     run.mkdir(parents=True, exist_ok=True)
     config = run.with_name("settings.yaml")
@@ -170,13 +170,13 @@ def train(settings: Settings, store: Path, run: Path) -> Path:
     command = [sys.executable, "-m", "myna_plugin.recipes.pretrain", "--store", str(store)]
     command += ["--out", str(run), "--config", str(config), "--resume"]
     if status := subprocess.run(command, check=False).returncode:
-        raise ChildProcessError(f"{run}: pre-training ended with exit status {status}")
+        raise UnfinishedError(f"{run}: pre-training ended with exit status {status}")
     return run / "final.safetensors"
 
 
 def read_scores(results: Path) -> dict[Score, float]:
     """Test scores of a run's results.json, of the part chosen on validation."""
-    (tasks,) = json.loads(results.read_text(encoding="utf-8"))["models"].values()
+    (tasks,) = read_json(results)["models"].values()
     return {
         (task, metric): score["mean"]
         for task, content in tasks.items()
@@ -273,7 +273,7 @@ def parse_variants(text: str) -> list[str]:
     return names
 
 
-@click.command(help=__doc__)
+@click.command("claims", cls=ToldCommand, help=__doc__)
 @click.argument("store", type=click.Path(path_type=Path, exists=True))
 @click.argument("tasks", type=click.Path(path_type=Path, exists=True))
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
@@ -300,44 +300,38 @@ def main(
 ) -> None:
     command = f"python -m benchmarks.rendered.claims {' '.join(sys.argv[1:])}"
     results: Results = {}
-    try:
-        base = apply_file(Settings(), settings, read_yaml(settings))
-        base = base.with_changes(read_changes(changes))
-        names, device = parse_variants(variants), choose_device(device)
-        planned = {
-            (name, s): variant_settings(base, name, s) for s in range(seeds) for name in names
-        }
-        workers = workers or available_cores()
-        scored = {run: out / run_folder(*run) / "results.json" for run in planned}
-        if only_report:
-            planned = {run: planned[run] for run, path in scored.items() if path.is_file()}
-        # Once for all runs, and only if there is one to score.
-        done = all(scored[run].is_file() for run in planned)
-        tasks_read = [] if done else read_tasks(tasks, workers, progress=False)
-        for (name, seed), run_settings in planned.items():
-            folder = out / run_folder(name, seed)
-            if not scored[name, seed].is_file():
-                weights = train(run_settings, store, folder / "run")
-                make_table(
-                    [Contestant(name, "myna_plugin", str(weights))],
-                    tasks_read,
-                    folder,
-                    grid=grid,
-                    seeds=1,
-                    device=device,
-                    workers=workers,
-                    batch_size=BATCH_SIZES[device.partition(":")[0]],
-                    cache=cache_folder() / "rendered",
-                    command=command,
-                )
-            results.setdefault(name, {})[seed] = read_scores(scored[name, seed])
-            # After each run, so that one that is stopped leaves a report of what it did.
-            write_text(out / REPORT, describe(results, base, command))
-        if not results:
-            raise SettingsError(f"{out}: no run is done, so there is nothing to report")
-    except (SettingsError, ChildProcessError, *BAD_INPUT) as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from error
+    base = apply_file(Settings(), settings, read_yaml(settings))
+    base = base.with_changes(read_changes(changes))
+    names, device = parse_variants(variants), choose_device(device)
+    planned = {(name, s): variant_settings(base, name, s) for s in range(seeds) for name in names}
+    workers = workers or available_cores()
+    scored = {run: out / run_folder(*run) / "results.json" for run in planned}
+    if only_report:
+        planned = {run: planned[run] for run, path in scored.items() if path.is_file()}
+    # Once for all runs, and only if there is one to score.
+    done = all(scored[run].is_file() for run in planned)
+    tasks_read = [] if done else read_tasks(tasks, workers, progress=False)
+    for (name, seed), run_settings in planned.items():
+        folder = out / run_folder(name, seed)
+        if not scored[name, seed].is_file():
+            weights = train(run_settings, store, folder / "run")
+            make_table(
+                [Contestant(name, "myna_plugin", str(weights))],
+                tasks_read,
+                folder,
+                grid=grid,
+                seeds=1,
+                device=device,
+                workers=workers,
+                batch_size=BATCH_SIZES[device.partition(":")[0]],
+                cache=cache_folder() / "rendered",
+                command=command,
+            )
+        results.setdefault(name, {})[seed] = read_scores(scored[name, seed])
+        # After each run, so that one that is stopped leaves a report of what it did.
+        write_text(out / REPORT, describe(results, base, command))
+    if not results:
+        raise SettingsError(f"{out}: no run is done, so there is nothing to report")
     click.echo((out / REPORT).read_text(encoding="utf-8"))
 
 

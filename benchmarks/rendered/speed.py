@@ -22,14 +22,15 @@ import torch
 from myna_plugin.common.devices import choose_device
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.pretraining.store.preparation import cut_clips, settings_of
-from recipes.rendered.batched_recording import tabulate
 from recipes.rendered.composer import compose_scores
-from recipes.rendered.performance import draw_performance
-from recipes.rendered.recording import NOISES, apply_recording, draw_recording, noise_bank
+from recipes.rendered.noises import NOISES
+from recipes.rendered.performance import Performance, draw_performance
+from recipes.rendered.recording import Conditions, Recording, draw_recording
+from recipes.rendered.recording_chain import apply_recording, tabulate
 from recipes.rendered.render import render_clip
-from recipes.rendered.sampled_blocks import Drawn, render_drawn
 from recipes.rendered.sampler import instruments_of, make_bank, tabulate_notes
 from recipes.rendered.scores import Score, read_scores
+from recipes.rendered.shards import Drawn, render_drawn
 from recipes.rendered.soundfonts import find_soundfonts, load_soundfont
 
 BATCH = 256
@@ -54,12 +55,13 @@ def measure(
 ) -> tuple[dict[str, float], int]:
     """Processor seconds of each step over some clips, and the number of clips rendered."""
     load_soundfont(soundfont)
-    for kind in NOISES:
-        noise_bank(kind)
     settings = settings_of(clip_seconds=clip_seconds, min_seconds=clip_seconds)
     rng = np.random.default_rng(seed)
-    # Once before counting, so that tables and plans are there.
-    cut_clips(torch.rand(round(16_000 * clip_seconds)), settings)
+    # Once before counting, so that tables, plans and noises are there.
+    noise = torch.rand(round(SAMPLE_RATE * clip_seconds))
+    for kind in NOISES:
+        apply_recording(noise.numpy(), Recording((Conditions(noises=((kind, 1.0),)),)))
+    cut_clips(noise, settings)
     watch, rendered = Stopwatch(), 0
     while rendered < n_clips:
         score = scores[int(rng.integers(len(scores)))]
@@ -89,7 +91,8 @@ def measure_sampled(
 ) -> dict[str, float]:
     """Seconds a clip of each step from samples, in batches of at most `BATCH` clips."""
     rng = np.random.default_rng(seed)
-    clips, recordings = [], []
+    clips: list[tuple[Score, Performance, str]] = []
+    recordings = []
     while len(clips) < n_clips:
         score = scores[int(rng.integers(len(scores)))]
         performance = draw_performance(score, clip_seconds, rng)

@@ -26,49 +26,39 @@ import os
 import shlex
 import shutil
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import click
-import numpy as np
 
+from benchmarks.rendered.clips import NOTE_PITCHES, Rendered, render_clips
 from myna_plugin.common.cores import available_cores
+from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.files import write_json, write_text
 from myna_plugin.common.provenance import now, versions
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.probing.tasks import Item, Task, TaskError, validate_items
-from myna_plugin.probing.tasks.clips import write_wav
 from myna_plugin.probing.tasks.giantsteps import KEYS
 from myna_plugin.probing.tasks.hear_format import write_task
 from myna_plugin.probing.tasks.task import SPLITS, ClipRule
-from recipes.rendered.composer import compose_scores
-from recipes.rendered.instruments import TAGS, draw_programs, sounding_tags
-from recipes.rendered.performance import draw_performance
-from recipes.rendered.recording import draw_recording
-from recipes.rendered.render import render_clip, run_in_workers
-from recipes.rendered.scores import Score, ScoreError, read_midi_folder, read_scores
+from recipes.rendered.instruments import TAGS
+from recipes.rendered.scores import Score, ScoreError
 from recipes.rendered.soundfont_writer import write_soundfont
 from recipes.rendered.soundfonts import (
     HELD_OUT,
     SoundfontError,
+    digest_soundfonts,
     find_soundfonts,
     find_training_soundfonts,
     soundfont_digest,
 )
+from recipes.rendered.sources import Sources
 
 SCENE_TASKS = ("rendered_key", "rendered_style", "rendered_instruments")
 
 NOTES_TASK = "rendered_notes"
-
-PIANISTS_STYLES = {
-    "dcml_chopin_mazurkas": "mazurka",
-    "dcml_grieg_lyric_pieces": "lyric_piece",
-}
-"""Corpora whose style is narrower than the one that they are filed under."""
 
 SIZES = (8000, 1500, 3000)
 """Clips to train, validate and test with."""
@@ -78,280 +68,8 @@ NOTES_SIZES = (600, 100, 200)
 
 CLIP_SECONDS = 10.0
 
-NOTE_PITCHES = range(21, 109)
-"""MIDI pitches that are labels of the notes task: the piano's 88."""
-
-SAME_ONSET_S = 0.05
-"""Notes of one pitch that begin this close together are one event: nobody could tell them apart."""
-
 SELF_MADE = 2
 """Self-made soundfonts to train with where no other is found."""
-
-WORKS_FOR_WORKERS = 32
-"""Works from which on processes are started."""
-
-Class = tuple[str, str]
-"""Split and style."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """A clip to be rendered.
-
-    Attributes:
-        name: of the clip.
-        split: train, valid or test.
-        seed: of all that is drawn for it.
-        soundfonts: one of these plays it.
-    """
-
-    name: str
-    split: str
-    seed: tuple[int, ...]
-    soundfonts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class WorkOrders:
-    """Clips to be rendered from one work.
-
-    Attributes:
-        score: the work.
-        orders: the clips.
-        seconds: length of a clip.
-        folder: where their audio goes, as SPLIT/NAME.wav.
-    """
-
-    score: Score
-    orders: tuple[Order, ...]
-    seconds: float
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """What is true about a clip.
-
-    Attributes:
-        name: of the clip.
-        split: train, valid or test.
-        key: one of `KEYS`; None if unknown.
-        style: class, "" if unknown.
-        tags: instrument families, in the order of `TAGS`.
-        events: (onset in ms, offset in ms, MIDI pitch) of every note.
-        facts: how it was made.
-    """
-
-    name: str
-    split: str
-    key: str | None
-    style: str
-    tags: tuple[str, ...]
-    events: tuple[tuple[float, float, int], ...]
-    facts: dict[str, Any]
-
-
-def style_of(score: Score) -> str:
-    """Class of a work in the style task, "" if unknown."""
-    return PIANISTS_STYLES.get(score.corpus, score.style)
-
-
-def note_events(notes: np.ndarray, seconds: float) -> tuple[tuple[float, float, int], ...]:
-    """Notes of a clip as events.
-
-    Args:
-        notes: of a `render.Clip`: onset and offset in seconds, pitch, program; shape (n, 4).
-        seconds: length of the clip.
-
-    Returns:
-        (onset in ms, offset in ms, MIDI pitch) within the clip, by onset. Notes of one pitch that
-        begin together are one event, as long as the longest; pitches beyond the piano's are left
-        out.
-
-    >>> notes = np.array([[-1, 0.5, 60, 0], [2.0, 2.5, 64, 0], [2.01, 2.8, 64, 40], [9, 12, 60, 0]])
-    >>> note_events(notes, 10.0)
-    ((0.0, 500.0, 60), (2000.0, 2800.0, 64), (9000.0, 10000.0, 60))
-    """
-    events: list[tuple[float, float, int]] = []
-    last: dict[int, int] = {}
-    for onset, offset, pitch in sorted(
-        (max(onset, 0.0), min(offset, seconds), int(pitch))
-        for onset, offset, pitch, _ in notes.tolist()
-    ):
-        if pitch not in NOTE_PITCHES or offset <= onset:
-            continue
-        before = last.get(pitch)
-        if before is not None and onset - events[before][0] < SAME_ONSET_S:
-            events[before] = (events[before][0], max(offset, events[before][1]), pitch)
-            continue
-        last[pitch] = len(events)
-        events.append((onset, offset, pitch))
-    return tuple((round(1000 * on, 1), round(1000 * off, 1), pitch) for on, off, pitch in events)
-
-
-def render_order(score: Score, order: Order, seconds: float, folder: Path) -> Rendered | None:
-    """Render a clip and write its audio; None if the work has no passage for it."""
-    rng = np.random.default_rng(order.seed)
-    performance = draw_performance(score, seconds, rng, constant_key=bool(score.keys))
-    if performance is None:
-        return None
-    performance = replace(performance, programs=draw_programs(rng))
-    soundfont = order.soundfonts[int(rng.integers(len(order.soundfonts)))]
-    recording = draw_recording(rng, seconds)
-    clip = render_clip(score, performance, soundfont, seconds, recording)
-    write_wav(folder / order.split / f"{order.name}.wav", clip.waveform, SAMPLE_RATE)
-    drums = performance.drums
-    facts = {
-        "name": order.name,
-        "split": order.split,
-        "corpus": score.corpus,
-        "work": score.work,
-        "group": score.group,
-        "licence": score.licence,
-        "start_s": round(performance.start_s, 3),
-        "transposition": performance.transposition,
-        "tempo": round(performance.tempo, 4),
-        "programs": list(clip.programs),
-        "percussion": None if drums is None else drums.pattern,
-        "soundfont": Path(soundfont).name,
-    }
-    key = None if clip.key is None else KEYS[12 * clip.key[1] + clip.key[0]]
-    return Rendered(
-        order.name,
-        order.split,
-        key,
-        style_of(score),
-        sounding_tags(clip.notes, seconds),
-        note_events(clip.notes, seconds),
-        facts,
-    )
-
-
-def render_work(work: WorkOrders) -> list[Rendered | None]:
-    """Render all clips that are ordered from one work, in order."""
-    return [render_order(work.score, order, work.seconds, work.folder) for order in work.orders]
-
-
-def share_out(sizes: Mapping[str, int], classes: Iterable[Class]) -> dict[Class, list[str]]:
-    """Names of clips by class, the classes of a split in equal numbers.
-
-    Raises:
-        ScoreError: a split has no class.
-
-    >>> share_out({"test": 3}, [("test", "lied"), ("test", "rag")])
-    {('test', 'lied'): ['test-00000', 'test-00002'], ('test', 'rag'): ['test-00001']}
-    """
-    clips: dict[Class, list[str]] = {}
-    known = sorted(classes)
-    for split, size in sizes.items():
-        of_split = [label for label in known if label[0] == split]
-        if not of_split:
-            raise ScoreError(f"no work is in split {split!r}: give more works")
-        for i, label in enumerate(of_split[:size]):
-            clips[label] = [f"{split}-{number:05d}" for number in range(i, size, len(of_split))]
-    return clips
-
-
-def order_clips(
-    works: Mapping[Class, Sequence[int]],
-    missing: Mapping[Class, Sequence[str]],
-    soundfonts: Mapping[str, Sequence[str]],
-    seed: tuple[int, ...],
-) -> dict[int, tuple[Order, ...]]:
-    """Deal out the clips of each class evenly to the works of that class.
-
-    Args:
-        works: numbers of works, by class.
-        missing: names of clips, by class.
-        soundfonts: paths, by split.
-        seed: what each clip's own seed begins with.
-
-    Returns:
-        Orders by work.
-
-    >>> works, clips = {("test", "rag"): [4, 7]}, {("test", "rag"): ["test-0", "test-1", "test-2"]}
-    >>> orders = order_clips(works, clips, {"test": ["a.sf2"]}, (5,))
-    >>> {work: [order.name for order in of_work] for work, of_work in orders.items()}
-    {4: ['test-0', 'test-2'], 7: ['test-1']}
-    """
-    orders: dict[int, tuple[Order, ...]] = defaultdict(tuple)
-    for label, names in missing.items():
-        split = label[0]
-        for place, name in enumerate(names):
-            own = (*seed, SPLITS.index(split), int(name.rpartition("-")[2]))
-            order = Order(name, split, own, tuple(soundfonts[split]))
-            orders[works[label][place % len(works[label])]] += (order,)
-    return dict(orders)
-
-
-def render_clips(
-    scores: Sequence[Score],
-    sizes: Mapping[str, int],
-    soundfonts: Mapping[str, Sequence[str]],
-    folder: Path,
-    *,
-    seconds: float,
-    seed: int,
-    workers: int,
-) -> list[Rendered]:
-    """Render the clips of all splits, the styles of a split in equal numbers.
-
-    A work in which no passage is found (too sparse, or its key changes too often) gives its clips
-    to the other works of its style.
-
-    Args:
-        scores: works of all splits.
-        sizes: clips of each split.
-        soundfonts: paths, by split.
-        folder: where audio goes, as SPLIT/NAME.wav.
-        seconds: length of a clip.
-        seed: of everything.
-        workers: processes.
-
-    Returns:
-        By name, which starts with the split.
-
-    Raises:
-        ScoreError: a style has no work with a passage.
-    """
-    works: dict[Class, list[int]] = defaultdict(list)
-    for number in np.random.default_rng(seed).permutation(len(scores)).tolist():
-        works[scores[number].split, style_of(scores[number])].append(number)
-    missing = share_out(sizes, works)
-    for split in sizes:
-        (folder / split).mkdir(parents=True)
-    done: dict[str, Rendered] = {}
-    for attempt in count():
-        orders = order_clips(works, missing, soundfonts, (seed, attempt))
-        jobs = [WorkOrders(scores[work], own, seconds, folder) for work, own in orders.items()]
-        results = run_in_workers(
-            render_work,
-            jobs,
-            # Starting processes takes longer than the few clips that a second attempt is about.
-            workers if len(jobs) > WORKS_FOR_WORKERS else 1,
-            total=len(jobs),
-            unit="work",
-        )
-        failed = set()
-        for (work, own), rendered in zip(orders.items(), results, strict=True):
-            done |= {clip.name: clip for clip in rendered if clip is not None}
-            if len(own) > sum(clip is not None for clip in rendered):
-                failed.add(work)
-        missing = {
-            label: left
-            for label, names in missing.items()
-            if (left := [name for name in names if name not in done])
-        }
-        if not missing:
-            break
-        for label in missing:
-            works[label] = [work for work in works[label] if work not in failed]
-            if not works[label]:
-                raise ScoreError(
-                    f"{label[0]}: no work of style {label[1]!r} has a passage of {seconds:g} s "
-                    "that sounds and stays in one key; give shorter clips or more works"
-                )
-    return [done[name] for name in sorted(done)]
 
 
 def scene_task(name: str, clips: Sequence[Rendered], seconds: float) -> tuple[Task, list[Rendered]]:
@@ -553,10 +271,10 @@ def make_tasks(
 
     Raises:
         ScoreError: scores without works in some split, or with a group in two.
-        FileExistsError: `out` is there already.
+        TaskError: `out` is there already.
     """
     if out.exists():
-        raise FileExistsError(f"{out}: exists; remove it or write elsewhere")
+        raise TaskError(f"{out}: exists; remove it or write elsewhere")
     check_groups(scores)
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a run that was stopped
@@ -569,30 +287,28 @@ def make_tasks(
     shutil.rmtree(part / "audio")
     facts = "".join(json.dumps(clip.facts, ensure_ascii=False) + "\n" for clip in clips)
     write_text(part / "clips.jsonl", facts)
-    write_json(
-        part / "provenance.json",
-        {
-            "command": command,
-            "date": now(),
-            "versions": versions(("numpy", "scipy", "tinysoundfont", "pretty_midi")),
-            "seed": seed,
-            "clip_seconds": seconds,
-            "tasks": lines,
-            "clips": dict(sizes),
-            "works": {
-                f"{corpus} ({licence or 'licence not stated'})": n
-                for (corpus, licence), n in sorted(
-                    Counter((score.corpus, score.licence) for score in scores).items()
-                )
-            },
-            "soundfonts": {
-                split: {Path(path).name: soundfont_digest(path) for path in paths}
-                for split, paths in soundfonts.items()
-            },
-        },
-    )
+    provenance = {
+        "command": command,
+        "date": now(),
+        "versions": versions(("numpy", "scipy", "tinysoundfont", "pretty_midi")),
+        "seed": seed,
+        "clip_seconds": seconds,
+        "tasks": lines,
+        "clips": dict(sizes),
+        "works": _count_works(scores),
+        "soundfonts": {split: digest_soundfonts(paths) for split, paths in soundfonts.items()},
+    }
+    write_json(part / "provenance.json", provenance)
     os.replace(part, out)
     return lines
+
+
+def _count_works(scores: Iterable[Score]) -> dict[str, int]:
+    counts = Counter((score.corpus, score.licence) for score in scores)
+    return {
+        f"{corpus} ({licence or 'licence not stated'})": n
+        for (corpus, licence), n in sorted(counts.items())
+    }
 
 
 def choose_soundfonts(
@@ -631,28 +347,11 @@ def choose_soundfonts(
     return {"train": training, "valid": training, "test": testing}
 
 
-def gather_scores(
-    folders: Sequence[Path], midi: Sequence[Path], composed: int, seed: int
-) -> list[Score]:
-    """Scores of all sources.
-
-    Raises:
-        ScoreError: no source, or one that cannot be read.
-    """
-    scores = [score for folder in folders for score in read_scores(folder)]
-    scores += [score for folder in midi for score in read_midi_folder(folder)]
-    if composed:
-        scores += compose_scores(composed, seed)
-    if not scores:
-        raise ScoreError("no scores: give --scores, --midi or --composed")
-    return scores
-
-
 FOLDER = click.Path(path_type=Path)
 SIZE = click.IntRange(min=1, max=99_999)  # names have five digits
 
 
-@click.command(help=__doc__)
+@click.command("tasks", cls=ToldCommand, help=__doc__)
 @click.argument("out", type=FOLDER)
 @click.option("--scores", multiple=True, type=FOLDER, help="Folder with works.jsonl and notes.npz.")
 @click.option("--midi", multiple=True, type=FOLDER, help="Folder of MIDI files.")
@@ -689,23 +388,19 @@ def main(
     seed: int,
     workers: int | None,
 ) -> None:
-    try:
-        lines = make_tasks(
-            gather_scores(scores, midi, composed, seed),
-            out,
-            sizes=dict(zip(SPLITS, (train, valid, test), strict=True)),
-            notes_sizes=dict(zip(SPLITS, notes, strict=True)),
-            soundfonts=choose_soundfonts(
-                soundfonts, test_soundfonts, out.with_name(f"{out.name}.soundfonts")
-            ),
-            seconds=clip_seconds,
-            seed=seed,
-            workers=workers or available_cores(),
-            command=shlex.join(["python", "-m", "benchmarks.rendered.tasks", *sys.argv[1:]]),
-        )
-    except (ScoreError, SoundfontError, TaskError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from error
+    sources = Sources(tuple(map(str, scores)), tuple(map(str, midi)), composed, seed=seed)
+    own = out.with_name(f"{out.name}.soundfonts")
+    lines = make_tasks(
+        sources.load(),
+        out,
+        sizes=dict(zip(SPLITS, (train, valid, test), strict=True)),
+        notes_sizes=dict(zip(SPLITS, notes, strict=True)),
+        soundfonts=choose_soundfonts(soundfonts, test_soundfonts, own),
+        seconds=clip_seconds,
+        seed=seed,
+        workers=workers or available_cores(),
+        command=shlex.join(["python", "-m", "benchmarks.rendered.tasks", *sys.argv[1:]]),
+    )
     click.echo("\n".join(lines))
 
 

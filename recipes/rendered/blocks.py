@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from myna_plugin.pretraining.store.reading import StoreError
-from recipes.rendered.composer import compose_scores
 from recipes.rendered.performance import Performance, draw_instruments, draw_performance, draw_start
 from recipes.rendered.recording import Recording, draw_recording
-from recipes.rendered.scores import Score, ScoreError, read_midi_folder, read_scores, select_scores
+from recipes.rendered.scores import Score, ScoreError
+from recipes.rendered.sources import Sources
 
 RECORDINGS = ("changing", "clip", "block")
 
@@ -22,46 +22,7 @@ TRIALS = 200
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Where works come from.
-
-    Attributes:
-        scores: folders for `read_scores`.
-        midi: folders for `read_midi_folder`.
-        composed: number of works to compose.
-        split: the only one to take; None for all.
-        licence: the only one to take; None for all.
-        seed: of the composer.
-    """
-
-    scores: tuple[str, ...] = ()
-    midi: tuple[str, ...] = ()
-    composed: int = 0
-    split: str | None = None
-    licence: str | None = None
-    seed: int = 0
-
-    def load(self) -> list[Score]:
-        """All works; ScoreError if there are none, or a folder cannot be read."""
-        return _load_sources(self)
-
-
-@functools.lru_cache(maxsize=2)
-def _load_sources(sources: Sources) -> list[Score]:
-    works = [score for folder in sources.scores for score in read_scores(folder)]
-    works += [score for folder in sources.midi for score in read_midi_folder(folder)]
-    works += compose_scores(sources.composed, sources.seed)
-    kept = select_scores(works, split=sources.split, licence=sources.licence)
-    if not kept:
-        raise ScoreError(
-            f"none of the {len(works)} works are left with split {sources.split or 'any'} and "
-            f"licence {sources.licence or 'any'}; give other --split, --licence, or more scores"
-        )
-    return kept
-
-
-@dataclass(frozen=True)
-class Plan:
+class StorePlan:
     """What decides every block.
 
     Attributes:
@@ -117,7 +78,7 @@ class ClipPlan:
     recording: Recording
 
 
-def draw_block(plan: Plan, number: int, attempt: int = 0) -> list[ClipPlan]:
+def draw_block(plan: StorePlan, number: int, attempt: int = 0) -> list[ClipPlan]:
     """The clips of a block, in the order of their rows: by passage, instrumentation, transposition.
 
     Args:
@@ -158,7 +119,7 @@ def draw_block(plan: Plan, number: int, attempt: int = 0) -> list[ClipPlan]:
     return clips
 
 
-def _draw_passages(plan: Plan, rng: np.random.Generator) -> list[tuple[Score, Performance]]:
+def _draw_passages(plan: StorePlan, rng: np.random.Generator) -> list[tuple[Score, Performance]]:
     scores = plan.sources.load()
     weights = _weights(plan.sources)
     found: list[tuple[Score, Performance]] = []

@@ -16,7 +16,8 @@ from myna_plugin.common.worker_pool import WorkerDiedError, WorkerPool, begin_it
 from myna_plugin.model.audio import SAMPLE_RATE
 from recipes.rendered.percussion import DrumTrack, drum_notes
 from recipes.rendered.performance import Performance, octave_shift
-from recipes.rendered.recording import Recording, apply_recording
+from recipes.rendered.recording import Recording
+from recipes.rendered.recording_chain import apply_recording
 from recipes.rendered.scores import DRUMS, Score
 from recipes.rendered.soundfonts import (
     DRUM_CHANNEL,

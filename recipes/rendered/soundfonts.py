@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import functools
-import hashlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from myna_plugin.common.errors import InputError
+from myna_plugin.common.errors import InputError, MissingPackageError
+from myna_plugin.common.files import digest_path
 
-try:
-    from tinysoundfont import _tinysoundfont
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "the synthesiser is not installed: pip install --no-deps tinysoundfont"
-    ) from error
+Soundfont = Any
+"""What the synthesiser, which has no types, plays with."""
 
 SYNTHESIS_RATE = 32_000
 """Hz. The synthesiser interpolates linearly, which mirrors treble; twice our rate avoids that."""
@@ -76,12 +74,19 @@ def _bundled_soundfont() -> Path | None:
 
 
 @functools.lru_cache(maxsize=16)
-def load_soundfont(path: str) -> _tinysoundfont.SoundFont:
+def load_soundfont(path: str) -> Soundfont:
     """A soundfont ready to render mono float32 at `SYNTHESIS_RATE`, loaded once a process.
 
     Raises:
         SoundfontError: it is missing or not a soundfont.
+        MissingPackageError: there is no synthesiser.
     """
+    try:
+        from tinysoundfont import _tinysoundfont
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            "the synthesiser is not installed: pip install --no-deps tinysoundfont"
+        ) from error
     # The public `Synth` renders stereo only and cannot be set back to silence at once; clips must
     # not hear each other's tails, or a clip would depend on which worker made it.
     if not Path(path).is_file():
@@ -95,7 +100,7 @@ def load_soundfont(path: str) -> _tinysoundfont.SoundFont:
     return font
 
 
-def silence(font: _tinysoundfont.SoundFont) -> None:
+def silence(font: Soundfont) -> None:
     """Bring a soundfont into the state in which it was loaded."""
     font.reset()
     # Voices cut off by the reset still fade for a moment, and the places that they take would
@@ -123,4 +128,9 @@ def balance_db(path: str, program: int, pitch: int) -> float:
 @functools.lru_cache(maxsize=16)
 def soundfont_digest(path: str) -> str:
     """SHA-256 of a soundfont, hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return digest_path(Path(path))
+
+
+def digest_soundfonts(paths: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of soundfonts by their files' names, for the record."""
+    return {Path(path).name: soundfont_digest(path) for path in paths}

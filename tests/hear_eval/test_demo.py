@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,8 +15,8 @@ import soundfile
 
 from myna_plugin.hear_eval import demo
 from myna_plugin.model.audio import AudioError
+from tools import demo_music, make_demo_tasks
 
-ROOT = Path(__file__).parent.parent.parent
 KEY, ONSET = "myna_demo_key-v1-full", "myna_demo_onset-v1-full"
 SPLITS = ("train", "valid", "test")
 
@@ -28,21 +25,6 @@ SPLITS = ("train", "valid", "test")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo tasks, unpacked."""
     return demo.unpack_demo_tasks(tmp_path_factory.mktemp("demo") / "tasks")
-
-
-@pytest.fixture(scope="module")
-def generator() -> ModuleType:
-    """`tools/make_demo_tasks.py`, which is not part of the package."""
-    path = ROOT / "tools" / "make_demo_tasks.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, path.stem, module)
-        spec.loader.exec_module(module)
-    return module
 
 
 def read_json(path: Path) -> Any:
@@ -188,9 +170,9 @@ def test_missing_data_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         demo.unpack_demo_tasks(tmp_path / "tasks")
 
 
-def test_packed_clips_come_from_the_generator(generator: ModuleType) -> None:
-    key_audio = generator.make_key_clip("Eb major", (generator.SEED, 0, 0, 3))
-    onset_audio, notes = generator.make_onset_clip((generator.SEED, 1, 2, 5))
+def test_packed_clips_come_from_the_generator() -> None:
+    key_audio = make_demo_tasks.make_key_clip("Eb major", (make_demo_tasks.SEED, 0, 0, 3))
+    onset_audio, notes = make_demo_tasks.make_onset_clip((make_demo_tasks.SEED, 1, 2, 5))
 
     for made, name in (
         (key_audio, f"{KEY}/16000/train/train-003.ogg"),
@@ -200,12 +182,12 @@ def test_packed_clips_come_from_the_generator(generator: ModuleType) -> None:
         assert packed.shape == made.shape
         assert np.corrcoef(made, packed)[0, 1] > 0.9
     events = read_json(demo.PACKED / ONSET / "test.json")["test-005.wav"]
-    assert events == [generator.event(note) for note in notes]
+    assert events == [make_demo_tasks.event(note) for note in notes]
 
 
-def test_generator_is_deterministic_and_its_seeds_matter(generator: ModuleType) -> None:
+def test_generator_is_deterministic_and_its_seeds_matter() -> None:
     first, again, other = (
-        generator.make_key_clip("A minor", (1, 2, 3, seed)) for seed in (4, 4, 5)
+        make_demo_tasks.make_key_clip("A minor", (1, 2, 3, seed)) for seed in (4, 4, 5)
     )
 
     np.testing.assert_array_equal(first, again)
@@ -214,10 +196,8 @@ def test_generator_is_deterministic_and_its_seeds_matter(generator: ModuleType) 
 
 
 @pytest.mark.parametrize("instrument", ["organ", "plucked", "struck", "bowed", "reed"])
-def test_instruments_play_the_pitch_they_are_asked_for(
-    generator: ModuleType, instrument: str
-) -> None:
-    voice = generator.INSTRUMENTS[instrument](np.random.default_rng(0))
+def test_instruments_play_the_pitch_they_are_asked_for(instrument: str) -> None:
+    voice = demo_music.INSTRUMENTS[instrument](np.random.default_rng(0))
 
     # A above middle C: its partials 1, 2, 4 are A; 3 is E; 5 is C sharp.
     energy = pitch_class_energy(voice(440.0, 0.5), 400, 900)
@@ -226,14 +206,14 @@ def test_instruments_play_the_pitch_they_are_asked_for(
     assert energy[9] > 0.9 * energy.sum()
 
 
-def test_no_progression_is_shared_by_two_keys(generator: ModuleType) -> None:
+def test_no_progression_is_shared_by_two_keys() -> None:
     spelled = [
         tuple(
-            frozenset((tonic + semitone) % 12 for semitone in generator.CHORDS[chord])
+            frozenset((tonic + semitone) % 12 for semitone in make_demo_tasks.CHORDS[chord])
             for chord in progression.split()
         )
-        for mode in generator.MODES
-        for progression in generator.PROGRESSIONS[mode]
+        for mode in make_demo_tasks.MODES
+        for progression in make_demo_tasks.PROGRESSIONS[mode]
         for tonic in range(12)
     ]
 

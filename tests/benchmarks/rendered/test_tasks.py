@@ -9,10 +9,10 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from benchmarks.rendered import table, tasks
+from benchmarks.rendered import clips, table, tasks
 from myna_plugin.hear_eval.hear_task import find_tasks
 from myna_plugin.hear_eval.hear_task import read_task as read_for_heareval
-from myna_plugin.probing.tasks import HEAR, load_task
+from myna_plugin.probing.tasks import HEAR, TaskError, load_task
 from myna_plugin.probing.tasks.giantsteps import KEYS
 from recipes.rendered.instruments import GROUPS, TAGS, draw_programs, sounding_tags
 from recipes.rendered.performance import PROGRAMS
@@ -162,7 +162,7 @@ def test_heareval_finds_four_tasks(rendered):
 
 
 def test_number_of_workers_changes_nothing(tmp_path, soundfonts, rendered, monkeypatch):
-    monkeypatch.setattr(tasks, "WORKS_FOR_WORKERS", 0)
+    monkeypatch.setattr(clips, "WORKS_FOR_WORKERS", 0)
     make(tmp_path / "again", soundfonts, workers=2)
     assert read_facts(tmp_path / "again") == read_facts(rendered)
     for path in (rendered / "rendered_style").rglob("*.*"):
@@ -235,7 +235,7 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, arguments, message):
 
 def test_existing_folder_is_kept(tmp_path, soundfonts):
     (tmp_path / "mine").write_text("precious")
-    with pytest.raises(FileExistsError, match="remove it or write elsewhere"):
+    with pytest.raises(TaskError, match="remove it or write elsewhere"):
         make(tmp_path, soundfonts)
     assert (tmp_path / "mine").read_text() == "precious"
 

@@ -12,21 +12,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store.preparation import prepare
 from myna_plugin.pretraining.store.reading import Store, StoreError, shard_path
 from myna_plugin.pretraining.store.writing import WORK, merge
-from recipes.rendered import blocks, percussion, soundfonts
+from recipes.rendered import blocks, percussion, shards, soundfonts, sources
 from recipes.rendered import store as module
-from recipes.rendered.blocks import Plan, Sources, draw_block
+from recipes.rendered.blocks import StorePlan, draw_block
 from recipes.rendered.percussion import KITS
 from recipes.rendered.performance import N_PARTS
 from recipes.rendered.render import render_clip
-from recipes.rendered.sampled_blocks import render_drawn
+from recipes.rendered.sampler import make_bank
 from recipes.rendered.scores import ScoreError
+from recipes.rendered.shards import render_drawn, shard_jobs, store_settings
 from recipes.rendered.soundfonts import NOT_TRAINED_ON, SoundfontError, soundfont_digest
-from recipes.rendered.store import RECORD, main, shard_jobs, store_settings, write_store
+from recipes.rendered.sources import Sources
+from recipes.rendered.store import RECORD, main, write_store
 
 pytest_plugins = ("rendered_fixtures",)
 
@@ -37,7 +40,7 @@ HOURS = 48 * SECONDS / 3600
 
 @pytest.fixture
 def plan(soundfont):
-    return Plan(
+    return StorePlan(
         Sources(composed=8),
         (soundfont,),
         passages=2,
@@ -141,12 +144,12 @@ def test_a_store_holds_the_clips_of_its_blocks(plan, tmp_path):
     assert record["plan"]["seed"] == 5
 
 
-@pytest.mark.parametrize("sampled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_workers_change_nothing(sampled, plan, tmp_path):
+@pytest.mark.slow
+def test_workers_change_nothing_of_a_sampled_store(plan, tmp_path):
     fingerprints = set()
     for workers in (1, 2):
         folder = tmp_path / str(workers)
-        made = replace(plan, sampled=sampled)
+        made = replace(plan, sampled=True)
         write_store(folder, made, hours=24 * SECONDS / 3600, workers=workers)
         fingerprints.add(Store.open(folder).fingerprint)
     assert len(fingerprints) == 1
@@ -166,21 +169,26 @@ def test_stores_of_other_seeds_can_be_merged(plan, tmp_path):
     assert len(Store.open(tmp_path / "all")) == 24
 
 
+PROGRAMS = (0, 19, 40)
+
+
+@pytest.fixture(scope="module")
+def small_bank(soundfont):
+    """Three instruments and a kit, for a whole soundfont takes a minute."""
+    pitched = [(soundfont, program, False) for program in PROGRAMS]
+    return make_bank([*pitched, (soundfont, KITS[0], True)], workers=1)
+
+
 @pytest.fixture
-def few_instruments(monkeypatch):
-    """Three instruments and a kit to play and sample, for a whole soundfont takes a minute."""
-    programs = (0, 19, 40)
+def few_instruments(small_bank, monkeypatch):
+    """Nothing else to play, and to sample."""
     monkeypatch.setattr(percussion, "KITS", KITS[:1])
 
     def draw(rng):
-        return tuple(rng.choice(programs, N_PARTS).tolist()), (0.0,) * N_PARTS
-
-    def listed(soundfonts):
-        pitched = [(font, program, False) for font in set(soundfonts) for program in programs]
-        return pitched + [(font, KITS[0], True) for font in set(soundfonts)]
+        return tuple(rng.choice(PROGRAMS, N_PARTS).tolist()), (0.0,) * N_PARTS
 
     monkeypatch.setattr(blocks, "draw_instruments", draw)
-    monkeypatch.setattr(module, "instruments_of", listed)
+    monkeypatch.setattr(shards, "make_bank", lambda *_: small_bank)
 
 
 def test_a_sampled_store_is_nearly_the_played_one(plan, few_instruments, tmp_path):
@@ -204,7 +212,7 @@ def test_a_sampled_store_is_nearly_the_played_one(plan, few_instruments, tmp_pat
 def test_a_sampled_store_goes_on_where_it_was(plan, few_instruments, tmp_path):
     store, whole, plan = tmp_path / "store", tmp_path / "whole", replace(plan, sampled=True)
     write_store(whole, plan, HOURS, workers=1)
-    stop_after(2, "_write_shard", store, plan)
+    stop_after(2, store, plan)
     write_store(store, plan, HOURS, workers=1)
     assert contents(store) == contents(whole)
 
@@ -213,18 +221,18 @@ def test_blocks_with_a_silent_clip_are_drawn_anew(plan, few_instruments, tmp_pat
     """And no other, and not for ever."""
     plan = replace(plan, sampled=True)
     # All in one shard, both times: how many are put together at a time may change the last bit.
-    monkeypatch.setattr(module, "LEAST_SHARDS", 1)
+    monkeypatch.setattr(shards, "LEAST_SHARDS", 1)
     write_store(tmp_path / "usual", plan, HOURS / 2, workers=1)
     calls = []
 
     def silent_at_first(drawn, bank, seconds):
         rendered = render_drawn(drawn, bank, seconds)
-        rendered.silent[:] = np.arange(len(drawn.clips)) == (-1 if calls else 15)
-        calls.append(len(drawn.clips))
+        rendered.silent[:] = np.arange(len(drawn.facts)) == (-1 if calls else 15)
+        calls.append(len(drawn.facts))
         return rendered
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "render_drawn", silent_at_first)
+        patch.setattr(shards, "render_drawn", silent_at_first)
         write_store(tmp_path / "other", plan, HOURS / 2, workers=1)
     assert calls == [24, 12]
     usual, other = Store.open(tmp_path / "usual"), Store.open(tmp_path / "other")
@@ -238,7 +246,7 @@ def test_blocks_with_a_silent_clip_are_drawn_anew(plan, few_instruments, tmp_pat
         rendered.silent[:] = True
         return rendered
 
-    monkeypatch.setattr(module, "render_drawn", always_silent)
+    monkeypatch.setattr(shards, "render_drawn", always_silent)
     with pytest.raises(SoundfontError, match="renders silence"):
         write_store(tmp_path / "none", plan, SECONDS / 3600, workers=1)
 
@@ -259,7 +267,7 @@ def contents(folder):
     return {name: path.read_bytes() for name, path in files.items()}, told
 
 
-def stop_after(calls, name, store, plan):
+def stop_after(calls, store, plan, module=shards, name="write_shard"):
     """Begin a store, or go on, and stop as soon as a function has been called some times."""
     function = getattr(module, name)
     made = []
@@ -276,45 +284,58 @@ def stop_after(calls, name, store, plan):
             write_store(store, plan, HOURS, workers=1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_command_that_is_stopped_goes_on_to_the_same_store(number, soundfont, tmp_path, capsys):
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_a_command_that_is_stopped_goes_on_to_the_same_store(soundfont, tmp_path):
+    """Interrupted, then killed; by two workers, then one."""
     arguments = ["--composed", "4", "--split", "all", "--soundfonts", soundfont, "--hours", "0.07"]
     arguments += ["--clip-seconds", "2", "--transpositions", "2"]
     store, whole = tmp_path / "store", tmp_path / "whole"
-    assert main([str(whole), *arguments, "--workers", "1"]) == 0
+    assert invoke(whole, *arguments, "--workers", 1).exit_code == 0
     command = [sys.executable, "-m", "recipes.rendered.store", str(store), *arguments]
-    process = subprocess.Popen(
-        [*command, "--workers", "2"],
-        cwd=Path(module.__file__).parents[2],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while len(list((store / WORK).glob("[0-9]*.npz"))) < 3:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    os.killpg(process.pid, number)
-    said = process.communicate(timeout=60)[1]
-    if number == signal.SIGINT:
-        assert process.returncode == 130
-        assert "the same command goes on" in said
-    with pytest.raises(StoreError, match="not finished"):
-        Store.open(store)
-    finished = [int(path.stem) for path in (store / WORK).glob("[0-9]*.npz")]
-    kept = {path: path.stat().st_ino for path in (shard_path(store, n) for n in finished)}
-    assert 3 <= len(kept) < 16
+    for number, workers in ((signal.SIGINT, "2"), (signal.SIGKILL, "1")):
+        before = finished_shards(store)
+        process = subprocess.Popen(
+            [*command, "--workers", workers],
+            cwd=Path(module.__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        while len(finished_shards(store)) < len(before) + 3:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+        said = process.communicate(timeout=60)[1]
+        if number == signal.SIGINT:
+            assert process.returncode == 130
+            assert "the same command goes on" in said
+        with pytest.raises(StoreError, match="not finished"):
+            Store.open(store)
+        assert before.items() <= finished_shards(store).items()
+    kept = finished_shards(store)
+    assert 6 <= len(kept) < 16
 
-    assert main([str(store), *arguments, "--workers", "1"]) == 0
+    result = invoke(store, *arguments, "--workers", 1)
 
-    assert f"{16 - len(kept)} of 16 shards are left" in capsys.readouterr().out
+    assert result.exit_code == 0
+    assert f"{16 - len(kept)} of 16 shards are left" in result.output
     assert {path: path.stat().st_ino for path in kept} == kept
     assert contents(store) == contents(whole)
+
+
+def finished_shards(store):
+    """Shards that are known to be whole, and the files that hold them."""
+    numbers = [int(path.stem) for path in (store / WORK).glob("[0-9]*.npz")]
+    return {path: path.stat().st_ino for path in (shard_path(store, n) for n in numbers)}
 
 
 def test_a_half_written_shard_is_made_anew(plan, tmp_path):
     store, whole = tmp_path / "store", tmp_path / "whole"
     write_store(whole, plan, HOURS, workers=1)
-    stop_after(2, "fill_shard", store, plan)
+    stop_after(2, store, plan)
     half = shard_path(whole, 1).read_bytes()[:1000]
     (store / WORK / "000001.npz").unlink()
     shard_path(store, 1).write_bytes(half)
@@ -325,7 +346,7 @@ def test_a_half_written_shard_is_made_anew(plan, tmp_path):
 
 def test_shards_that_nothing_is_known_of_are_removed(plan, tmp_path):
     store = tmp_path / "store"
-    stop_after(2, "fill_shard", store, plan)
+    stop_after(2, store, plan)
     shutil.rmtree(store / WORK)
     write_store(store, plan, HOURS / 4, workers=1)
     assert len(Store.open(store)) == 12
@@ -334,7 +355,7 @@ def test_shards_that_nothing_is_known_of_are_removed(plan, tmp_path):
 
 def test_killed_between_publishing_and_tidying_up(plan, tmp_path):
     store = tmp_path / "store"
-    stop_after(1, "publish", store, plan)
+    stop_after(1, store, plan, module, "publish")
     complete = Store.open(store).fingerprint
     assert (store / WORK).exists()
     write_store(store, plan, HOURS, workers=1)
@@ -342,40 +363,40 @@ def test_killed_between_publishing_and_tidying_up(plan, tmp_path):
     assert not (store / WORK).exists()
 
 
-@pytest.mark.parametrize("other", ["seed", "hours", "soundfonts", "scores", "versions"])
-def test_another_plan_is_refused(other, plan, soundfont, tmp_path, monkeypatch):
+def test_another_plan_is_refused(plan, soundfont, tmp_path, monkeypatch):
     """Also where the options are the same and the files have changed."""
     own = Path(shutil.copy(soundfont, tmp_path / "own.sf2"))
     plan = replace(plan, soundfonts=(str(own),))
     store = tmp_path / "store"
-    stop_after(2, "fill_shard", store, plan)
+    stop_after(2, store, plan)
     before = contents(store)
-    given, hours = plan, HOURS
-    with monkeypatch.context() as patch:
-        if other == "seed":
-            given = replace(plan, seed=6)
-        elif other == "hours":
-            hours = HOURS + 0.001
-        elif other == "soundfonts":
-            own.write_bytes(own.read_bytes() + b"more")
-        elif other == "scores":
-            louder = [replace(s, notes=s.notes + np.float32(0.01)) for s in plan.sources.load()]
-            patch.setattr(blocks, "_load_sources", lambda sources: louder)
-        elif other == "versions":
-            patch.setattr(module, "version", lambda name: "0")
+
+    def refused(other, plan=plan, hours=HOURS):
         soundfont_digest.cache_clear()
         with pytest.raises(StoreError, match=f"begun with other {other}; .* delete the folder"):
-            write_store(store, given, hours, workers=1)
-    assert contents(store) == before
+            write_store(store, plan, hours, workers=1)
+        assert contents(store) == before
+
+    refused("seed", replace(plan, seed=6))
+    refused("hours", hours=HOURS + 0.001)
+    louder = [replace(s, notes=s.notes + np.float32(0.01)) for s in plan.sources.load()]
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "_load_sources", lambda sources: louder)
+        refused("scores")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "version", lambda name: "0")
+        refused("versions")
+    own.write_bytes(own.read_bytes() + b"more")
+    refused("soundfonts")
     shutil.copy(soundfont, own)
     soundfont_digest.cache_clear()
-    write_store(store, plan, HOURS, workers=2)
+    write_store(store, plan, HOURS, workers=1)
     assert len(Store.open(store)) == 48
 
 
 def test_preparing_audio_does_not_go_on_with_it(plan, tmp_path):
     store = tmp_path / "store"
-    stop_after(2, "fill_shard", store, plan)
+    stop_after(2, store, plan)
     before = contents(store)
     with pytest.raises(StoreError, match="another command began this"):
         prepare(tmp_path, store, store_settings(plan))
@@ -387,36 +408,40 @@ def test_scores_too_short_for_the_clips_are_refused(plan):
         draw_block(replace(plan, clip_seconds=4000.0), 0)
 
 
-def test_the_command(soundfont, tmp_path, capsys):
+def test_the_command(soundfont, tmp_path):
     arguments = ["--composed", "4", "--split", "all", "--soundfonts", soundfont]
     arguments += ["--hours", "0.005", "--clip-seconds", "2", "--workers", "1"]
-    assert main([str(tmp_path / "store"), *arguments]) == 0
-    assert "times real time a worker" in capsys.readouterr().out
+    result = invoke(tmp_path / "store", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "times real time a worker" in result.stdout
     assert len(Store.open(tmp_path / "store")) == 16
-    assert main([str(tmp_path / "store"), *arguments]) == 2
-    assert "is a complete store" in capsys.readouterr().err
+    again = invoke(tmp_path / "store", *arguments)
+    assert again.exit_code == 2
+    assert "is a complete store" in again.stderr
 
 
-def test_the_command_with_samples(soundfont, few_instruments, tmp_path, capsys, monkeypatch):
+def test_the_command_with_samples(soundfont, few_instruments, tmp_path, monkeypatch):
     arguments = ["--composed", "4", "--split", "all", "--soundfonts", soundfont, "--hours", "0.001"]
     arguments += ["--clip-seconds", "2", "--workers", "1", "--sampled", "cpu"]
-    assert main([str(tmp_path / "store"), *arguments]) == 0
+    assert invoke(tmp_path / "store", *arguments).exit_code == 0
     assert json.loads((tmp_path / "store" / RECORD).read_text())["plan"]["sampled"] is True
 
     def too_much(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(module, "render_drawn", too_much)
-    assert main([str(tmp_path / "other"), *arguments]) == 1
-    assert "the GPU has too little memory" in capsys.readouterr().err
+    monkeypatch.setattr(shards, "render_drawn", too_much)
+    result = invoke(tmp_path / "other", *arguments)
+    assert result.exit_code == 1
+    assert "the GPU has too little memory" in result.stderr
 
 
-def test_without_a_soundfont_one_is_drawn(tmp_path, monkeypatch):
+def test_without_a_soundfont_one_is_drawn(soundfont, tmp_path, monkeypatch):
     """The one that is kept for test, and what sounds like it, are never taken unasked."""
     found = [tmp_path / name for name in NOT_TRAINED_ON]
     monkeypatch.setattr(soundfonts, "find_soundfonts", lambda: found)
-    arguments = ["--composed", "4", "--split", "all", "--hours", "0.001", "--clip-seconds", "1"]
-    assert main([str(tmp_path / "store"), *arguments, "--workers", "1"]) == 0
+    monkeypatch.setattr(module, "write_soundfont", lambda path, seed: shutil.copy(soundfont, path))
+    arguments = ["--composed", 4, "--split", "all", "--hours", 0.001, "--clip-seconds", 1]
+    assert invoke(tmp_path / "store", *arguments, "--workers", 1).exit_code == 0
     record = json.loads((tmp_path / "store" / RECORD).read_text())
     assert list(record["soundfonts"]) == ["drawn-0-0.sf2"]
 
@@ -429,17 +454,32 @@ def test_without_a_soundfont_one_is_drawn(tmp_path, monkeypatch):
         (["--midi", "."], "no MIDI files"),
         (["--composed", "4", "--licence", "none such"], "none of the 4 works are left"),
         (["--composed", "4", "--transpositions", "13"], "an octave has 12"),
-        (["--composed", "4", "--workers", "0"], "--workers at least 1"),
+        (["--composed", "4", "--hours", "0"], "--hours must be above 0"),
         (["--composed", "4", "--sampled", "tpu"], "must be auto, cpu, cuda"),
     ],
 )
-def test_bad_input_is_told_in_a_line(arguments, message, soundfont, tmp_path, capsys, monkeypatch):
+def test_bad_input_is_told_in_a_line(arguments, message, soundfont, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    fixed = ["--soundfonts", soundfont, "--hours", "0.001", "--clip-seconds", "2"]
     store = tmp_path / "store"
-    assert main([str(store), *fixed, *arguments]) == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
+    fixed = ["--soundfonts", soundfont, "--hours", "0.001", "--clip-seconds", "2"]
+    result = invoke(store, *fixed, *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert result.output.count("\n") == 1
     assert not store.exists()
+
+
+def test_help_needs_no_synthesiser_and_a_run_says_how_to_install_it(tmp_path):
+    """Of the renderer and of the benchmark, and MIDI need not be readable either."""
+    lacking = "import sys; sys.modules.update(tinysoundfont=None, pretty_midi=None); "
+    told = (
+        lacking + "from recipes.rendered import store; from benchmarks.rendered import __main__; "
+    )
+    told += f"store.main(['{tmp_path / 'store'}', '--composed', '1', '--split', 'all', "
+    told += "'--hours', '1', '--soundfonts', 'setup.py'])"
+    root = Path(module.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", told], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.endswith("not installed: pip install --no-deps tinysoundfont\n")
+    assert "Traceback" not in done.stderr

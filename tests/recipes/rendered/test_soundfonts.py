@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -86,14 +83,6 @@ def test_balancing_makes_instruments_about_equally_loud(soundfont):
         gain = balance_db(soundfont, program, 66)
         sound = play(soundfont, program, 66, 0.5, 0.5, velocity=90, gains_db=(gain,))
         assert level_db(sound) == pytest.approx(REFERENCE_DB, abs=1.5)
-
-
-def test_without_the_synthesiser_the_error_says_how_to_install_it():
-    program = "import sys; sys.modules['tinysoundfont'] = None; import recipes.rendered.store"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.endswith("not installed: pip install --no-deps tinysoundfont")
 
 
 def test_what_is_no_soundfont_is_refused(tmp_path):
