@@ -44,6 +44,7 @@ from myna_plugin.probing.tasks.giantsteps import KEYS
 from myna_plugin.probing.tasks.hear_format import write_task
 from myna_plugin.probing.tasks.task import SPLITS, ClipRule
 from recipes.rendered.instruments import TAGS
+from recipes.rendered.performance import PROGRAMS
 from recipes.rendered.scores import Score, ScoreError
 from recipes.rendered.soundfont_writer import write_soundfont
 from recipes.rendered.soundfonts import (
@@ -52,6 +53,7 @@ from recipes.rendered.soundfonts import (
     digest_soundfonts,
     find_soundfonts,
     find_training_soundfonts,
+    programs_of,
     soundfont_digest,
 )
 from recipes.rendered.sources import Sources
@@ -323,7 +325,7 @@ def choose_soundfonts(
         own: folder for self-made soundfonts.
 
     Raises:
-        SoundfontError: none to test with, or one is in both.
+        SoundfontError: none to test with, or one is in both or lacks programs.
     """
     found = [path for path in find_soundfonts() if path.name == HELD_OUT]
     if not test and not found:
@@ -343,6 +345,9 @@ def choose_soundfonts(
     for path in train:
         if soundfont_digest(str(path)) in held_out:
             raise SoundfontError(f"{path}: is to be trained and tested with; name another")
+    for path in (*train, *test):
+        if len(programs_of(str(path))) < len(PROGRAMS):
+            raise SoundfontError(f"{path}: lacks programs that labels would name; name another")
     training, testing = tuple(map(str, train)), tuple(map(str, test))
     return {"train": training, "valid": training, "test": testing}
 

@@ -13,6 +13,7 @@ from myna_plugin.pretraining.store.reading import StoreError
 from recipes.rendered.performance import Performance, draw_instruments, draw_performance, draw_start
 from recipes.rendered.recording import Recording, draw_recording
 from recipes.rendered.scores import Score, ScoreError
+from recipes.rendered.soundfonts import programs_of
 from recipes.rendered.sources import Sources
 
 RECORDINGS = ("changing", "clip", "block")
@@ -91,10 +92,7 @@ def draw_block(plan: StorePlan, number: int, attempt: int = 0) -> list[ClipPlan]
     """
     rng = np.random.default_rng([plan.seed, number, attempt])
     passages = _draw_passages(plan, rng)
-    instrumentations = [
-        (*draw_instruments(rng), str(rng.choice(plan.soundfonts)))
-        for _ in range(plan.instrumentations)
-    ]
+    instrumentations = [_draw_instrumentation(plan, rng) for _ in range(plan.instrumentations)]
     transpositions = rng.choice(np.arange(-6, 6), plan.transpositions, replace=False).tolist()
     shared = draw_recording(rng, plan.clip_seconds)
     clips = []
@@ -117,6 +115,18 @@ def draw_block(plan: StorePlan, number: int, attempt: int = 0) -> list[ClipPlan]
         )
         clips.append(ClipPlan(name, score, played, soundfont, recording))
     return clips
+
+
+def _draw_instrumentation(
+    plan: StorePlan, rng: np.random.Generator
+) -> tuple[tuple[int, ...], tuple[float, ...], str]:
+    """Programs, levels and a soundfont; those that it lacks give way to others that it has."""
+    programs, gains_db = draw_instruments(rng)
+    soundfont = str(rng.choice(plan.soundfonts))
+    own = programs_of(soundfont)
+    # Soundfonts with all programs cost no chance here: their clips are what they were.
+    kept = tuple(p if p in own else int(rng.choice(own)) for p in programs)
+    return kept, gains_db, soundfont
 
 
 def _draw_passages(plan: StorePlan, rng: np.random.Generator) -> list[tuple[Score, Performance]]:

@@ -34,7 +34,13 @@ from recipes.rendered.render import (
     run_in_workers,
 )
 from recipes.rendered.scores import Score
-from recipes.rendered.soundfonts import DRUM_CHANNEL, SYNTHESIS_RATE, load_soundfont, silence
+from recipes.rendered.soundfonts import (
+    DRUM_CHANNEL,
+    SYNTHESIS_RATE,
+    load_soundfont,
+    programs_of,
+    silence,
+)
 
 RATIO = SYNTHESIS_RATE // SAMPLE_RATE
 ROW = STEP // RATIO
@@ -175,7 +181,7 @@ class NoteBank:
 def instruments_of(soundfonts: Sequence[str]) -> list[Instrument]:
     """All instruments and drum kits that performances draw from, of some soundfonts."""
     fonts = list(dict.fromkeys(soundfonts))
-    pitched = [(font, program, False) for font in fonts for program in PROGRAMS]
+    pitched = [(font, program, False) for font in fonts for program in programs_of(font)]
     return pitched + [(font, kit, True) for font in fonts for kit in KITS]
 
 

@@ -3,14 +3,11 @@
 No sound is taken from anywhere: every tone is a sum of drawn partials with a burst of noise at its
 beginning, every drum is noise and a falling tone. Another seed gives other instruments, which keep
 to their families: struck and plucked ones decay, blown and bowed ones last.
-
-Source of the file format: SoundFont Technical Specification 2.01.
 """
 
 from __future__ import annotations
 
 import argparse
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,23 +16,36 @@ import numpy as np
 from scipy.signal import butter, sosfilt
 
 from myna_plugin.common.files import replacing
+from recipes.rendered.sf2_file import (
+    ATTACK,
+    DECAY,
+    DRUM_BANK,
+    FILTER_HZ,
+    FINE_TUNE,
+    KEY_RANGE,
+    KEY_TO_DECAY,
+    MOD_DECAY,
+    MOD_ENVELOPE_TO_FILTER,
+    MOD_SUSTAIN,
+    RELEASE,
+    ROOT_KEY,
+    SAMPLE_MODE,
+    SUSTAIN,
+    VIBRATO_DELAY,
+    VIBRATO_RATE,
+    VIBRATO_TO_PITCH,
+    Generators,
+    Instrument,
+    Tone,
+    soundfont_file,
+    timecents,
+)
 
 RATE = 32_000
 ATTACK_S = 0.12
 LOOP_S = 0.1
 ZONE_TOPS = (42, 54, 66, 78, 127)
 """Highest key of each zone of an instrument; a zone's tone is made six semitones below."""
-
-DRUM_BANK = 128
-GUARD = 46
-"""Zeros that the format asks for after every sample."""
-
-# Numbers of generators.
-VIBRATO_TO_PITCH, MOD_ENVELOPE_TO_FILTER, FILTER_HZ = 6, 11, 8
-VIBRATO_DELAY, VIBRATO_RATE = 23, 24
-MOD_DECAY, MOD_SUSTAIN = 28, 29
-ATTACK, DECAY, SUSTAIN, RELEASE, KEY_TO_DECAY = 34, 36, 37, 38, 40
-INSTRUMENT, KEY_RANGE, FINE_TUNE, SAMPLE, SAMPLE_MODE, ROOT_KEY = 41, 43, 52, 53, 54, 58
 
 
 @dataclass(frozen=True)
@@ -147,36 +157,6 @@ DRUMS: dict[int, Drum] = {
 """Drums by General MIDI key."""
 
 
-@dataclass(frozen=True, eq=False)
-class Tone:
-    """A sample.
-
-    Attributes:
-        name: at most 19 letters.
-        samples: int16.
-        loop: first sample of the loop and one past its last; (0, 0) for none.
-        root: MIDI pitch that it sounds at, which need not be whole.
-    """
-
-    name: str
-    samples: np.ndarray
-    loop: tuple[int, int]
-    root: float
-
-
-Generators = list[tuple[int, int]]
-
-
-@dataclass(frozen=True, eq=False)
-class Instrument:
-    """Zones, each with its generators, tone last."""
-
-    name: str
-    bank: int
-    program: int
-    zones: list[tuple[Generators, Tone]]
-
-
 def write_soundfont(path: str | Path, seed: int, programs: Sequence[int] = range(128)) -> Path:
     """Write a soundfont of drawn instruments, atomically.
 
@@ -192,7 +172,7 @@ def write_soundfont(path: str | Path, seed: int, programs: Sequence[int] = range
     instruments = [_draw_instrument(program, seed) for program in programs]
     instruments.append(_draw_drums(seed))
     with replacing(path) as partial:
-        partial.write_bytes(_soundfont_file(instruments, f"Drawn instruments {seed}"))
+        partial.write_bytes(soundfont_file(instruments, f"Drawn instruments {seed}"))
     return path
 
 
@@ -258,7 +238,7 @@ class _Partials:
         # The beginning once more: interpolation reads past the end of the loop.
         samples = np.concatenate([samples, samples[attack : attack + 16]])
         exact_root = 69 + 12 * np.log2(fundamental / 440)
-        return Tone(name, samples, (attack, attack + loop), float(exact_root))
+        return Tone(name, samples, RATE, float(exact_root), (attack, attack + loop))
 
     def _orders(self, fundamental: float) -> np.ndarray:
         if self.family.metal:
@@ -278,43 +258,34 @@ class _Partials:
 
 def _envelope(family: Family, rng: np.random.Generator) -> Generators:
     attack = rng.uniform(*family.attack_s)
-    generators: Generators = [(ATTACK, _timecents(attack))]
+    generators: Generators = [(ATTACK, timecents(attack))]
     if family.decay_s is None:
         generators += [
-            (DECAY, _timecents(0.4)),
+            (DECAY, timecents(0.4)),
             (SUSTAIN, int(rng.integers(0, 60))),
-            (RELEASE, _timecents(rng.uniform(0.08, 0.5))),
+            (RELEASE, timecents(rng.uniform(0.08, 0.5))),
         ]
     else:
         decay = rng.uniform(*family.decay_s)
         # Brightness dies before loudness.
         opening = int(rng.integers(1200, 4800))
         generators += [
-            (DECAY, _timecents(decay)),
+            (DECAY, timecents(decay)),
             (SUSTAIN, 1000),
-            (RELEASE, _timecents(rng.uniform(0.15, 0.8))),
+            (RELEASE, timecents(rng.uniform(0.15, 0.8))),
             (KEY_TO_DECAY, int(rng.integers(10, 40))),
             (FILTER_HZ, int(rng.integers(8000, 11500))),
             (MOD_ENVELOPE_TO_FILTER, opening),
-            (MOD_DECAY, _timecents(decay / 3)),
+            (MOD_DECAY, timecents(decay / 3)),
             (MOD_SUSTAIN, 1000),
         ]
     if family.vibrato:
         generators += [
             (VIBRATO_TO_PITCH, int(rng.uniform(0, family.vibrato))),
             (VIBRATO_RATE, round(1200 * np.log2(rng.uniform(4, 7) / 8.176)) & 0xFFFF),
-            (VIBRATO_DELAY, _timecents(rng.uniform(0.05, 0.5))),
+            (VIBRATO_DELAY, timecents(rng.uniform(0.05, 0.5))),
         ]
     return generators
-
-
-def _timecents(seconds: float) -> int:
-    """The format's measure of time, as an unsigned word.
-
-    >>> _timecents(1.0), _timecents(0.5) - 65536
-    (0, -1200)
-    """
-    return round(1200 * np.log2(seconds)) & 0xFFFF
 
 
 def _draw_drums(seed: int) -> Instrument:
@@ -323,11 +294,11 @@ def _draw_drums(seed: int) -> Instrument:
     for key, drum in DRUMS.items():
         generators: Generators = [
             (KEY_RANGE, key << 8 | key),
-            (RELEASE, _timecents(1.0)),
+            (RELEASE, timecents(1.0)),
             (SAMPLE_MODE, 0),
             (ROOT_KEY, key),
         ]
-        zones.append((generators, Tone(f"drum {key}", _strike(drum, rng), (0, 0), float(key))))
+        zones.append((generators, Tone(f"drum {key}", _strike(drum, rng), RATE, float(key))))
     return Instrument("Drums", DRUM_BANK, 0, zones)
 
 
@@ -349,96 +320,6 @@ def _strike(drum: Drum, rng: np.random.Generator) -> np.ndarray:
         sound += np.sin(phase) * np.exp(fall * time / drum.tone_s)
     sound[-64:] *= np.linspace(1, 0, 64)
     return np.rint(sound / np.abs(sound).max() * 30_000).astype("<i2")
-
-
-def _chunk(name: str, data: bytes) -> bytes:
-    return name.encode() + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
-
-
-def _list(name: str, *chunks: bytes) -> bytes:
-    return _chunk("LIST", name.encode() + b"".join(chunks))
-
-
-def _name(text: str) -> bytes:
-    return text.encode()[:19].ljust(20, b"\0")
-
-
-def _soundfont_file(instruments: Sequence[Instrument], title: str) -> bytes:
-    tones = list({id(tone): tone for i in instruments for _, tone in i.zones}.values())
-    number_of = {id(tone): number for number, tone in enumerate(tones)}
-    info = _list(
-        "INFO",
-        _chunk("ifil", struct.pack("<HH", 2, 1)),
-        _chunk("isng", b"EMU8000\0"),
-        _chunk("INAM", title.encode() + b"\0" * (2 - len(title) % 2)),
-    )
-    guard = b"\0" * (2 * GUARD)
-    samples = b"".join(tone.samples.tobytes() + guard for tone in tones)
-    content = (
-        info
-        + _list("sdta", _chunk("smpl", samples))
-        + _list("pdta", *_presets(instruments), *_zones(instruments, number_of), _headers(tones))
-    )
-    return _chunk("RIFF", b"sfbk" + content)
-
-
-def _presets(instruments: Sequence[Instrument]) -> list[bytes]:
-    """Every instrument as a preset of one zone; each table ends in a row that closes it."""
-    n = len(instruments)
-    order = sorted(range(n), key=lambda i: (instruments[i].bank, instruments[i].program))
-    rows = [
-        _name(instruments[i].name)
-        + struct.pack("<HHHIII", instruments[i].program, instruments[i].bank, bag, 0, 0, 0)
-        for bag, i in enumerate(order)
-    ]
-    rows.append(_name("EOP") + struct.pack("<HHHIII", 0, 0, n, 0, 0, 0))
-    bags = [struct.pack("<HH", bag, 0) for bag in range(n + 1)]
-    generators = [struct.pack("<HH", INSTRUMENT, i) for i in order] + [b"\0" * 4]
-    return [
-        _chunk("phdr", b"".join(rows)),
-        _chunk("pbag", b"".join(bags)),
-        _chunk("pmod", b"\0" * 10),
-        _chunk("pgen", b"".join(generators)),
-    ]
-
-
-def _zones(instruments: Sequence[Instrument], number_of: dict[int, int]) -> list[bytes]:
-    names: list[bytes] = []
-    bags: list[bytes] = []
-    generators: list[bytes] = []
-    for instrument in instruments:
-        names.append(_name(instrument.name) + struct.pack("<H", len(bags)))
-        for zone, tone in instrument.zones:
-            bags.append(struct.pack("<HH", len(generators), 0))
-            generators += [struct.pack("<HH", *generator) for generator in zone]
-            generators.append(struct.pack("<HH", SAMPLE, number_of[id(tone)]))
-    names.append(_name("EOI") + struct.pack("<H", len(bags)))
-    bags.append(struct.pack("<HH", len(generators), 0))
-    generators.append(b"\0" * 4)
-    return [
-        _chunk("inst", b"".join(names)),
-        _chunk("ibag", b"".join(bags)),
-        _chunk("imod", b"\0" * 10),
-        _chunk("igen", b"".join(generators)),
-    ]
-
-
-def _headers(tones: Sequence[Tone]) -> bytes:
-    rows = []
-    start = 0
-    for tone in tones:
-        end = start + len(tone.samples)
-        # A whole pitch at or below, and cents above it, which the player takes off again.
-        pitch = int(np.floor(tone.root))
-        cents = round(100 * (pitch - tone.root))
-        loop = (start + tone.loop[0], start + tone.loop[1])
-        rows.append(
-            _name(tone.name)
-            + struct.pack("<IIIIIBbHH", start, end, *loop, RATE, pitch, cents, 0, 1)
-        )
-        start = end + GUARD
-    rows.append(_name("EOS") + b"\0" * 26)
-    return _chunk("shdr", b"".join(rows))
 
 
 def main() -> None:

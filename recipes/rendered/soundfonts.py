@@ -11,6 +11,8 @@ import numpy as np
 
 from myna_plugin.common.errors import InputError, MissingPackageError
 from myna_plugin.common.files import digest_path
+from recipes.rendered.performance import PROGRAMS
+from recipes.rendered.sf2_file import DRUM_BANK
 
 Soundfont = Any
 """What the synthesiser, which has no types, plays with."""
@@ -98,6 +100,22 @@ def load_soundfont(path: str) -> Soundfont:
     font.set_output(_tinysoundfont.OutputMode.Mono, SYNTHESIS_RATE, 0.0)
     font.set_max_voices(MAX_VOICES)
     return font
+
+
+@functools.lru_cache(maxsize=16)
+def programs_of(path: str) -> tuple[int, ...]:
+    """General MIDI programs of `performance.PROGRAMS` that a soundfont has, ascending.
+
+    Asked for another, the synthesiser would play on with whatever instrument it had before.
+
+    Raises:
+        SoundfontError: it has none, or no drum kit.
+    """
+    font = load_soundfont(path)
+    found = tuple(program for program in PROGRAMS if font.get_preset_index(0, program) >= 0)
+    if not found or font.get_preset_index(DRUM_BANK, 0) < 0:
+        raise SoundfontError(f"{path}: no General MIDI programs, or no drum kit 0; give another")
+    return found
 
 
 def silence(font: Soundfont) -> None:

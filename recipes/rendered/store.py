@@ -63,7 +63,7 @@ from recipes.rendered.soundfont_writer import write_soundfont
 from recipes.rendered.soundfonts import (
     digest_soundfonts,
     find_training_soundfonts,
-    load_soundfont,
+    programs_of,
     soundfont_digest,
 )
 from recipes.rendered.sources import Sources
@@ -100,10 +100,10 @@ def write_store(
     """
     n_blocks = math.ceil(hours * 3600 / (plan.clip_seconds * plan.clips_per_block))
     for soundfont in plan.soundfonts:
-        load_soundfont(soundfont)
+        programs_of(soundfont)
     decided = _what_decides(plan, n_blocks)
     jobs = shard_jobs(plan, n_blocks)
-    with writing(store, say):
+    with writing(store):
         _begin(store, plan, decided)
         unfinished = [job for job in jobs if not columns_path(store, job).exists()]
         if len(unfinished) < len(jobs):

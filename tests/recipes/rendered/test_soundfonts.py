@@ -1,8 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks.rendered.tasks import choose_soundfonts
+from recipes.rendered import blocks
+from recipes.rendered.blocks import Plan, Sources, draw_block
 from recipes.rendered.performance import PROGRAMS
 from recipes.rendered.render import render_notes
+from recipes.rendered.sampler import instruments_of
 from recipes.rendered.soundfont_writer import DRUMS, write_soundfont
 from recipes.rendered.soundfonts import (
     REFERENCE_DB,
@@ -10,6 +16,7 @@ from recipes.rendered.soundfonts import (
     balance_db,
     find_soundfonts,
     load_soundfont,
+    programs_of,
     soundfont_digest,
 )
 
@@ -91,6 +98,41 @@ def test_what_is_no_soundfont_is_refused(tmp_path):
     (tmp_path / "broken.sf2").write_bytes(b"RIFF nonsense")
     with pytest.raises(SoundfontError, match=r"broken\.sf2: not a soundfont"):
         load_soundfont(str(tmp_path / "broken.sf2"))
+
+
+def test_programs_are_those_that_a_soundfont_has(soundfont, tmp_path):
+    assert programs_of(soundfont) == tuple(PROGRAMS)
+    few = write_soundfont(tmp_path / "few.sf2", seed=0, programs=[73, 5, 118])
+    assert programs_of(str(few)) == (5, 73)
+    assert {row for row in instruments_of([str(few)]) if not row[2]} == {
+        (str(few), 5, False),
+        (str(few), 73, False),
+    }
+    none = write_soundfont(tmp_path / "none.sf2", seed=0, programs=[])
+    with pytest.raises(SoundfontError, match=r"none\.sf2: no General MIDI programs"):
+        programs_of(str(none))
+
+
+def test_a_soundfont_is_asked_for_its_own_programs_alone(soundfont, tmp_path, monkeypatch):
+    few = str(write_soundfont(tmp_path / "few.sf2", seed=0, programs=[5, 40, 73]))
+    plan = Plan(Sources(composed=4), (soundfont, few), transpositions=1, clip_seconds=4.0)
+    clips = [clip for number in range(12) for clip in draw_block(plan, number)]
+    drawn = {font: set() for font in plan.soundfonts}
+    for clip in clips:
+        drawn[clip.soundfont] |= set(clip.performance.programs)
+    assert drawn[few] == {5, 40, 73}
+    assert len(drawn[soundfont]) > 40
+    # A soundfont with all programs is played as if nobody had asked.
+    whole = Plan(Sources(composed=4), (soundfont,), transpositions=1, clip_seconds=4.0)
+    asked = [clip.performance for clip in draw_block(whole, 0)]
+    monkeypatch.setattr(blocks, "programs_of", lambda path: range(128))
+    assert [clip.performance for clip in draw_block(whole, 0)] == asked
+
+
+def test_labelled_clips_want_all_programs(soundfont, tmp_path):
+    few = write_soundfont(tmp_path / "few.sf2", seed=1, programs=[5, 40])
+    with pytest.raises(SoundfontError, match=r"few\.sf2: lacks programs"):
+        choose_soundfonts([few], [Path(soundfont)], tmp_path)
 
 
 def test_found_soundfonts_can_be_loaded():

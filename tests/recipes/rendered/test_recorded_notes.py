@@ -1,0 +1,137 @@
+"""Recordings are cut, tuned and looped; no name leads out of its folder."""
+
+import struct
+
+import numpy as np
+import pytest
+from recorded_sounds import FILE_RATE, save, strike, tone
+
+from recipes.rendered import recorded_objects
+from recipes.rendered.recorded_bank import find_notes
+from recipes.rendered.recorded_notes import (
+    RATE,
+    BankError,
+    file_inside,
+    held_part,
+    loop_note,
+    measure_cents,
+    read_loop,
+    read_note,
+    read_regions,
+)
+from recipes.rendered.recorded_sources import Recorded
+
+
+def test_an_sfz_without_pitches_is_refused(tmp_path):
+    (tmp_path / "own.sfz").write_text("<region> sample=a.wav", encoding="utf-8")
+    with pytest.raises(BankError, match=r"own\.sfz: a\.wav has no pitch_keycenter"):
+        read_regions(tmp_path / "own.sfz")
+
+
+def test_notes_are_tuned_to_their_names_but_not_to_other_pitches():
+    for cents in (-45, -12, 0, 30):
+        sound = tone(57 + cents / 100, rate=RATE).astype(np.float32)
+        assert measure_cents(sound, 57) == pytest.approx(cents, abs=2)
+    assert measure_cents(tone(59, rate=RATE).astype(np.float32), 57) == 0
+
+
+def test_a_loop_goes_on_without_a_seam():
+    rng = np.random.default_rng(1)
+    for pitch in (43.3, 60.0, 71.7):
+        sound = tone(pitch, 1.2, rate=RATE).astype(np.float32)
+        sound = sound * (1 + 0.1 * np.sin(np.arange(len(sound)) / 900)).astype(np.float32)
+        sound += rng.normal(0, 1e-4, len(sound)).astype(np.float32)
+        looped, (start, end) = loop_note(sound, None)
+        assert len(looped) == end + 16
+        assert end - start >= 0.25 * RATE
+        went_on = np.concatenate([looped[:end], looped[start:end], looped[start:end]])
+        steps = np.abs(np.diff(went_on))
+        # A seam would be a step larger than any that the sound itself takes.
+        assert steps[end - 2 :].max() < 1.1 * np.abs(np.diff(sound)).max()
+
+
+def test_a_note_is_held_until_it_falls():
+    sound = np.concatenate([np.linspace(0, 1, 2000), np.ones(30_000), np.zeros(9000)])
+    begin, end = held_part(sound.astype(np.float32))
+    assert 0 < begin <= 2300
+    assert 32_000 - 1200 < end < 32_000 + 1200
+
+
+def test_a_files_own_loop_is_kept(tmp_path):
+    path = tmp_path / "own.wav"
+    save(path, tone(60, 1.0), subtype="PCM_16")
+    assert read_loop(path) == (0, 0)
+    loop = struct.pack("<IIIIII", 0, 0, 11_025, 33_074, 0, 0)
+    body = struct.pack("<9I", 0, 0, 0, 60, 0, 0, 0, 1, 0) + loop
+    data = path.read_bytes() + b"smpl" + struct.pack("<I", len(body)) + body
+    path.write_bytes(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])
+    assert read_loop(path) == (11_025, 33_075)
+    note = read_note(path, 60, 2.0, lasting=True)
+    # At half the rate, less the silence before the onset.
+    assert note.loop[1] - note.loop[0] == pytest.approx(11_025, abs=1)
+    assert note.loop[0] == pytest.approx(5512, abs=20)
+
+
+def test_what_is_cut_off_fades_out_and_silence_before_the_onset_goes(tmp_path):
+    sound = np.concatenate([np.zeros(FILE_RATE), tone(60, 2.0)])
+    save(tmp_path / "own.wav", np.stack([sound, sound], 1))
+    note = read_note(tmp_path / "own.wav", 60, 0.5, lasting=False)
+    assert note.seconds == pytest.approx(0.5, abs=0.01)
+    assert np.abs(note.samples[: RATE // 50]).max() > 0.05
+    assert abs(note.samples[-1]) < 1e-6
+    assert np.abs(np.diff(note.samples[-RATE // 50 :])).max() < 0.1
+
+
+def test_names_never_lead_out_of_the_folder(tmp_path):
+    inner = tmp_path / "own"
+    save(tmp_path / "secret.wav", tone(60, 0.1))
+    save(inner / "in.wav", tone(60, 0.1))
+    (inner / "link.wav").symlink_to(tmp_path / "secret.wav")
+    assert file_inside(inner, "in.wav") == inner / "in.wav"
+    for name in ("../secret.wav", "..\\secret.wav", str(tmp_path / "secret.wav"), "link.wav"):
+        with pytest.raises(BankError, match="lies outside"):
+            file_inside(inner, name)
+    (inner / "own.sfz").write_text(
+        "<region> sample=..\\secret.wav pitch_keycenter=60", encoding="utf-8"
+    )
+    with pytest.raises(BankError, match="lies outside"):
+        find_notes(Recorded(0, "Own", "own", sfz="own.sfz"), inner)
+    with pytest.raises(BankError, match="lies outside"):
+        find_notes(
+            Recorded(0, "Own", "own", r"(?P<note>C4)?link\.wav", pitches={"link": 60}), inner
+        )
+
+
+def test_bad_recordings_are_named(tmp_path):
+    (tmp_path / "broken.wav").write_bytes(b"RIFF nonsense")
+    with pytest.raises(BankError, match=r"broken\.wav: cannot be read"):
+        read_note(tmp_path / "broken.wav", 60, 1.0, lasting=False)
+    save(tmp_path / "silent.wav", np.zeros(1000))
+    with pytest.raises(BankError, match=r"silent\.wav: is silent"):
+        read_note(tmp_path / "silent.wav", 60, 1.0, lasting=False)
+    with pytest.raises(BankError, match=r"gone\.wav: no such file"):
+        file_inside(tmp_path, "gone.wav")
+    with pytest.raises(BankError, match="has no recordings of Own"):
+        find_notes(Recorded(0, "Own", "own", r"(?P<note>C4)\.wav"), tmp_path)
+
+
+def test_kits_of_objects_take_other_objects_each_and_those_that_sound_alike(tmp_path, monkeypatch):
+    like = {36: (80.0, 0.3), 42: (5000.0, 0.05), 47: (300.0, 0.2)}
+    monkeypatch.setattr(recorded_objects, "LIKE", like)
+    for number, (hz, seconds) in enumerate([(70, 0.1), (90, 0.1), (4800, 0.02), (5200, 0.02)]):
+        save(tmp_path / f"hit {number}.wav", strike(hz, seconds, seed=number))
+    for number in (4, 5):
+        save(tmp_path / f"hit {number}.wav", strike(280 + 10 * number, 0.06, seed=number))
+    swelling = strike(80, 0.1)[::-1]
+    save(tmp_path / "hit swelling.wav", swelling)
+    save(tmp_path / "speech.wav", strike(80, 0.1))
+    kits = [recorded_objects.choose_objects(tmp_path, ["hit"], number) for number in (1, 2)]
+    names = [{key: path.stem for key, path in kit.items()} for kit in kits]
+    for kit in names:
+        assert kit[36] in ("hit 0", "hit 1")
+        assert kit[42] in ("hit 2", "hit 3")
+        assert kit[47] in ("hit 4", "hit 5")
+    assert not set(names[0].values()) & set(names[1].values())
+    assert recorded_objects.choose_objects(tmp_path, ["hit"], 2) == kits[1]
+    with pytest.raises(BankError, match="6 struck sounds of 9"):
+        recorded_objects.choose_objects(tmp_path, ["hit"], 3)
