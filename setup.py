@@ -86,6 +86,7 @@ setup(
         "click>=8.1",
         "importlib-metadata>=6.0",
         "filelock>=3.20",
+        "av>=17.1",
         "soundfile>=0.12.1",
         "soxr>=0.4",
         "safetensors>=0.4.3",

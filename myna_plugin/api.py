@@ -21,8 +21,7 @@ from torch import Tensor
 
 from myna_plugin.common.devices import choose_device
 from myna_plugin.hear import load_model
-from myna_plugin.model.audio import SAMPLE_RATE, resample
-from myna_plugin.model.decoding import decode_audio
+from myna_plugin.model.audio import SAMPLE_RATE, load_audio, resample
 from myna_plugin.model.embedding import Embedder
 
 Audio = str | os.PathLike[str] | np.ndarray | Tensor
@@ -162,7 +161,7 @@ class Myna:
     def _waveform(self, audio: Audio, sample_rate: int | None) -> Tensor:
         """Mono audio at the model's rate, shape (1, S)."""
         if isinstance(audio, str | os.PathLike):
-            return decode_audio(Path(audio)).unsqueeze(0)
+            return load_audio(Path(audio)).unsqueeze(0)
         samples = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
         if sample_rate is None:
             raise ValueError("a waveform needs sample_rate=, in Hz")

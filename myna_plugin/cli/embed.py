@@ -123,9 +123,10 @@ def embed(
 ) -> None:
     """Embed audio files, or all under a folder, or those whose paths come on standard input (-).
 
-    Audio of any length and kind: WAV, FLAC, OGG, Opus, MP3, AIFF, AU, CAF; M4A, AAC, WMA, MP4,
-    WebM and MKA where ffmpeg is on PATH. Of a folder, what is named ._* (macOS's metadata) or lies
-    in .git is left out. One row a track: path, duration_s, embedding.
+    Audio of any length and of every kind that FFmpeg's libraries, which are built in, can decode:
+    WAV, FLAC, OGG, Opus, MP3, M4A, AAC, WMA, AIFF, WavPack, the sound of MP4 and WebM, and so on.
+    Of a folder, what is named ._* (macOS's metadata) or lies in .git is left out. One row a track:
+    path, duration_s, embedding, and a warning where the file is silent, damaged or cut off.
     """
     if engine == "ray" and shard is not None:
         raise LibraryError("--engine ray divides the work itself: leave --shard out")
@@ -176,11 +177,11 @@ def read_inputs(inputs: Sequence[str]) -> list[str]:
 
 def tell(out: Path, outcome: Outcome, shard: tuple[int, int] | None = None) -> int:
     """Say what was done and what was not; the exit status."""
-    for path, reason in outcome.failed[:SHOWN_AT_MOST]:
-        say(f"myna: {printable(path)}: {reason}")
-    hidden = len(outcome.failed) - SHOWN_AT_MOST
-    if hidden > 0:
-        say(f"myna: and {hidden} more")
+    for listed, kind in ((outcome.failed, ""), (outcome.warned, "warning: ")):
+        for path, text in listed[:SHOWN_AT_MOST]:
+            say(f"myna: {kind}{printable(path)}: {text}")
+        if (hidden := len(listed) - SHOWN_AT_MOST) > 0:
+            say(f"myna: {kind}and {hidden} more")
     if shard is not None:
         say(
             f"{out}: shard {shard[0]}/{shard[1]} is done, {outcome.n_tracks:,} tracks, "
@@ -190,6 +191,9 @@ def tell(out: Path, outcome: Outcome, shard: tuple[int, int] | None = None) -> i
         say(f"{out}: {outcome.n_rows:,} tracks")
         if outcome.failed:
             say(f"{Parts(out).report}: files that could not be used: {len(outcome.failed):,}")
+    if outcome.warned:
+        odd = "tracks that are silent, cancelled, damaged or short"
+        say(f"column warning: {odd}: {len(outcome.warned):,}")
     return FAILED if outcome.failed else 0
 
 

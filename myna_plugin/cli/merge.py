@@ -32,5 +32,5 @@ def merge(library: Path) -> None:
 
     The rows are those that one machine would have written, in the same order.
     """
-    n_rows, failed = Parts(library).merge()
-    sys.exit(tell(library, Outcome(n_rows, failed, n_rows + len(failed))))
+    merged = Parts(library).merge()
+    sys.exit(tell(library, Outcome(*merged, merged.n_rows + len(merged.failed))))

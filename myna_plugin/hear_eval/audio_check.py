@@ -9,11 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
 from myna_plugin.common.files import read_json, write_json
 from myna_plugin.common.parallel import run_in_threads
-from myna_plugin.model.audio import AudioError, load_audio
+from myna_plugin.model.audio import AudioError, load_audio, read_info, warn
 
 
 @dataclass(frozen=True)
@@ -95,18 +93,21 @@ def inspect_file(path: Path) -> AudioFacts:
     Raises:
         AudioError: it is missing, cannot be decoded, is empty, or holds NaN or infinite samples.
     """
-    try:
-        header = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: cannot be decoded ({error})") from error
-    samples = load_audio(path, header.samplerate).numpy()
+    header = read_info(path)
+    samples = load_audio(path, header.sample_rate, _note).numpy()
     return AudioFacts(
         frames=len(samples),
-        sample_rate=header.samplerate,
+        sample_rate=header.sample_rate,
         channels=header.channels,
         silent=not samples.any(),
         digest=hashlib.sha256(samples.data).hexdigest(),
     )
+
+
+def _note(path: Path, text: str) -> None:
+    """Warn, except of silence, which is among the facts."""
+    if not text.startswith("silent"):
+        warn(path, text)
 
 
 def stamp_of(path: Path) -> list[int]:

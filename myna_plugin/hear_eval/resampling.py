@@ -28,7 +28,7 @@ from myna_plugin.common.files import PARTIALS, write_whole
 from myna_plugin.common.parallel import run_in_threads
 from myna_plugin.hear_eval.audio_check import AudioFacts, stamp_of
 from myna_plugin.hear_eval.hear_task import HearTask
-from myna_plugin.model.audio import load_audio
+from myna_plugin.model.audio import load_audio, read_info
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 """Looked for in this order where a file is there under another suffix; lossless ones first."""
@@ -41,9 +41,6 @@ DURATION_TOLERANCE_S = 0.1
 
 An MP3 encoder adds up to about two frames (1,152 samples each, 52 ms at 44.1 kHz) at either end.
 """
-
-SIXTEEN_BIT = ("PCM_16", "PCM_S8", "PCM_U8", "VORBIS", "OPUS", "MPEG_LAYER_III", "ULAW", "ALAW")
-"""Encodings that 16 bits hold; deeper ones become 32-bit float."""
 
 Key = tuple[str, str]
 """(split, file name)."""
@@ -129,7 +126,7 @@ def resample_file(source: Path, target: Path, sample_rate: int, frames: int) -> 
     """Decode, mix to mono, resample and write a WAV file, atomically.
 
     Args:
-        source: audio in any format that libsndfile reads.
+        source: audio in any format that `load_audio` reads.
         target: file to write.
         sample_rate: of the target, Hz.
         frames: length of the target; zeros are appended, or the end is cut off.
@@ -138,9 +135,10 @@ def resample_file(source: Path, target: Path, sample_rate: int, frames: int) -> 
         AudioError: the source cannot be used.
         OSError: the target cannot be written.
     """
-    samples = load_audio(source, sample_rate).numpy()[:frames]
+    # What is odd about it `inspect_file` has said.
+    samples = load_audio(source, sample_rate, lambda path, text: None).numpy()[:frames]
     samples = np.pad(samples, (0, frames - len(samples)))
-    encoding = "PCM_16" if soundfile.info(source).subtype in SIXTEEN_BIT else "FLOAT"
+    encoding = "FLOAT" if read_info(source).is_deep else "PCM_16"
     wav = io.BytesIO()  # soundfile itself would not say why it cannot write to a full disk
     soundfile.write(wav, samples, sample_rate, encoding, format="WAV")
     write_whole(target, wav.getbuffer())

@@ -43,11 +43,13 @@ class Outcome:
     Attributes:
         n_rows: rows of the library; None while other shards are missing.
         failed: path and reason of the tracks that are not in it.
+        warned: path and warning of those that are, with something odd about them.
         n_tracks: tracks of this run's share.
     """
 
     n_rows: int | None
     failed: list[tuple[str, str]]
+    warned: list[tuple[str, str]]
     n_tracks: int
 
 
@@ -133,6 +135,7 @@ def embed_tracks(
         SequenceEncoder(embedder) if timestamps else SceneEncoder(embedder, batch_seconds)
     )
     open_tracks: dict[int, str] = {}
+    warnings: dict[int, str] = {}
 
     def opened() -> Iterator[tuple[int, str]]:
         for number, path in tracks:
@@ -143,7 +146,7 @@ def embed_tracks(
         for number, duration_s, vectors in embedded:
             path = open_tracks.pop(number)
             if np.isfinite(vectors).all():
-                yield number, Row(path, duration_s, vectors)
+                yield number, Row(path, duration_s, vectors, warning=warnings.pop(number, None))
             else:
                 yield number, Row(path, fault=NOT_FINITE)
 
@@ -159,6 +162,8 @@ def embed_tracks(
                 yield event.track, Row(open_tracks.pop(event.track), fault=event.reason)
             else:
                 decoded += 1
+                if event.warning:
+                    warnings[event.track] = event.warning
                 yield from rows(encoder.finish(event.track, event.n_samples))
             if decoded >= FLUSH_TRACKS or time.monotonic() - flushed > FLUSH_S:
                 yield from rows(encoder.flush())
@@ -288,9 +293,9 @@ def build_library(
                 for unit, content in (run_units or run_here)(todo, progress):
                     parts.write(unit, content)
         if shard is not None:
-            return Outcome(None, parts.failed(mine), n_mine)
-        n_rows, failed = parts.merge()
-    return Outcome(n_rows, failed, n_mine)
+            failed, warned = parts.texts(mine, "fault"), parts.texts(mine, "warning")
+            return Outcome(None, failed, warned, n_mine)
+        return Outcome(*parts.merge(), n_mine)
 
 
 def check_output(out: Path, parts: Parts) -> None:

@@ -25,8 +25,7 @@ from myna_plugin.library.segments import (
     keep_blocks,
     largest_segment,
 )
-from myna_plugin.model.audio import AudioError
-from myna_plugin.model.decoding import stream_decoded
+from myna_plugin.model.audio import AudioError, stream_audio
 
 SLOTS = 6
 """Segments that a worker may be ahead: five minutes of audio, 20 MB."""
@@ -61,10 +60,17 @@ class Decoded(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A track that has been decoded to its end: its length in samples at 16 kHz."""
+    """A track that has been decoded to its end.
+
+    Attributes:
+        track: number of the track.
+        n_samples: its length in samples at 16 kHz.
+        warning: what is odd about it, "" for nothing; see `load_audio`'s `note`.
+    """
 
     track: int
     n_samples: int
+    warning: str = ""
 
 
 class Failed(NamedTuple):
@@ -260,11 +266,12 @@ def _decode_into(
 ) -> None:
     """Decode one track into slots as they get free, and say so."""
     n_samples = 0
+    notes: list[str] = []
     cut = keep_blocks if whole else cut_segments
 
     def counted() -> Iterator[np.ndarray]:
         nonlocal n_samples
-        for block in stream_decoded(Path(path)):
+        for block in stream_audio(path, note=lambda _, text: notes.append(text)):
             n_samples += len(block)
             yield block
 
@@ -275,7 +282,7 @@ def _decode_into(
             slot = free.popleft()
             slots[slot, : len(samples)] = samples
             send((SEGMENT, slot, len(samples), full, partial_frames))
-        answer: tuple[Any, ...] = FINISHED, n_samples
+        answer: tuple[Any, ...] = FINISHED, n_samples, "; ".join(notes)
     except AudioError as error:
         answer = FAILED, str(error).removeprefix(f"{Path(path)}: ")
     except (EOFError, BrokenPipeError, ConnectionResetError):

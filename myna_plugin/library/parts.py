@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -67,12 +68,28 @@ class Row:
         duration_s: seconds; None for a fault.
         embedding: float32, shape (D,) or (T, D); None for a fault.
         fault: why there is none.
+        warning: what is odd about a track that has one.
     """
 
     path: str
     duration_s: float | None = None
     embedding: np.ndarray | None = None
     fault: str | None = None
+    warning: str | None = None
+
+
+class Merged(NamedTuple):
+    """What a library was made of.
+
+    Attributes:
+        n_rows: its rows.
+        failed: path and reason of the tracks that have none.
+        warned: path and warning of those that have one, with something odd about it.
+    """
+
+    n_rows: int
+    failed: list[tuple[str, str]]
+    warned: list[tuple[str, str]]
 
 
 def plan_units(paths: Sequence[str], facts: Facts) -> list[Unit]:
@@ -87,7 +104,7 @@ def plan_units(paths: Sequence[str], facts: Facts) -> list[Unit]:
         size += max(states[-1][1], 0)
         is_end = _draw(path) % (UNIT_TRACKS // 2) == 0 and number + 1 - start >= UNIT_TRACKS // 2
         if is_end or size >= UNIT_BYTES or number + 1 == len(paths):
-            text = json.dumps([facts, states], sort_keys=True)
+            text = json.dumps([schema_of(facts).names, facts, states], sort_keys=True)
             key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
             units.append(Unit(key, start, tuple(paths[start : number + 1])))
             start, size, states = number + 1, 0, []
@@ -121,6 +138,7 @@ def encode_part(rows: Sequence[Row], facts: Facts) -> bytes:
             "embedding": embedding_array(
                 [row.embedding for row in rows], facts["width"], facts["timestamps"]
             ),
+            "warning": pa.array([row.warning for row in rows], pa.string()),
             "fault": pa.array([row.fault for row in rows], pa.string()),
         },
         schema_of(facts).append(pa.field("fault", pa.string())),
@@ -179,11 +197,11 @@ class Parts:
         with replacing(path) as partial:
             partial.write_bytes(content)
 
-    def merge(self) -> tuple[int, list[tuple[str, str]]]:
+    def merge(self) -> Merged:
         """Make the library of all units, in order; what failed goes into the report. Tidy up.
 
         Returns:
-            The number of rows, and path and reason of the tracks that failed.
+            What the library holds, and what it does not.
 
         Raises:
             LibraryError: there is no plan, or units are missing.
@@ -205,16 +223,17 @@ class Parts:
 
         columns = schema_of(plan["facts"]).names
         tables = (_rows(file).select(columns) for file in files)
-        failed = [fault for file in files for fault in _faults(file)]
+        failed = [row for file in files for row in _texts(file, "fault")]
+        warned = [row for file in files for row in _texts(file, "warning")]
         # Unfinished it lies among the parts, so that a killed run leaves nothing elsewhere.
         n_rows = write_library(self.library, tables, plan["facts"], self.folder)
         self._report(failed)
         shutil.rmtree(self.folder)
-        return n_rows, failed
+        return Merged(n_rows, failed, warned)
 
-    def failed(self, units: Sequence[Unit]) -> list[tuple[str, str]]:
-        """Path and reason of the tracks of some units, all done, that failed."""
-        return [fault for unit in units for fault in _faults(self.path(unit.key))]
+    def texts(self, units: Sequence[Unit], column: str) -> list[tuple[str, str]]:
+        """Path and text of the tracks of some units, all done, with a "fault" or a "warning"."""
+        return [row for unit in units for row in _texts(self.path(unit.key), column)]
 
     def _report(self, failed: Sequence[tuple[str, str]]) -> None:
         """Write the report, or remove that of an earlier run."""
@@ -237,7 +256,7 @@ def _rows(file: Path) -> pa.Table:
     return table.filter(pc.is_null(table["fault"]))
 
 
-def _faults(file: Path) -> list[tuple[str, str]]:
-    table = pq.read_table(file, columns=["path", "fault"], partitioning=None)
-    failed = table.filter(pc.is_valid(table["fault"]))
-    return list(zip(failed["path"].to_pylist(), failed["fault"].to_pylist(), strict=True))
+def _texts(file: Path, column: str) -> list[tuple[str, str]]:
+    table = pq.read_table(file, columns=["path", column], partitioning=None)
+    rows = table.filter(pc.is_valid(table[column]))
+    return list(zip(rows["path"].to_pylist(), rows[column].to_pylist(), strict=True))

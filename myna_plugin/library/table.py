@@ -6,6 +6,7 @@ column   content
 path     as it was given, or as it was found under the folder that was given
 duration_s seconds
 embedding float32, D numbers a track; for sequences T times D
+warning  what is odd about the file: "silent: …", "cancelled: …", "read short: …"; null for nothing
 ======== ===================================================================================
 
 What the rows were made with (model, weights, options) is JSON in the schema's metadata, under
@@ -63,6 +64,7 @@ def schema_of(facts: Facts) -> pa.Schema:
             pa.field("path", pa.string(), nullable=False),
             pa.field("duration_s", pa.float64()),
             pa.field("embedding", embedding_type(facts["width"], facts["timestamps"])),
+            pa.field("warning", pa.string()),
         ],
         metadata={ABOUT: json.dumps(facts, sort_keys=True)},
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,14 @@ import torch
 from torch import Tensor
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.model.sound_files import (
+    Block,
+    DecodingError,
+    Header,
+    probe,
+    read_blocks,
+    read_header,
+)
 
 SAMPLE_RATE = 16_000
 """Hz; every Myna model listens at this rate (paper §3.6)."""
@@ -20,19 +31,45 @@ BLOCK_SECONDS = 10.0
 """Audio decoded at a time; a few megabytes, so that a block stays in a core's cache."""
 
 
+SILENCE_AMPLITUDE = 1e-4
+"""Half the span between extremes below which audio is silent: -80 dBFS, 3 steps of 16 bit."""
+
+HEARD_AMPLITUDE = 1e-3
+"""A sample of the mix above it (-60 dBFS) may show that the channels do not cancel."""
+
+CANCELLED_RATIO = 0.01
+"""The mix of cancelled channels stays below this fraction (-40 dB) of what they hold."""
+
+
 class AudioError(InputError):
     """An audio file that cannot be used; the message names the file and the fault."""
 
 
-def load_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Tensor:
+class AudioWarning(UserWarning):
+    """An audio file that is used, though not all is as it should be; the message says what."""
+
+
+Note = Callable[[Path, str], None]
+"""Told the file and what is odd about it: "read short: …", "damaged: …", "silent: …"."""
+
+
+def warn(path: Path, text: str) -> None:
+    """Say it as a Python warning, an `AudioWarning`."""
+    warnings.warn(f"{path}: {text}", AudioWarning, stacklevel=2)
+
+
+def load_audio(path: str | Path, sample_rate: int = SAMPLE_RATE, note: Note = warn) -> Tensor:
     """Decode a file, mix it to mono and resample it.
 
-    WAV, FLAC, OGG, MP3 and whatever else the installed libsndfile reads. Channels are averaged,
-    as in the released pipeline; resampling is soxr's "HQ" setting.
+    Whatever FFmpeg's libraries read, by content, whatever its name; of several audio streams the
+    first. Channels are averaged, as in the released pipeline, unless they cancel (`stream_audio`);
+    resampling is soxr's "HQ" setting.
 
     Args:
         path: the audio file.
         sample_rate: rate of the result, Hz.
+        note: told what is odd about a file that is used nevertheless: it was read short, parts
+            are damaged, it is silent, its channels cancel. By default an `AudioWarning`.
 
     Returns:
         Samples in [-1, 1] (a float file may exceed it), float32, shape (S,) with S >= 1.
@@ -40,15 +77,24 @@ def load_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Tensor:
     Raises:
         AudioError: the file is missing, cannot be decoded, is empty, or holds NaN or inf.
     """
-    return torch.from_numpy(np.concatenate(list(stream_audio(path, sample_rate))))
+    return torch.from_numpy(np.concatenate(list(stream_audio(path, sample_rate, note))))
 
 
-def stream_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+def stream_audio(
+    path: str | Path, sample_rate: int = SAMPLE_RATE, note: Note = warn
+) -> Iterator[np.ndarray]:
     """What `load_audio` gives, block by block: a file of any length needs a few megabytes.
+
+    The channels cancel if the mix never exceeds both `HEARD_AMPLITUDE` and `CANCELLED_RATIO` of
+    what any channel has reached up to there, nor the latter of what any reaches anywhere; then the
+    loudest channel stands for all, from the first sample to the last. For nearly every file its
+    first sound decides that they do not. Only one that begins with silence, or cancelled, is
+    decoded on until that is known, and then once more from its beginning.
 
     Args:
         path: the audio file.
         sample_rate: rate of the result, Hz.
+        note: as `load_audio`; told before the last block has been asked for in vain.
 
     Yields:
         Float32 samples, shape (n,) with n >= 1, about `BLOCK_SECONDS` of them; joined they are
@@ -58,47 +104,118 @@ def stream_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Iterator[n
         AudioError: as `load_audio`, perhaps after some blocks.
     """
     path = Path(path)
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file")
+    _check_file(path)
     n_samples = 0
     try:
-        with _ForwardFile(path) as file:
-            for block in _resampled(_mono_blocks(file, path), file.samplerate, sample_rate):
-                n_samples += len(block)
-                if len(block):
-                    yield block
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: cannot be decoded ({_reason(error, path)})") from error
+        stretches = _mono_blocks(path, note)
+        for block in _resampled(stretches, sample_rate):
+            n_samples += len(block)
+            if len(block):
+                yield block
+    except (DecodingError, soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{path}: cannot be decoded ({error})") from error
     if n_samples == 0:
         raise AudioError(f"{path}: holds no samples")
 
 
-class _ForwardFile(soundfile.SoundFile):
-    """A file that is read from its beginning to its end.
+def read_info(path: str | Path) -> Header:
+    """A file's rate, length, channels and format, without decoding it.
 
-    soundfile seeks to where it is after every read, and libsndfile's MP3 decoder may give other
-    samples after a seek than without it.
+    Raises:
+        AudioError: the file is missing, or is not audio.
     """
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _reason(error: Exception, path: str | Path) -> str:
-    """What libsndfile says, except that it calls a damaged MP3 missing."""
-    if "does not exist" in str(error) and Path(path).is_file():
-        return "not audio, or damaged"
-    return str(error)
+    path = Path(path)
+    _check_file(path)
+    try:
+        return read_header(path)
+    except (DecodingError, soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{path}: cannot be decoded ({error})") from error
 
 
-def _mono_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[np.ndarray]:
-    """The file's blocks, channels averaged, shape (n,) at the file's own rate."""
-    buffer = np.empty((max(int(BLOCK_SECONDS * file.samplerate), 1), file.channels), np.float32)
-    while len(samples := file.read(out=buffer)):
-        mono = average_channels(samples)
+def probe_ends(path: str | Path) -> tuple[Header, str]:
+    """A file's header, and what seems wrong with it, "" for nothing, without decoding all of it.
+
+    Raises:
+        AudioError: as `read_info`.
+    """
+    path = Path(path)
+    _check_file(path)
+    try:
+        return probe(path)
+    except (DecodingError, soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{path}: cannot be decoded ({error})") from error
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        is_there = path.exists()
+        raise AudioError(f"{path}: {'is not a file' if is_there else 'no such file'}")
+
+
+class _Mix:
+    """Whether the channels cancel, told from the blocks of a file so far."""
+
+    def __init__(self) -> None:
+        self._peaks = np.zeros(0, np.float32)
+        self._mix_peak = 0.0
+
+    def is_heard(self, samples: np.ndarray) -> bool:
+        """Take the next block, shape (n, C); whether it shows that the channels do not cancel."""
+        if samples.shape[1] == 1 or len(self._peaks) not in (0, samples.shape[1]):
+            return True
+        levels = np.abs(samples)
+        mix = np.abs(average_channels(samples))
+        reached = np.maximum.accumulate(levels.max(axis=1))
+        np.maximum(reached, self._peaks.max(initial=0), out=reached)
+        # Not the other way round: NaN is for others to find.
+        is_quiet = (mix <= HEARD_AMPLITUDE) | (mix <= CANCELLED_RATIO * reached)
+        self._peaks = np.maximum(levels.max(axis=0), self._peaks if len(self._peaks) else 0)
+        self._mix_peak = max(self._mix_peak, float(mix.max()))
+        return not is_quiet.all()
+
+    def channel(self) -> int | None:
+        """After the last block: the channel to take for all, from 0; None if the mix is right."""
+        loudest = float(self._peaks.max(initial=0))
+        if loudest < SILENCE_AMPLITUDE or self._mix_peak > CANCELLED_RATIO * loudest:
+            return None
+        return int(self._peaks.argmax())
+
+
+def _unheeded(text: str) -> None:
+    """For a file that is read once more, and then heeded."""
+
+
+def _blocks_and_channel(path: Path, note: Note) -> tuple[Iterator[Block], int | None]:
+    """All blocks of a file, and the channel that stands for the mix; None for none."""
+
+    def fault(text: str) -> None:
+        note(path, text)
+
+    blocks = read_blocks(path, BLOCK_SECONDS, fault)
+    first = next(blocks, None)
+    if first is None or _Mix().is_heard(first.samples):
+        return chain([] if first is None else [first], blocks), None
+    blocks.close()
+    mix = _Mix()
+    again = read_blocks(path, BLOCK_SECONDS, _unheeded)
+    is_heard = any(mix.is_heard(samples) for _, samples in again)
+    return read_blocks(path, BLOCK_SECONDS, fault), None if is_heard else mix.channel()
+
+
+def _mono_blocks(path: Path, note: Note) -> Iterator[tuple[int, np.ndarray]]:
+    """The file's rate and blocks, mixed, shape (n,); then what is to be noted."""
+    low, high = np.inf, -np.inf
+    blocks, channel = _blocks_and_channel(path, note)
+    for rate, samples in blocks:
+        mono = average_channels(samples) if channel is None else samples[:, channel].copy()
         if not np.isfinite(mono).all():
             raise AudioError(f"{path}: holds NaN or infinite samples")
-        yield mono
+        low, high = min(low, float(mono.min())), max(high, float(mono.max()))
+        yield rate, mono
+    if channel is not None:
+        note(path, f"cancelled: its channels cancel, channel {channel + 1} alone was used")
+    if low <= high and (high - low) / 2 < SILENCE_AMPLITUDE:
+        note(path, f"silent: nothing above {20 * np.log10(SILENCE_AMPLITUDE):.0f} dBFS")
 
 
 def average_channels(samples: np.ndarray) -> np.ndarray:
@@ -115,15 +232,16 @@ def average_channels(samples: np.ndarray) -> np.ndarray:
     return samples.mean(axis=1)
 
 
-def _resampled(blocks: Iterable[np.ndarray], rate: int, target_rate: int) -> Iterator[np.ndarray]:
-    """Blocks of mono audio, resampled as one signal."""
-    if rate == target_rate:
-        yield from blocks
-        return
-    stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32", quality="HQ")
-    for block in blocks:
-        yield stream.resample_chunk(block)
-    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+def _resampled(blocks: Iterable[tuple[int, np.ndarray]], target_rate: int) -> Iterator[np.ndarray]:
+    """Blocks of mono audio, resampled as one signal for as long as their rate stays the same."""
+    for rate, stretch in groupby(blocks, key=itemgetter(0)):
+        if rate == target_rate:
+            yield from (block for _, block in stretch)
+            continue
+        stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32", quality="HQ")
+        for _, block in stretch:
+            yield stream.resample_chunk(block)
+        yield stream.resample_chunk(np.empty(0, np.float32), last=True)
 
 
 def resample(samples: np.ndarray, rate: int, target_rate: int) -> np.ndarray:

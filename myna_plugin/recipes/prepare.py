@@ -39,9 +39,10 @@ DESCRIPTION = """\
 Decode every audio file under AUDIO_DIR, mix it to mono at 16 kHz, compute its mel spectrogram
 (128 bands, float16), cut it into clips, and write them to the folder STORE.
 
-WAV, FLAC, OGG, Opus, MP3, AIFF, AU and CAF are read directly; M4A, MP4, AAC, WMA, WebM and MKA
-where the program ffmpeg is on PATH. What is named `._*` (macOS's metadata) or lies in `.git` is
-left out. A file that is unreadable, silent or too short goes into STORE/report.csv with the reason.
+Everything that FFmpeg's libraries decode, which are built in, is read: WAV, FLAC, OGG, Opus, MP3,
+M4A, AAC, WMA, AIFF, the sound of MP4 and WebM, and so on. What is named `._*` (macOS's metadata) or
+lies in `.git` is left out. A file that is unreadable, silent or too short goes into
+STORE/report.csv with the reason; so does one that is stored although it is damaged or cut off.
 An interrupted run, even a killed one, goes on where it stopped when the same command is given
 again."""
 
@@ -112,6 +113,7 @@ def _summarise(store: Path, index: Index) -> int:
     """Say what a store holds; the exit status."""
     n_frames = int(index.shards["frames"].sum())
     n_reported = len(index.reported)
+    n_warned = len(index.warned)
     print(
         f"{store}: {len(index.clips):,} clips, {n_frames / FRAMES_PER_HOUR:,.2f} hours, "
         f"{tqdm.format_sizeof(int(index.shards['bytes'].sum()), 'B')}"
@@ -120,6 +122,8 @@ def _summarise(store: Path, index: Index) -> int:
         f"{len(index.files):,} files: {len(index.files) - n_reported:,} stored, "
         f"{n_reported:,} reported in {store / 'report.csv'}"
     )
+    if n_warned:
+        print(f"stored, but damaged, cut off or cancelled, listed there too: {n_warned:,}")
     if silent := int(index.files["silent_clips"].sum()):
         print(f"silent clips of stored files, left out: {silent:,}")
     if clamped := int(index.files["clamped"].sum()):

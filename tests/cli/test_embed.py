@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from click.testing import CliRunner
 from tiny_library import load_tiny, same, write_model, write_noise
 
@@ -76,6 +77,31 @@ def test_paths_on_standard_input(tmp_path, music):
 
     assert result.exit_code == 0, result.output
     assert read_library(out).paths == paths, "in the order given, each once"
+
+
+def test_odd_tracks_are_counted_and_marked(tmp_path):
+    """Silent, cancelled and cut off: each has a row, with a warning."""
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, 50_000)
+    folder = tmp_path / "music"
+    folder.mkdir()
+    soundfile.write(folder / "cancelled.wav", np.stack([noise, -noise], 1), 16_000)
+    soundfile.write(folder / "cut.wav", noise, 16_000)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:70_000])
+    soundfile.write(folder / "good.wav", noise, 16_000)
+    soundfile.write(folder / "silent.wav", 0 * noise, 16_000)
+    out = tmp_path / "library.parquet"
+    model = write_model(tmp_path)
+
+    result = myna("embed", folder, "--out", out, "--model", model, "--device", "cpu")
+
+    assert result.exit_code == 0, result.output
+    table = pq.read_table(out)
+    said = [text and text.split(":")[0] for text in table["warning"].to_pylist()]
+    assert said == ["cancelled", "read short", None, "silent"]
+    assert "column warning: tracks that are silent, cancelled, damaged or short: 3" in result.output
+    assert f"myna: warning: {folder}/cut.wav: read short" in result.output
+    rows = read_library(out).embeddings
+    assert np.allclose(rows[0], rows[2], rtol=1e-4, atol=1e-5)  # the left channel is the other's
 
 
 def test_of_a_thousand_files_five_broken_995_have_rows(tmp_path):

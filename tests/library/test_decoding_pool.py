@@ -34,7 +34,9 @@ def test_workers_give_what_decoding_here_gives(tmp_path):
 
     segments, ends = decode_all(paths)
 
-    assert ends == {i: Finished(i, n) for i, n in enumerate(lengths)}
+    assert {i: end.n_samples for i, end in ends.items()} == dict(enumerate(lengths))
+    assert ends[4] == Finished(4, lengths[4])
+    assert ends[0].warning.startswith("silent: ")  # of one sample
     for i, path in enumerate(paths):
         expected = list(cut_segments([load_audio(path).numpy()], 96))
         assert [s[1:] for s in segments[i]] == [s[1:] for s in expected]

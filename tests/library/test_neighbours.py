@@ -59,6 +59,7 @@ def test_libraries_of_one_model_are_joined_and_of_two_refused(tmp_path):
             "path": [name],
             "duration_s": [1.0],
             "embedding": embedding_array([np.ones(16, np.float32)], 16, False),
+            "warning": [None],
         }
         write_library(tmp_path / name, [pa.Table.from_pydict(content, schema_of(facts))], facts)
         return tmp_path / name

@@ -68,7 +68,7 @@ def test_parts_in_any_order_become_the_library_and_its_report(tmp_path):
     for unit in reversed(units):
         parts.write(unit, encode_part(rows_of(unit), FACTS))
 
-    n_rows, failed = parts.merge()
+    n_rows, failed, _ = parts.merge()
 
     library = read_library(out)
     assert library.paths == [path for path in names(300) if "3." not in path]
@@ -118,4 +118,4 @@ def test_names_that_are_no_utf8_are_reported_readably(tmp_path):
     parts.begin(FACTS, units, shared=False)
     parts.write(unit, encode_part([Row("caf\udce9.mp3", fault="broken")], FACTS))
 
-    assert parts.merge() == (0, [("caf\ufffd.mp3", "broken")])
+    assert parts.merge() == (0, [("caf\ufffd.mp3", "broken")], [])

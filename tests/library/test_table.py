@@ -27,6 +27,7 @@ def tables_of(paths, rows, facts, step=2):
                 "path": paths[some],
                 "duration_s": [float(i) for i in range(len(paths))][some],
                 "embedding": embedding_array(rows[some], 3, facts["timestamps"]),
+                "warning": [None if i % 2 else f"silent: {i}" for i in range(len(paths))][some],
             },
             schema_of(facts),
         )
@@ -121,3 +122,9 @@ def test_files_that_are_no_libraries_are_named(tmp_path):
         read_library(tmp_path / "other.parquet")
     with pytest.raises(LibraryError, match=r"ends in \.parquet"):
         write_library(tmp_path / "library.csv", tables_of([], [], FACTS), FACTS)
+
+
+def test_warnings_are_kept(tmp_path):
+    path = tmp_path / "library.parquet"
+    write_library(path, tables_of(["a", "b", "c"], list(draw(3, 3)), FACTS), FACTS)
+    assert pq.read_table(path)["warning"].to_pylist() == ["silent: 0", None, "silent: 2"]

@@ -33,8 +33,8 @@ from myna_plugin.common.worker_pool import (
     begin_item,
     finish_item,
 )
-from myna_plugin.model.audio import SAMPLE_RATE, AudioError
-from myna_plugin.model.decoding import AUDIO_SUFFIXES, decode_audio, estimate_seconds, find_files
+from myna_plugin.model.audio import SAMPLE_RATE, SILENCE_AMPLITUDE, AudioError, Note, load_audio
+from myna_plugin.model.decoding import AUDIO_SUFFIXES, estimate_seconds, find_files
 from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram, frame_count
 from myna_plugin.pretraining.store.reading import (
     CLIP,
@@ -67,16 +67,19 @@ MIN_SECONDS = 4.0
 SHARD_MB = 32.0
 """1.2 hours of audio: small enough to keep many workers busy, 2,000 shards for AudioSet's music."""
 
-SILENCE_AMPLITUDE = 1e-4
-"""Half the span between a clip's extremes below which it is silent: -80 dBFS, 3 steps of 16 bit."""
-
 FLOAT16_MAX = 65_504.0
 
 FRAMES_PER_HOUR = 3600 * SAMPLE_RATE / HOP_LENGTH
 
 SCAN_BATCH = 256
 
-Decoder = Callable[[Path], Tensor]
+Decoder = Callable[[Path, Note], Tensor]
+"""Reads one file, mono at 16 kHz, and tells what is odd about it."""
+
+
+def decode_audio(path: Path, note: Note) -> Tensor:
+    """`load_audio` at the model's rate."""
+    return load_audio(path, SAMPLE_RATE, note)
 
 
 class RejectedError(InputError):
@@ -287,7 +290,7 @@ def fill_shard(job: ShardJob, store: Path, settings: StoreSettings, decode: Deco
     for row in range(len(job.paths)):
         begin_item(row)
         try:
-            clips, reason = _read_clips(job, row, settings, decode), ""
+            clips, reason = _read_clips(job, row, settings, decode)
         except RejectedError as error:
             clips, reason = Clips([], [], 0, 0), str(error)
         reasons.append(os.fsencode(reason))
@@ -308,15 +311,18 @@ def fill_shard(job: ShardJob, store: Path, settings: StoreSettings, decode: Deco
     write_arrays(_index_of_shard(store, job.number), index.columns())
 
 
-def _read_clips(job: ShardJob, row: int, settings: StoreSettings, decode: Decoder) -> Clips:
-    """Clips of one file; RejectedError, whatever happens."""
+def _read_clips(
+    job: ShardJob, row: int, settings: StoreSettings, decode: Decoder
+) -> tuple[Clips, str]:
+    """Clips of one file, and what is odd about it; RejectedError, whatever happens."""
+    notes: list[str] = []
     path = Path(os.fsdecode(job.paths[row]))
     if row in job.crashed:
         raise RejectedError(
             "the process that decoded it died twice: a crash of the decoder, or too little memory"
         )
     try:
-        clips = cut_clips(decode(path), settings)
+        clips = cut_clips(decode(path, lambda _, text: notes.append(text)), settings)
     except RejectedError:
         raise
     except AudioError as error:
@@ -327,7 +333,7 @@ def _read_clips(job: ShardJob, row: int, settings: StoreSettings, decode: Decode
         raise RejectedError(f"cannot be decoded ({type(error).__name__}: {error})") from error
     if _size_and_mtime(job.paths[row]) != (job.sizes[row], job.mtimes_ns[row]):
         raise RejectedError("changed after the scan: run again with --extend when it is complete")
-    return clips
+    return clips, "; ".join(notes)
 
 
 def prepare(
@@ -342,7 +348,8 @@ def prepare(
 ) -> Index:
     """Make a store of the audio under a folder, or go on with one that was interrupted.
 
-    Every audio file found ends up either in the store or, with the reason, in its `report.csv`.
+    Every audio file found ends up either in the store or, with the reason, in its `report.csv`,
+    which lists too what is odd about files that are stored.
 
     Args:
         audio_dir: searched with all its sub-folders; links to folders are followed once.
@@ -350,7 +357,7 @@ def prepare(
         settings: how to cut; an existing store must have been cut the same way.
         extend: add files to a complete store, and try those in its report again.
         workers: processes, one thread each.
-        decode: reads one file; picklable.
+        decode: see `Decoder`; picklable.
         say: takes lines for the user.
 
     Returns:

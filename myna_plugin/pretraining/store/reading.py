@@ -192,7 +192,7 @@ class Index:
         shards: dtype `SHARD`.
         files: dtype `FILE`; every file found, stored or not.
         paths: path of each file.
-        reasons: why a file is not stored; empty for the stored ones.
+        reasons: why a file is not stored, or what is odd about one that is; mostly empty.
         generation: how often the store was extended.
     """
 
@@ -269,7 +269,12 @@ class Index:
     @cached_property
     def reported(self) -> np.ndarray:
         """Rows of the files that are not stored, int64."""
-        return np.flatnonzero(self.reasons.lengths)
+        return np.flatnonzero(self.files["clips"] == 0)
+
+    @property
+    def warned(self) -> np.ndarray:
+        """Rows of the files that are stored, with something odd about them, int64."""
+        return np.flatnonzero((self.reasons.lengths > 0) & (self.files["clips"] > 0))
 
     @property
     def next_shard(self) -> int:

@@ -95,9 +95,10 @@ def publish(store: Path, index: Index) -> None:
         # Names that are not UTF-8 keep their bytes.
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
         rows = csv.writer(text)
-        rows.writerow(["path", "reason"])
-        for row in index.reported.tolist():
-            rows.writerow([os.fsdecode(index.paths[row]), os.fsdecode(index.reasons[row])])
+        rows.writerow(["path", "reason", "stored"])
+        for row in np.union1d(index.reported, index.warned).tolist():
+            texts = os.fsdecode(index.paths[row]), os.fsdecode(index.reasons[row])
+            rows.writerow([*texts, "yes" if index.files["clips"][row] else "no"])
         text.flush()
         text.detach()
     write_arrays(store / "index.npz", index.columns())

@@ -8,17 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
 from tqdm import tqdm
 
 from myna_plugin.common.threads import map_as_done
-from myna_plugin.model.audio import AudioError
-from myna_plugin.probing.tasks.clips import AudioInfo, group_by_file, read_info
+from myna_plugin.model.audio import AudioError, probe_ends
+from myna_plugin.model.sound_files import Header
+from myna_plugin.probing.tasks.clips import group_by_file
 from myna_plugin.probing.tasks.task import Item, Task, TaskError, validate_items
-
-PROBE_SECONDS = 0.05
-"""How much is decoded at either end of a file."""
 
 SHOWN = 10
 """How many faulty files of a kind are listed in the text."""
@@ -131,29 +127,20 @@ def check(task: Task, items: Sequence[Item], jobs: int = 4, progress: bool = Fal
     )
 
 
-def _probe(path: Path) -> AudioInfo | str:
-    """The file's header if both of its ends decode, else what is wrong; "" if it is missing."""
+def _probe(path: Path) -> Header | str:
+    """The file's header if it seems whole, else what is wrong; "" if it is missing."""
     if not path.is_file():
         return ""
     try:
-        info = read_info(path)
-        with soundfile.SoundFile(path) as file:
-            wanted = min(info.n_samples, round(PROBE_SECONDS * info.sample_rate))
-            for start in (0, info.n_samples - wanted):
-                file.seek(start)
-                samples = file.read(wanted, dtype="float32")
-                if len(samples) < wanted:
-                    return f"{path}: ends before the length that its header states"
-                if not np.isfinite(samples).all():
-                    return f"{path}: holds NaN or infinite samples"
+        info, fault = probe_ends(path)
     except AudioError as error:
         return str(error)
-    except (soundfile.SoundFileError, OSError) as error:
-        return f"{path}: cannot be decoded ({error})"
+    if fault:
+        return f"{path}: {fault}"
     return info if info.n_samples else f"{path}: holds no samples"
 
 
-def _judge(task: Task, item: Item, found: AudioInfo | str) -> tuple[str, str]:
+def _judge(task: Task, item: Item, found: Header | str) -> tuple[str, str]:
     """Kind of fault and reason; two empty strings for a good clip."""
     if found == "":
         return "missing", f"{item.path}: no such file"

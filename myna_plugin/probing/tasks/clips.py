@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from myna_plugin.common.files import replacing
 from myna_plugin.common.threads import map_as_done
-from myna_plugin.model.audio import SAMPLE_RATE, AudioError, load_audio
+from myna_plugin.model.audio import SAMPLE_RATE, load_audio, read_info
 from myna_plugin.probing.tasks.task import Item, TaskError
 
 SUBTYPE = "PCM_16"
@@ -57,36 +56,6 @@ def load_clips(path: Path, items: Sequence[Item], sample_rate: int = SAMPLE_RATE
                 f"the file ends at {len(waveform) / sample_rate:g} s"
             )
     return clips
-
-
-@dataclass(frozen=True)
-class AudioInfo:
-    """What a file's header says: sample rate in Hz, length in samples, channels, format."""
-
-    sample_rate: int
-    n_samples: int
-    channels: int
-    format: str
-
-    @property
-    def duration_s(self) -> float:
-        """Length in seconds."""
-        return self.n_samples / self.sample_rate
-
-
-def read_info(path: Path) -> AudioInfo:
-    """Read an audio file's header.
-
-    Raises:
-        AudioError: the file is missing, or is not audio.
-    """
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file")
-    try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: cannot be decoded ({error})") from error
-    return AudioInfo(info.samplerate, info.frames, info.channels, info.format)
 
 
 def is_whole_file(item: Item, sample_rate: int | None = None) -> bool:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from myna_plugin.common.files import read_json, write_json, write_text
-from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.probing.tasks.clips import is_whole_file, read_info, write_clips
+from myna_plugin.model.audio import SAMPLE_RATE, read_info
+from myna_plugin.probing.tasks.clips import is_whole_file, write_clips
 from myna_plugin.probing.tasks.folders import read_table
 from myna_plugin.probing.tasks.task import SPLITS, ClipRule, Item, Task, TaskError, parse_target
 

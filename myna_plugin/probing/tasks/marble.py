@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from myna_plugin.common.files import read_text, write_text
-from myna_plugin.probing.tasks.clips import is_whole_file, read_info, write_clips
+from myna_plugin.model.audio import read_info
+from myna_plugin.probing.tasks.clips import is_whole_file, write_clips
 from myna_plugin.probing.tasks.task import SPLITS, Item, MarbleLayout, Task, TaskError, parse_target
 
 SPLIT_NAMES: dict[str, str] = {"train": "train", "valid": "val", "test": "test"}

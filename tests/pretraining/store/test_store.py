@@ -131,10 +131,10 @@ def test_checksums_are_the_sha256_of_the_files(store):
 
 def test_the_report_lists_what_is_not_stored(store):
     assert (store / "report.csv").read_text().splitlines() == [
-        "path,reason",
-        "/music/0c.wav,silent",
-        "/music/1c.wav,silent",
-        "/music/2c.wav,silent",
+        "path,reason,stored",
+        "/music/0c.wav,silent,no",
+        "/music/1c.wav,silent,no",
+        "/music/2c.wav,silent,no",
     ]
 
 
