@@ -41,3 +41,11 @@ def encode(path, codec, samples, rate, *, muxer=None, sample_format=None, option
         frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
         for ready in (*convert.resample(frame), *convert.resample(None), None):
             file.mux(stream.encode(ready))
+
+
+def level(waveform, frequency, rate=16_000):
+    """Amplitude of a sine in the middle of a waveform."""
+    middle = waveform[len(waveform) // 4 : len(waveform) * 3 // 4]
+    window = np.hanning(len(middle))
+    wave = np.exp(-2j * np.pi * frequency * np.arange(len(middle)) / rate)
+    return 2 * abs((middle * window * wave).sum()) / window.sum()

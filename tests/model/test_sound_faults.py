@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from sound_encoding import encode, tones
-from test_sound_files import level
+from sound_encoding import encode, level, tones
 
 from myna_plugin.model import sound_files
 from myna_plugin.model.audio import AudioError, AudioWarning, load_audio, read_info, stream_audio

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from sound_encoding import encode, tones
+from sound_encoding import encode, level, tones
 
 from myna_plugin.model import audio, sound_files
 from myna_plugin.model.audio import AudioWarning, load_audio, read_info
@@ -17,14 +17,6 @@ FREQUENCIES = (440.0, 1000.0, 1600.0, 60.0, 2200.0, 800.0)  # the fourth of six 
 AMPLITUDE = 0.3
 
 EXACT, NEAR = 2e-3, 0.03  # of the level: lossless, lossy
-
-
-def level(waveform, frequency, rate=16_000):
-    """Amplitude of a sine in the middle of a waveform."""
-    middle = waveform[len(waveform) // 4 : len(waveform) * 3 // 4]
-    window = np.hanning(len(middle))
-    wave = np.exp(-2j * np.pi * frequency * np.arange(len(middle)) / rate)
-    return 2 * abs((middle * window * wave).sum()) / window.sum()
 
 
 def check_tones(waveform, n_channels, tolerance, delay=0.0, amplitude=AMPLITUDE, lost=0.0):
