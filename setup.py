@@ -37,6 +37,7 @@ RENDERED = ["pretty_midi>=0.2.11"]
 PLOT = ["matplotlib>=3.8"]
 PROBE = ["mir_eval>=0.7", "scipy>=1.12", "PyYAML>=6.0", *PLOT]
 PRETRAIN = ["PyYAML>=6.0", "tensorboard>=2.15", *PLOT]
+UMAP = ["umap-learn>=0.5.6"]
 ONNX = ["onnx>=1.21", "onnxruntime>=1.23", "onnxscript>=0.7"]
 TRANSFORMERS = ["transformers>=5.20"]
 
@@ -95,7 +96,7 @@ setup(
     ],
     extras_require={
         "plot": PLOT,
-        "umap": ["umap-learn>=0.5.6", *PLOT],
+        "umap": [*UMAP, *PLOT],
         "probe": PROBE,
         "pretrain": PRETRAIN,
         "hear-eval": HEAR_EVAL,
@@ -105,7 +106,7 @@ setup(
         "transformers": TRANSFORMERS,
         "all": PROBE + PRETRAIN + HEAR_EVAL + ONNX + TRANSFORMERS,
         "docs": DOCS,
-        "dev": DEV + DOCS + PROBE + PRETRAIN + HEAR_EVAL + RENDERED + ONNX + TRANSFORMERS,
+        "dev": DEV + DOCS + PROBE + PRETRAIN + HEAR_EVAL + RENDERED + UMAP + ONNX + TRANSFORMERS,
     },
     entry_points={
         "console_scripts": [

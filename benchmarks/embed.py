@@ -1,7 +1,8 @@
 """Speed of embeddings: seconds of audio a second, ours beside the literal pipeline in one process.
 
-    python benchmarks/embed.py            # CPU with 1 and 2 threads, or CUDA where there is one
-    python benchmarks/embed.py --clips 4 --repeats 3
+    python -m benchmarks.embed            # CPU with 1 and 2 threads, or CUDA where there is one
+    python -m benchmarks.embed --clips 4 --repeats 3
+    python -m benchmarks.embed --device cpu --size vit-ti --clips 1 --seconds 5 --repeats 1
 
 The literal pipeline is the published one as a user runs it: nnAudio's mel of the whole clip, its
 consecutive chunks as one batch, one pass of a plain float32 Vision Transformer for each patching.
@@ -16,16 +17,18 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from nnAudio.features import MelSpectrogram as NnAudioMelSpectrogram
 from torch import Tensor, nn
 
+from myna_plugin.common.devices import DeviceError, choose_device
 from myna_plugin.model.embedding import Embedder
-from myna_plugin.model.encoder import MynaEncoder, initialise
+from myna_plugin.model.encoder import SIZES, EncoderConfig, MynaEncoder, initialise
+from myna_plugin.model.vit import FeedForward
 
-CLIP_SECONDS = 30
 SAMPLE_RATE = 16_000
 BOTH = ("square", "vertical")
 
@@ -59,11 +62,15 @@ class LiteralPipeline(nn.Module):
         config = encoder.config
         self.mel = NnAudioMelSpectrogram(sr=SAMPLE_RATE, n_mels=128, verbose=False)
         self.encoder = encoder  # for its tokenizers and positions, which cost next to nothing
-        self.blocks = nn.ModuleList()
-        for attention, perceptron in encoder.transformer.layers:
+        self.attentions = nn.ModuleList()
+        self.perceptrons = nn.ModuleList()
+        for block in encoder.transformer.layers:
+            attention, perceptron = block.children()
+            assert isinstance(perceptron, FeedForward)
             literal = LiteralAttention(config.embed_dim, config.num_heads)
             literal.load_state_dict(attention.state_dict())
-            self.blocks.append(nn.ModuleList([literal, perceptron.net]))
+            self.attentions.append(literal)
+            self.perceptrons.append(perceptron.net)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Mean over whole chunks: (B, S) -> (B, 2 D)."""
@@ -73,7 +80,7 @@ class LiteralPipeline(nn.Module):
         halves = []
         for patching in BOTH:
             x = self.encoder.tokens(chunks, patching)
-            for attention, perceptron in self.blocks:
+            for attention, perceptron in zip(self.attentions, self.perceptrons, strict=True):
                 x = x + attention(x)
                 x = x + perceptron(x)
             halves.append(self.encoder.transformer.norm(x).mean(1))
@@ -93,6 +100,10 @@ def measure(run: Callable[[], object], device: str, repeats: int) -> float:
         if i >= 2:
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def make_encoder(size: str) -> MynaEncoder:
+    return initialise(MynaEncoder(EncoderConfig.of_size(size, patchings=BOTH)), 0).eval()
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
@@ -118,14 +129,17 @@ def table(
 
 
 @torch.inference_mode()
-def compare(device: str, clips: int, repeats: int, title: str) -> list[dict]:
+def compare(
+    device: str, size: str, clips: int, clip_seconds: int, repeats: int, title: str
+) -> list[dict]:
     """Scene embeddings and mel of a batch of clips: literal, ours, ours with each option."""
     generator = torch.Generator().manual_seed(0)
-    waveform = 0.1 * torch.randn(clips, CLIP_SECONDS * SAMPLE_RATE, generator=generator)
+    waveform = 0.1 * torch.randn(clips, clip_seconds * SAMPLE_RATE, generator=generator)
     waveform = waveform.to(device)
-    encoder = initialise(MynaEncoder(), 0).eval()
+    encoder = make_encoder(size)
     literal = LiteralPipeline(encoder).eval().to(device)
-    whole = waveform[:, : 9 * 96 * 512 - 1]  # nine chunks exactly: what both pipelines embed alike
+    # Whole chunks exactly: what both pipelines embed alike.
+    whole = waveform[:, : waveform.shape[1] // (96 * 512) * 96 * 512 - 1]
     expected = literal(whole)
     options: dict[str, dict] = {"ours, float32": {}}
     if device == "cuda":
@@ -133,14 +147,13 @@ def compare(device: str, clips: int, repeats: int, title: str) -> list[dict]:
         options["ours, bfloat16, compiled"] = {"precision": "bfloat16", "compile": True}
     peer = measure(lambda: literal(waveform), device, repeats)
     rows = [("the literal pipeline", peer, "nnAudio, float32; drops the last partial chunk")]
-    ours = None
     for name, chosen in options.items():
-        twin = initialise(MynaEncoder(), 0).eval()
-        ours = Embedder(twin, BOTH, **chosen).to(device)
+        ours = Embedder(make_encoder(size), BOTH, **chosen).to(device)
         error = relative_error(ours.embed_scenes(whole), expected)
-        seconds = measure(lambda model=ours: model.embed_scenes(waveform), device, repeats)
+        seconds = measure(partial(ours.embed_scenes, waveform), device, repeats)
         rows.append((name, seconds, f"largest relative difference {error:.1e}"))
-    results = table(f"{title}: scene embeddings, {clips} clips of 30 s", rows, clips * CLIP_SECONDS)
+    audio = f"{clips} clips of {clip_seconds} s"
+    results = table(f"{title}: scene embeddings, {audio}", rows, clips * clip_seconds)
     nnaudio = measure(lambda: literal.mel(waveform), device, repeats)
     fast = measure(lambda: ours.mel(waveform), device, repeats)
     error = (
@@ -150,7 +163,7 @@ def compare(device: str, clips: int, repeats: int, title: str) -> list[dict]:
         ("nnAudio", nnaudio, ""),
         ("ours", fast, f"relative difference {error:.1e}"),
     ]
-    return results + table(f"{title}: mel alone, {clips} clips of 30 s", rows, clips * CLIP_SECONDS)
+    return results + table(f"{title}: mel alone, {audio}", rows, clips * clip_seconds)
 
 
 @torch.inference_mode()
@@ -168,7 +181,7 @@ def embed_windows(model: Embedder, waveform: Tensor) -> Tensor:
     return vectors
 
 
-def compare_timestamps(device: str, seconds: int, title: str) -> list[dict]:
+def compare_timestamps(device: str, size: str, seconds: int, title: str) -> list[dict]:
     """Timestamp embeddings of one sound beside chunks around the times: time, and agreement."""
     generator = torch.Generator().manual_seed(1)
     time_s = torch.arange(seconds * SAMPLE_RATE) / SAMPLE_RATE
@@ -178,7 +191,7 @@ def compare_timestamps(device: str, seconds: int, title: str) -> list[dict]:
     waveform = (0.3 * notes + 0.01 * torch.randn(time_s.shape, generator=generator)).unsqueeze(0)
     waveform = waveform.to(device)
     precision = "bfloat16" if device == "cuda" else "float32"
-    model = Embedder(initialise(MynaEncoder(), 0).eval(), BOTH, precision=precision).to(device)
+    model = Embedder(make_encoder(size), BOTH, precision=precision).to(device)
     ways = (lambda: embed_windows(model, waveform), lambda: model.embed_timestamps(waveform)[0][0])
     windows, tokens = (way() - way().mean(0) for way in ways)
     similarity = nn.functional.cosine_similarity(windows, tokens).mean().item()
@@ -196,26 +209,39 @@ def compare_timestamps(device: str, seconds: int, title: str) -> list[dict]:
 
 
 def main() -> None:
+    """Time and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=2, help="clips a batch on the CPU (default 2)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls (default 5)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    chosen = parser.parse_args()
+    add = parser.add_argument
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add("--size", choices=SIZES, default="vit-s", help="default: vit-s")
+    add("--clips", type=int, nargs="+", help="a batch (default: 64 and 1 on CUDA, 2 on a CPU)")
+    add("--seconds", type=int, default=30, help="of a clip (default: 30)")
+    add("--timestamp-seconds", type=int, help="of their sound (default: 60, 10 on a CPU)")
+    add("--repeats", type=int, help="timed calls (default: 20 on CUDA, 5 on a CPU)")
+    add("--threads", type=int, nargs="+", default=[1, 2], help="on a CPU (default: 1 2)")
+    add("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    try:
+        device = choose_device(options.device)
+    except DeviceError as error:
+        parser.error(str(error))
+    on_cpu = device == "cpu"
+    clips = options.clips or ([2] if on_cpu else [64, 1])
+    repeats = options.repeats or (5 if on_cpu else 20)
     print(f"torch {torch.__version__}, {platform.machine()}, {time.strftime('%Y-%m-%d')}")
-    results = []
-    if torch.cuda.is_available():
+    title, results = "CUDA", []
+    if not on_cpu:
         print(torch.cuda.get_device_name())
-        for clips in (64, 1):
-            results += compare("cuda", clips, 20, "CUDA")
-        results += compare_timestamps("cuda", 60, "CUDA")
-    else:
-        for threads in (1, 2):
+    for threads in options.threads if on_cpu else [None]:
+        if threads is not None:
             torch.set_num_threads(threads)
             title = f"CPU, {threads} thread{'s' * (threads > 1)}"
-            results += compare("cpu", chosen.clips, chosen.repeats, title)
-        results += compare_timestamps("cpu", 10, "CPU, 2 threads")
-    if chosen.json:
-        chosen.json.write_text(json.dumps(results, indent=1))
+        for count in clips:
+            results += compare(device, options.size, count, options.seconds, repeats, title)
+    seconds = options.timestamp_seconds or (10 if on_cpu else 60)
+    results += compare_timestamps(device, options.size, seconds, title)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """From compressed files to embeddings: tracks a minute, where the time goes, the literal pipeline.
 
-    python benchmarks/library.py                       # CUDA where there is one, else the CPU
-    python benchmarks/library.py --device cuda --tracks 1200 --seconds 180
-    python benchmarks/library.py --device cpu --tracks 12 --seconds 60
+    python -m benchmarks.library                       # CUDA where there is one, else the CPU
+    python -m benchmarks.library --device cuda --tracks 1200 --seconds 180
+    python -m benchmarks.library --device cpu --tracks 12 --seconds 60
 
 Makes music-like noise as 44.1 kHz stereo MP3, FLAC and OGG (a few distinct files, linked under many
 names), and measures in this process
@@ -25,8 +25,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ import soundfile
 import soxr
 import torch
 
+from benchmarks.embed import LiteralPipeline
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.library.building import build_library, describe
@@ -42,7 +43,7 @@ from myna_plugin.library.segments import cut_segments, window_length
 from myna_plugin.library.table import read_library
 from myna_plugin.model.audio import SAMPLE_RATE, average_channels, load_audio
 from myna_plugin.model.embedding import Embedder
-from myna_plugin.model.encoder import MynaEncoder, initialise
+from myna_plugin.model.encoder import SIZES, EncoderConfig, MynaEncoder, initialise
 
 RATE = 44_100
 SUFFIXES = (".mp3", ".flac", ".ogg")
@@ -67,15 +68,15 @@ def generate(folder: Path, n_tracks: int, seconds: float, distinct: int) -> list
     folder.mkdir()
     paths = [folder / f"{i:05d}{SUFFIXES[i % len(SUFFIXES)]}" for i in range(n_tracks)]
     first = paths[:distinct]
-    # Not fork: torch's threads do not survive it.
-    with ProcessPoolExecutor(available_cores(), get_context("spawn")) as pool:
+    # Threads: what takes time, transforms and encoding, lets others run.
+    with ThreadPoolExecutor(available_cores()) as pool:
         list(pool.map(write_track, first, [seconds] * len(first), range(len(first))))
     for i, path in enumerate(paths[distinct:]):
         os.link(first[i % distinct], path)
     return paths
 
 
-def fastest(run: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
+def fastest(run: Callable[[], object], device: torch.device, repeats: int) -> float:
     """Least seconds of a call, after one to warm up."""
     times = []
     for _ in range(repeats + 1):
@@ -92,12 +93,16 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def make_embedder(device: torch.device, precision: str) -> Embedder:
-    encoder = initialise(MynaEncoder(), 0).eval().requires_grad_(False)
-    return Embedder(encoder, BOTH, precision=precision).to(device).eval()
+def make_encoder(size: str) -> MynaEncoder:
+    config = EncoderConfig.of_size(size, patchings=BOTH)
+    return initialise(MynaEncoder(config), 0).eval().requires_grad_(False)
 
 
-def measure_files(paths: Sequence[Path], seconds: float) -> list[tuple[str, float]]:
+def make_embedder(device: torch.device, precision: str, size: str) -> Embedder:
+    return Embedder(make_encoder(size), BOTH, precision=precision).to(device).eval()
+
+
+def measure_files(paths: Sequence[Path], seconds: float, repeats: int) -> list[tuple[str, float]]:
     """Decoding by format, and mixing with resampling: seconds of audio a second on one core."""
     cpu, rows = torch.device("cpu"), []
     for suffix, path in zip(SUFFIXES, paths, strict=False):
@@ -108,7 +113,9 @@ def measure_files(paths: Sequence[Path], seconds: float) -> list[tuple[str, floa
                 while len(file.read(out=buffer)):
                     pass
 
-        rows.append((f"decode {suffix[1:].upper()}, one core", seconds / fastest(decode, cpu)))
+        rows.append(
+            (f"decode {suffix[1:].upper()}, one core", seconds / fastest(decode, cpu, repeats))
+        )
     samples, _ = soundfile.read(paths[0], dtype="float32", always_2d=True)
 
     def convert() -> None:
@@ -116,8 +123,8 @@ def measure_files(paths: Sequence[Path], seconds: float) -> list[tuple[str, floa
         for start in range(0, len(samples), 10 * RATE):
             stream.resample_chunk(average_channels(samples[start : start + 10 * RATE]))
 
-    rows.append(("mix and resample, one core", seconds / fastest(convert, cpu)))
-    both = [seconds / fastest(lambda path=path: load_audio(path), cpu) for path in paths[:3]]
+    rows.append(("mix and resample, one core", seconds / fastest(convert, cpu, repeats)))
+    both = [seconds / fastest(partial(load_audio, path), cpu, repeats) for path in paths[:3]]
     # Formats come in turn, so the mean is over times, not rates.
     rows.append(
         ("decode to 16 kHz mono, the three formats, one core", 3 / sum(1 / r for r in both))
@@ -126,9 +133,11 @@ def measure_files(paths: Sequence[Path], seconds: float) -> list[tuple[str, floa
 
 
 @torch.inference_mode()
-def measure_device(device: torch.device, precision: str) -> list[tuple[str, float]]:
+def measure_device(
+    device: torch.device, precision: str, size: str, n_tracks: int, length: float, repeats: int
+) -> list[tuple[str, float]]:
     """Mel, encoding, and both with the copy to the device: seconds of audio a second."""
-    embedder = make_embedder(device, precision)
+    embedder = make_embedder(device, precision, size)
     encoder = SceneEncoder(embedder)
     frames = embedder.encoder.config.chunk_frames
     seconds = encoder.batch * frames * 512 / SAMPLE_RATE
@@ -138,8 +147,7 @@ def measure_device(device: torch.device, precision: str) -> list[tuple[str, floa
         f"mel, {device.type}": lambda: embedder.mel.frames(windows, 2, 2 + frames),
         f"encode, {device.type}, {precision}": lambda: embedder.pool_chunks(mel),
     }
-    rows = [(name, seconds / fastest(run, device)) for name, run in times.items()]
-    n_tracks, length = (2, 30.0) if device.type == "cpu" else (100, 180.0)
+    rows = [(name, seconds / fastest(run, device, repeats)) for name, run in times.items()]
     waveform = 0.1 * np.random.default_rng(0).standard_normal(int(length * SAMPLE_RATE))
     segments = list(cut_segments([waveform.astype(np.float32)], frames))
 
@@ -150,16 +158,14 @@ def measure_device(device: torch.device, precision: str) -> list[tuple[str, floa
             encoder.finish(track, len(waveform))
         encoder.flush()
 
-    whole = n_tracks * length / fastest(encode_tracks, device)
+    whole = n_tracks * length / fastest(encode_tracks, device, repeats)
     return [*rows, (f"copy, mel, encode and pool tracks, {device.type}, {precision}", whole)]
 
 
 @torch.inference_mode()
-def measure_literal(paths: Sequence[Path], device: torch.device) -> float:
+def measure_literal(paths: Sequence[Path], device: torch.device, size: str) -> float:
     """Seconds a track of the literal pipeline, file after file in one process."""
-    from embed import LiteralPipeline
-
-    model = LiteralPipeline(initialise(MynaEncoder(), 0).eval()).eval().to(device)
+    model = LiteralPipeline(make_encoder(size)).eval().to(device)
 
     def embed(path: Path) -> np.ndarray:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -174,10 +180,15 @@ def measure_literal(paths: Sequence[Path], device: torch.device) -> float:
 
 
 def measure_library(
-    paths: Sequence[Path], device: torch.device, precision: str, workers: int, out: Path
+    paths: Sequence[Path],
+    device: torch.device,
+    precision: str,
+    size: str,
+    workers: int,
+    out: Path,
 ) -> float:
     """Seconds a track of `myna embed`, starting its workers included."""
-    embedder = make_embedder(device, precision)
+    embedder = make_embedder(device, precision, size)
     facts = describe(embedder, "random", precision=precision, timestamps=False)
     warm_up(embedder)
     start = time.perf_counter()
@@ -213,10 +224,12 @@ def main() -> None:
     """Generate, time, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--size", choices=SIZES, default="vit-s", help="default: vit-s")
     parser.add_argument("--tracks", type=int, help="default: 1200 on CUDA, 12 on a CPU")
     parser.add_argument("--seconds", type=float, help="of a track; default: 180, 30 on a CPU")
     parser.add_argument("--distinct", type=int, default=24, help="different files (default: 24)")
     parser.add_argument("--literal", type=int, help="tracks for the literal pipeline; default: 24")
+    parser.add_argument("--repeats", type=int, default=3, help="of a stage (default: 3)")
     parser.add_argument("--workers", type=int, nargs="*", help="default: 1, 8 and one a core")
     options = parser.parse_args()
     device = torch.device(choose_device(options.device))
@@ -226,6 +239,7 @@ def main() -> None:
     n_tracks = options.tracks or (12 if on_cpu else 1200)
     n_literal = min(options.literal or 24, n_tracks)
     workers = options.workers or sorted({w for w in (1, 8, cores) if w <= cores})
+    extent = (2, min(30.0, seconds)) if on_cpu else (100, 180.0)
     precisions = ("float32",) if on_cpu else ("float32", "bfloat16")
     folder = Path(tempfile.mkdtemp())
     try:
@@ -236,12 +250,12 @@ def main() -> None:
             f"{name}, {platform.machine()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
         )
         print("\n| stage alone | seconds of audio a second | ms a track |\n|---|---|---|")
-        stages = measure_files(paths, seconds)
+        stages = measure_files(paths, seconds, options.repeats)
         for precision in precisions:
-            stages += measure_device(device, precision)
+            stages += measure_device(device, precision, options.size, *extent, options.repeats)
         for stage, rate in dict(stages).items():
             print(f"| {stage} | {rate:,.0f} | {1e3 * seconds / rate:,.2f} |", flush=True)
-        peer = measure_literal(paths[:n_literal], device)
+        peer = measure_literal(paths[:n_literal], device, options.size)
         print(f"\n| whole | tracks a minute | seconds of audio a second | times {PEER} |")
         print("|---|---|---|---|")
         print_row(f"{PEER}, {n_literal} tracks", peer, peer, seconds)
@@ -249,7 +263,7 @@ def main() -> None:
             for count in workers:
                 few = paths[: max(n_tracks * count // max(workers), min(n_tracks, 24))]
                 out = folder / "library.parquet"
-                took = measure_library(few, device, precision, count, out)
+                took = measure_library(few, device, precision, options.size, count, out)
                 row = f"myna embed, {precision}, {count} decoding, {len(few)} tracks"
                 print_row(row, took, peer, seconds)
     finally:

@@ -1,6 +1,6 @@
 """How fast a folder of audio becomes a store, beside the plain loop that it replaces.
 
-    python benchmarks/prepare.py [--minutes 60] [--workers N]
+    python -m benchmarks.prepare [--minutes 60] [--workers N]
 
 Generates music-like noise as 30-second stereo files at 44.1 kHz, in MP3, FLAC and WAV, and turns
 them into float16 mel spectrograms in these ways, started from this one process:

@@ -1,14 +1,15 @@
-"""Speed of the pre-training step against a literal textbook step, on one GPU.
+"""Speed of the pre-training step against a literal textbook step.
 
-    python benchmarks/pretrain_step.py                   # what the README's table shows, a minute
-    python benchmarks/pretrain_step.py --parts --profile # products, kernels, and where time goes
-    python benchmarks/pretrain_step.py --largest-batch   # at most --seconds
+    python -m benchmarks.pretrain_step            # what the README's table shows, a minute
+    python -m benchmarks.pretrain_step --profile  # and where the time goes
+    python -m benchmarks.pretrain_step --device cpu --size vit-ti --batch-size 8 --clips 16
 
 Both steps train the same model on the same random store in one process, first checked to give the
 same loss and gradients from the same masks. A step includes drawing clips, crops and masks, the
-gather, both passes and the optimiser. Every phase prints as it goes; results also go to
-$OUT/pretrain_step.json and .md, or the current folder. The exit status is 1 if a check failed: a
-loss or gradient that is not a number, or a float32 gradient off by more than 1e-5.
+gather, both passes and the optimiser. On a CPU all is in float32 and plain torch. Every phase
+prints as it goes; results also go to $OUT/pretrain_step.json and .md, or the current folder. The
+exit status is 1 if a check failed: a loss or gradient that is not a number, or a float32 gradient
+off by more than 1e-5.
 """
 
 from __future__ import annotations
@@ -24,24 +25,23 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from literal_step import cut_crops, draw_tokens, literal_loss
-
+from benchmarks.literal_step import cut_crops, draw_tokens, literal_loss
+from benchmarks.random_store import RandomStore
+from myna_plugin.common.devices import DeviceError, choose_device
 from myna_plugin.model.encoder import SIZES, EncoderConfig, MynaEncoder, initialise
 from myna_plugin.pretraining.step.acceleration import kernels_for
-from myna_plugin.pretraining.step.crops import ResidentFrames, Views, ViewSampler
+from myna_plugin.pretraining.step.crops import ViewSampler
 from myna_plugin.pretraining.step.fused import KernelOperations, PlainOperations
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
 from myna_plugin.pretraining.step.objective import ContrastiveObjective
-from myna_plugin.pretraining.step.optimiser import build_adam
+from myna_plugin.pretraining.step.optimiser import build_optimiser
 from myna_plugin.pretraining.step.training_step import TrainingStep
 
 EXAMPLES = 411e6
@@ -50,24 +50,8 @@ EXAMPLES = 411e6
 START = time.perf_counter()
 
 
-def say(text: str = "") -> None:
-    print(f"[{time.perf_counter() - START:6.1f}s] {text}" if text else "", flush=True)
-
-
-class RandomStore:
-    """Clips of random mel power, drawn on the device and kept there."""
-
-    def __init__(self, clips: int, frames: int, device: torch.device) -> None:
-        self.lengths = np.full(clips, frames)
-        self.offsets = np.arange(clips, dtype=np.int64) * frames
-        self.resident = ResidentFrames.__new__(ResidentFrames)
-        self.resident.frames = torch.empty(clips * frames, 128, dtype=torch.float16, device=device)
-        for part in self.resident.frames.split(1 << 22):
-            noise = torch.randn(part.shape, device=device, dtype=torch.float16)
-            # Beyond e^11 float16 knows no numbers.
-            part.copy_(noise.mul_(2).clamp_(-10, 10).exp_())
-            # Sums and products of NaN are faster than those of numbers.
-            assert part.isfinite().all(), "the random store holds a value that is not finite"
+def say(text: str) -> None:
+    print(f"[{time.perf_counter() - START:6.1f}s] {text}", flush=True)
 
 
 class Bench:
@@ -75,9 +59,12 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.device = torch.device("cuda")
+        self.device = torch.device(options.device)
+        self.on_gpu = self.device.type == "cuda"
+        self.dtype = torch.bfloat16 if self.on_gpu else torch.float32
         self.store = RandomStore(options.clips, options.clip_frames, self.device)
-        self.results: dict[str, Any] = {"options": vars(options), "machine": describe_machine()}
+        machine = describe_machine(self.device)
+        self.results: dict[str, Any] = {"options": vars(options), "machine": machine}
         self.failures: list[str] = []
 
     def encoder(self) -> MynaEncoder:
@@ -97,9 +84,10 @@ class Bench:
             device=self.device,
         )
 
-    def objective(self, encoder: MynaEncoder, **settings: Any) -> ContrastiveObjective:
+    def objective(
+        self, encoder: MynaEncoder, tile_rows: int | None = 1024, **settings: Any
+    ) -> ContrastiveObjective:
         groups = len(self.options.patchings)
-        tile_rows = settings.pop("tile_rows", 1024)
         loss = ContrastiveLoss(tile_rows=tile_rows, n_groups=groups).to(self.device)
         return ContrastiveObjective(encoder, loss, self.store.resident, **settings)
 
@@ -121,65 +109,64 @@ class Bench:
         (folder / "pretrain_step.md").write_text(table_of(self.results))
 
 
-def describe_machine() -> dict[str, str]:
+def describe_machine(device: torch.device) -> dict[str, str]:
     versions = {"torch": torch.__version__, "python": platform.python_version()}
-    versions["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    if kernels_for(torch.empty(0, device="cuda")) is not None:
+    versions["device"] = platform.machine()
+    if device.type == "cuda":
+        versions["device"] = torch.cuda.get_device_name(device)
+    if kernels_for(torch.empty(0, device=device)) is not None:
         import triton
 
         versions["triton"] = triton.__version__
     return versions | {"date": time.strftime("%Y-%m-%d")}
 
 
-def free() -> None:
+def free(device: torch.device) -> None:
     gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
-# --------------------------------------------------------------------------------------
-# Ceilings
-# --------------------------------------------------------------------------------------
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-def time_graph(function: Callable[[], object], calls: int = 5, repeats: int = 5) -> float:
-    """Median milliseconds of a call, replayed from a CUDA graph of several."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            function()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            function()
-    graph.replay()
+def peak_gb(device: torch.device) -> float:
+    """Most memory taken since `free`; not a number on a CPU, which does not count it."""
+    return torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else math.nan
+
+
+def time_calls(
+    function: Callable[[], object], device: torch.device, calls: int, repeats: int = 5
+) -> float:
+    """Median milliseconds of a call, several in a row, after two to warm up."""
+    function()
+    function()
     times = []
     for _ in range(repeats):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        stop.record()
-        stop.synchronize()
-        times.append(start.elapsed_time(stop) / calls)
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        synchronise(device)
+        times.append((time.perf_counter() - start) / calls * 1e3)
     return statistics.median(times)
 
 
 def measure_ceilings(bench: Bench) -> None:
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    rate = 2 * 8192**3 / time_graph(lambda: a @ b, calls=10) / 1e9
-    source = torch.randn(1 << 30, device="cuda", dtype=torch.bfloat16)
+    """Rates of one large matrix product and of one large copy."""
+    side, numbers = (8192, 1 << 30) if bench.on_gpu else (512, 1 << 22)
+    a, b = (torch.randn(side, side, device=bench.device, dtype=bench.dtype) for _ in range(2))
+    rate = 2 * side**3 / time_calls(lambda: a @ b, bench.device, 10) / 1e9
+    source = torch.randn(numbers, device=bench.device, dtype=bench.dtype)
     target = torch.empty_like(source)
-    copy = 4 * (1 << 30) / time_graph(lambda: target.copy_(source), calls=3) / 1e9
-    bench.results["ceilings"] = {"matmul_tflops": rate, "copy_tbytes": copy}
-    say(f"matrix product 8192^3 in bf16: {rate:.0f} TFLOP/s; copy: {copy:.2f} TB/s")
+    moved = 2 * source.element_size() * numbers
+    copy = moved / time_calls(lambda: target.copy_(source), bench.device, 3) / 1e9
+    bench.results["ceilings"] = {"matmul_tflops": rate, "copy_tbytes": copy, "side": side}
+    say(f"matrix product {side}^3: {rate:.2f} TFLOP/s; copy: {copy:.2f} TB/s")
     bench.save()
-
-
-# --------------------------------------------------------------------------------------
-# Correctness
-# --------------------------------------------------------------------------------------
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:
@@ -190,47 +177,31 @@ def check(bench: Bench, variants: dict[str, dict[str, Any]]) -> None:
     """Loss and gradients of every variant against the literal step, same masks."""
     torch.backends.cuda.matmul.allow_tf32 = False
     encoder = bench.encoder()
-    views = bench.sampler(128).draw(0)
+    views = bench.sampler(min(128, bench.options.batch_size)).draw(0)
     crops = cut_crops(bench.store.resident.frames, views.starts[0].flatten())
     tokens = {n: views.tokens[i].flatten(0, 1) for i, n in enumerate(bench.options.patchings)}
     expected = literal_loss(encoder, crops, tokens)
     wanted = flat_gradient(expected, encoder)
-    rows = {}
-    cases = {"kernels, float32": {}, **variants}
+    rows = bench.results.setdefault("correctness", {})
+    cases = {"the default, float32": {"dtype": torch.float32}, **variants}
     for name, settings in cases.items():
-        settings = {k: v for k, v in settings.items() if k not in ("graph", "compile")}
-        dtype = torch.float32 if name.endswith("float32") else torch.bfloat16
-        try:
-            loss = bench.objective(encoder, dtype=dtype, **settings)(views).mean()
-            gradient = flat_gradient(loss, encoder)
-        except Exception as error:  # noqa: BLE001 - one variant's failure must not end the rest
-            say(f"  {name}: FAILED, {type(error).__name__}: {str(error)[:300]}")
-            rows[name] = {"error": repr(error)[:500]}
-            bench.fail(f"{name}: {type(error).__name__}")
-            continue
-        rows[name] = {
-            "loss_error": abs(loss.item() - expected.item()) / expected.item(),
-            "gradient_error": relative_error(gradient, wanted),
-        }
+        dtype = settings.get("dtype", bench.dtype)
+        loss = bench.objective(encoder, **{**settings, "dtype": dtype})(views).mean()
+        gradient = flat_gradient(loss, encoder)
+        of_loss = abs(loss.item() - expected.item()) / expected.item()
+        errors = of_loss, relative_error(gradient, wanted)
+        rows[name] = dict(zip(("loss_error", "gradient_error"), errors, strict=True))
         say(
-            f"  {name}: relative error of the loss {rows[name]['loss_error']:.1e}, "
-            f"of the gradient {rows[name]['gradient_error']:.1e}"
+            f"  {name}: relative error of the loss {errors[0]:.1e}, of the gradient {errors[1]:.1e}"
         )
-        errors = tuple(rows[name].values())
         limit = 1e-5 if dtype == torch.float32 else math.inf
         if not all(math.isfinite(error) and error <= limit for error in errors):
             bench.fail(f"{name}: errors {errors} exceed {limit:g}")
-    bench.results.setdefault("correctness", {}).update(rows)
     bench.save()
 
 
 def flat_gradient(loss: Tensor, encoder: nn.Module) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(encoder.parameters()))])
-
-
-# --------------------------------------------------------------------------------------
-# Whole steps
-# --------------------------------------------------------------------------------------
 
 
 Step = Callable[[int], Tensor]
@@ -253,64 +224,32 @@ class Timing:
     setup_s: float
 
 
-def time_steps(take: Step, steps: int, repeats: int, warm: int) -> Timing:
+def time_steps(take: Step, device: torch.device, steps: int, repeats: int, warm: int) -> Timing:
     """Wall-clock time of steps, all of their work included."""
     begin = time.perf_counter()
     for number in range(warm):
         take(number)
-    torch.cuda.synchronize()
+    synchronise(device)
     setup = time.perf_counter() - begin
     times = []
     for repeat in range(repeats):
         start = time.perf_counter()
         for number in range(steps):
             loss = take(warm + repeat * steps + number)
-        torch.cuda.synchronize()
+        synchronise(device)
         times.append((time.perf_counter() - start) / steps * 1e3)
         require_finite(loss)
-    memory = torch.cuda.max_memory_allocated() / 1e9
-    return Timing(statistics.median(times), max(times) - min(times), memory, setup)
+    return Timing(statistics.median(times), max(times) - min(times), peak_gb(device), setup)
 
 
-def our_step(bench: Bench, settings: dict[str, Any], batch_size: int) -> Step:
-    settings = dict(settings)
-    graph, compiled = settings.pop("graph", True), settings.pop("compile", False)
-    objective = bench.objective(bench.encoder(), dtype=torch.bfloat16, **settings)
-    if compiled:
-        objective.fused = CompiledTransformer(objective.encoder.transformer)
-    step = TrainingStep(objective, build_adam(objective.encoder.parameters()), graph)
+def our_step(
+    bench: Bench, settings: dict[str, Any], batch_size: int, graph: bool | None = None
+) -> Step:
+    objective = bench.objective(bench.encoder(), dtype=bench.dtype, **settings)
+    optimiser = build_optimiser("adam", objective)
+    step = TrainingStep(objective, optimiser, bench.on_gpu if graph is None else graph)
     sampler = bench.sampler(batch_size)
     return lambda number: step(sampler.draw(number))
-
-
-class CompiledTransformer:
-    """The transformer as a user would speed it up: autocast, torch.compile, attention by sums."""
-
-    def __init__(self, transformer: nn.Module) -> None:
-        self.transformer = transformer
-        self.copies = self
-        self.block = torch.compile(compiled_block)
-
-    def refresh(self) -> None:
-        """Autocast makes its own copies."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16):
-            for module in self.transformer.layers:
-                x = self.block(x, module)
-            return self.transformer.norm(x).to(torch.bfloat16)
-
-
-def compiled_block(x: Tensor, module: nn.Module) -> Tensor:
-    attention, feed_forward = module[0], module[1]
-    sequences, length, _ = x.shape
-    qkv = attention.to_qkv(attention.norm(x)).view(sequences, length, 3, attention.num_heads, 64)
-    query, key, value = qkv.unbind(2)
-    scores = (query[:, :, None] * key[:, None]).sum(-1, dtype=torch.float32) / 8
-    weights = scores.softmax(2).to(value.dtype)
-    mixed = (weights[..., None] * value[:, None]).sum(2)
-    x = x + attention.to_out(mixed.flatten(2))
-    return x + feed_forward(x)
 
 
 def literal_step(bench: Bench, batch_size: int) -> Step:
@@ -320,7 +259,7 @@ def literal_step(bench: Bench, batch_size: int) -> Step:
     frames = bench.store.resident.frames
 
     def take(number: int) -> Tensor:
-        views: Views = sampler.draw(number)
+        views = sampler.draw(number)
         crops = cut_crops(frames, views.starts[0].flatten())
         tokens = {
             patching: draw_tokens(len(crops), 48, 5, bench.device)
@@ -336,30 +275,24 @@ def literal_step(bench: Bench, batch_size: int) -> Step:
 
 
 def time_variant(bench: Bench, name: str, make: Callable[[], Step]) -> None:
-    free()
-    base = torch.cuda.memory_allocated() / 1e9
+    free(bench.device)
+    options = bench.options
+    base = torch.cuda.memory_allocated() / 1e9 if bench.on_gpu else math.nan
     literal = name == "literal"
-    slow = name in ("literal", "plain torch")
-    try:
-        take = make()
-        timing = time_steps(
-            take,
-            3 if slow else bench.options.steps,
-            1 if literal else 3,
-            2 if literal else 6,
-        )
-    except Exception as error:  # noqa: BLE001 - one variant's failure must not end the rest
-        say(f"{name}: FAILED, {type(error).__name__}: {str(error)[:400]}")
-        bench.results.setdefault("steps", {})[name] = {"error": repr(error)[:800]}
-        return
-    batch = bench.options.batch_size
-    rate = bench.flops(batch) / timing.ms / 1e9
+    timing = time_steps(
+        make(),
+        bench.device,
+        min(3, options.steps) if name in ("literal", "plain torch") else options.steps,
+        1 if literal else options.repeats,
+        2 if literal else 6,
+    )
+    rate = bench.flops(options.batch_size) / timing.ms / 1e9
     fraction = rate / bench.results["ceilings"]["matmul_tflops"]
     row = dataclasses.asdict(timing) | {
-        "examples_per_s": batch / timing.ms * 1e3,
+        "examples_per_s": options.batch_size / timing.ms * 1e3,
         "tflops": rate,
         "fraction": fraction,
-        "hours": EXAMPLES / batch * timing.ms / 3.6e6,
+        "hours": EXAMPLES / options.batch_size * timing.ms / 3.6e6,
         "store_gb": base,
     }
     bench.results.setdefault("steps", {})[name] = row
@@ -371,154 +304,9 @@ def time_variant(bench: Bench, name: str, make: Callable[[], Step]) -> None:
     bench.save()
 
 
-# --------------------------------------------------------------------------------------
-# Products and kernels one by one
-# --------------------------------------------------------------------------------------
-
-NORM_BACKWARD_CANDIDATES = [
-    (2, 1, 12, 1), (1, 1, 16, 1), (4, 1, 8, 1), (2, 1, 8, 3), (1, 1, 12, 3), (2, 2, 8, 1),
-    (4, 4, 4, 1), (4, 4, 4, 3),
-]  # fmt: skip
-GELU_BACKWARD_CANDIDATES = [(4, 4, 8, 1), (2, 4, 12, 1), (8, 4, 4, 1), (8, 8, 4, 1)]
-TILE_CANDIDATES = [(16, 3, 1), (32, 6, 2)]
-
-
-def random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.randn(*shape, device="cuda", dtype=dtype)
-
-
-def time_parts(bench: Bench) -> None:
-    """Products and memory-bound kernels alone.
-
-    Sets the kernels' fastest settings for the rest of the run.
-    """
-    kernels = kernels_for(torch.empty(0, device="cuda"))
-    shape = SIZES[bench.options.size]
-    dim, inner, mlp = shape.embed_dim, 64 * shape.num_heads, shape.mlp_dim
-    n_rows = bench.options.batch_size * 2 * len(bench.options.patchings) * 5
-    rows: list[dict[str, Any]] = []
-
-    def timed(name: str, call: Callable[[], object], unit: str, amount: float) -> float:
-        """`amount` in floating-point operations or bytes."""
-        try:
-            ms = time_graph(call)
-        except Exception as error:  # noqa: BLE001 - one part's failure must not end the rest
-            torch.cuda.synchronize()
-            say(f"  {name}: {type(error).__name__} {str(error)[:150]}")
-            rows.append({"part": name, "error": repr(error)[:300]})
-            return float("inf")
-        rate = amount / ms / 1e9
-        rows.append({"part": name, "us": 1e3 * ms, unit: rate})
-        say(f"  {name}: {1e3 * ms:.0f} us, {rate:.{0 if unit[0] == 'T' else 2}f} {unit}")
-        return ms
-
-    def product(name: str, call: Callable[[], object], flops: float) -> None:
-        timed(name, call, "TFLOP/s", flops)
-
-    for name, n_in, n_out in (
-        ("to_qkv", dim, 3 * inner),
-        ("to_out", inner, dim),
-        ("up", dim, mlp),
-        ("down", mlp, dim),
-    ):
-        x, dy, w = random(n_rows, n_in), random(n_rows, n_out), random(n_out, n_in)
-        calls: dict[str, Callable[[], object]] = {
-            f"{name}": lambda x=x, w=w: x @ w.T,
-            f"{name} input gradient": lambda dy=dy, w=w: dy @ w,
-            f"{name} weight gradient": lambda dy=dy, x=x: torch.mm(
-                dy.T, x, out_dtype=torch.float32
-            ),
-        }
-        for label, call in calls.items():
-            product(label, call, 2 * n_rows * n_in * n_out)
-
-    def moved(name: str, numbers: int, call: Callable[[], object]) -> float:
-        return timed(name, call, "tbytes/s", 2 * numbers)
-
-    x, y, z = (random(n_rows, dim) for _ in range(3))
-    h, g = random(n_rows, mlp), random(n_rows, mlp)
-    qkv, mixed = random(n_rows, 3 * inner), random(n_rows, inner)
-    vector = random(dim, dtype=torch.float32)
-    mean = random(n_rows, dtype=torch.float32)
-    rstd = mean.exp()
-    u = n_rows * dim
-    moved("norm", 2 * u, lambda: kernels.add_norm(x, None, None, vector, vector, 1e-5))
-    moved("add_norm", 4 * u, lambda: kernels.add_norm(x, y, vector, vector, vector, 1e-5))
-
-    def go_back() -> None:
-        partial = x.new_empty(3, kernels.norm_programs(x), dim, dtype=torch.float32)
-        kernels.norm_backward(x, y, mean, rstd, vector, z, partial)
-
-    for name, candidates, numbers, call in (
-        ("NORM_BACKWARD", NORM_BACKWARD_CANDIDATES, 4 * u, go_back),
-        (
-            "GELU_BACKWARD", GELU_BACKWARD_CANDIDATES, 3 * n_rows * mlp,
-            lambda: kernels.gelu_backward(g, h),
-        ),
-    ):  # fmt: skip
-        best = []
-        for candidate in candidates:
-            settings = kernels.RowSettings(*candidate)
-            setattr(kernels, name, settings)
-            best.append((moved(f"{name.lower()} {candidate}", numbers, call), candidate))
-        fastest = min(best)[1]
-        setattr(kernels, name, kernels.RowSettings(*fastest))
-        say(f"  {name} = RowSettings{fastest}")
-    moved("gelu", 2 * n_rows * mlp, lambda: kernels.gelu(h))
-    heads = shape.num_heads
-    for tile in TILE_CANDIDATES:
-        moved(
-            f"attention {tile}", 4 * n_rows * inner,
-            lambda tile=tile: kernels.attention(qkv, 5, heads, tile),
-        )  # fmt: skip
-        moved(
-            f"attention_backward {tile}", 7 * n_rows * inner,
-            lambda tile=tile: kernels.attention_backward(qkv, mixed, 5, heads, tile),
-        )  # fmt: skip
-
-    pairs, width = bench.options.batch_size, 128
-    unit = nn.functional.normalize(random(2, 2 * pairs, width, dtype=torch.float32), dim=-1)
-    half, weight = unit.bfloat16(), random(2, 2 * pairs, dtype=torch.float32)
-    flops = 2 * 2 * (2 * pairs) ** 2 * width
-    for name, factor, call in (
-        ("loss", 1, lambda: kernels.log_denominators(half, half, 0.1, False, 0)),
-        (
-            "loss backward", 2,
-            lambda: kernels.log_denominators_backward(half, half, weight, weight, 0.1, False, 0),
-        ),
-    ):  # fmt: skip
-        product(name, call, factor * flops)
-
-    sampler = bench.sampler(pairs)
-    views = sampler.draw(0)
-    resident = bench.store.resident
-    for group, patching in enumerate(bench.options.patchings):
-        starts, tokens = views.starts[group].flatten(), views.tokens[group].flatten(0, 1)
-        moved(
-            f"gather {patching}", 2 * tokens.numel() * 256,
-            lambda starts=starts, tokens=tokens, patching=patching: resident.patches(
-                starts, tokens, patching, dtype=torch.bfloat16, norm=True
-            ),
-        )  # fmt: skip
-    start = time.perf_counter()
-    for number in range(20):
-        sampler.draw(number)
-    queued = time.perf_counter() - start
-    torch.cuda.synchronize()
-    total = time.perf_counter() - start
-    say(f"  drawing views: {50 * queued:.2f} ms to queue, {50 * total:.2f} ms to run")
-    rows.append({"part": "drawing views", "us": 5e4 * total})
-    bench.results["parts"] = rows
-    bench.save()
-
-
-# --------------------------------------------------------------------------------------
-# Profile, largest batch
-# --------------------------------------------------------------------------------------
-
-
 def profile(bench: Bench, name: str, settings: dict[str, Any], steps: int = 3) -> None:
-    free()
+    """Milliseconds of every kernel of a step."""
+    free(bench.device)
     take = our_step(bench, settings, bench.options.batch_size)
     for number in range(6):
         take(number)
@@ -546,63 +334,14 @@ def profile(bench: Bench, name: str, settings: dict[str, Any], steps: int = 3) -
     bench.save()
 
 
-def fits(bench: Bench, batch_size: int, settings: dict[str, Any] | None) -> tuple[float, float]:
-    """Seconds and peak GB of a step of that size; inf where it does not fit."""
-    free()
-    try:
-        if settings is None:
-            take = literal_step(bench, batch_size)
-        else:
-            take = our_step(bench, {**settings, "graph": False}, batch_size)
-        take(0)
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        loss = take(1)
-        torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-        require_finite(loss)
-        return seconds, torch.cuda.max_memory_allocated() / 1e9
-    except torch.OutOfMemoryError:
-        return float("inf"), float("inf")
-
-
-def largest_batch(
-    bench: Bench, name: str, settings: dict[str, Any] | None, first: int, deadline: float
-) -> None:
-    """The largest of 1, 1.5, 2, 3, 4, 6, ... times 1,024 that fits, upwards from `first`."""
-    sizes = sorted(part << power for power in range(9, 19) for part in (2, 3))
-    sizes = [size for size in sizes if size <= len(bench.store.lengths)]
-    at, too_large = sizes.index(first), len(sizes)
-    best, why = None, "the store"
-    while 0 <= at < too_large:
-        if time.perf_counter() - START > deadline:
-            why = "time"
-            break
-        seconds, memory = fits(bench, sizes[at], settings)
-        if math.isfinite(seconds):
-            best = sizes[at], memory, sizes[at] / seconds
-            at += 1
-        else:
-            too_large, why = at, "memory"
-            at -= best is None
-    size, memory, rate = best or (0, 0.0, 0.0)
-    say(f"{name}: {size:,} ({memory:.0f} GB, {rate:,.0f} examples/s), limited by {why}")
-    row = {"batch": size, "memory_gb": memory, "examples_per_s": rate, "limit": why}
-    bench.results.setdefault("largest_batch", {})[name] = row
-    bench.save()
-
-
-# --------------------------------------------------------------------------------------
-
-
 def table_of(results: dict[str, Any]) -> str:
     """Markdown of what has been measured so far."""
     machine, lines = results["machine"], []
-    lines += [f"{machine['gpu']}, torch {machine['torch']}, {machine['date']}", ""]
+    lines += [f"{machine['device']}, torch {machine['torch']}, {machine['date']}", ""]
     if "ceilings" in results:
         ceilings = results["ceilings"]
         lines += [
-            f"Matrix ceiling {ceilings['matmul_tflops']:.0f} TFLOP/s (bf16, 8192³), "
+            f"Matrix ceiling {ceilings['matmul_tflops']:.2f} TFLOP/s ({ceilings['side']}³), "
             f"copy {ceilings['copy_tbytes']:.2f} TB/s.",
             "",
         ]
@@ -613,9 +352,6 @@ def table_of(results: dict[str, Any]) -> str:
         ]
         literal = results["steps"].get("literal", {}).get("ms")
         for name, row in results["steps"].items():
-            if "error" in row:
-                lines.append(f"| {name} | failed | | | | | |")
-                continue
             times = f"{literal / row['ms']:.1f}" if literal else ""
             lines.append(
                 f"| {name} | {row['ms']:.2f} ± {row['spread'] / 2:.2f} "
@@ -623,71 +359,52 @@ def table_of(results: dict[str, Any]) -> str:
                 f"| {row['memory_gb'] - row['store_gb']:.1f} | {row['hours']:.1f} |"
             )
         lines.append("")
-    if "largest_batch" in results:
-        lines += [
-            "| largest batch | examples | peak GB | examples/s | limited by |",
-            "|---|---|---|---|---|",
-        ]
-        for name, row in results["largest_batch"].items():
-            lines.append(
-                f"| {name} | {row['batch']:,} | {row['memory_gb']:.0f} "
-                f"| {row['examples_per_s']:,.0f} | {row['limit']} |"
-            )
     if results.get("failures"):
         lines += ["", "CHECKS FAILED:", *results["failures"]]
     return "\n".join(lines) + "\n"
+
+
+def device_of(text: str) -> str:
+    """For argparse: see `choose_device`."""
+    try:
+        return choose_device(text)
+    except DeviceError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What is trained, and on which device."""
+    add = parser.add_argument
+    add("--device", type=device_of, default="auto", help="auto, cpu or cuda")
+    add("--size", choices=SIZES, default="vit-s")
+    add("--patchings", nargs="+", default=["square", "vertical"])
+    add("--projector", nargs="*", type=int, default=[384, 128])
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_model_options(parser)
     parser.add_argument("--batch-size", type=int, default=4096)
-    parser.add_argument("--size", choices=SIZES, default="vit-s")
-    parser.add_argument("--patchings", nargs="+", default=["square", "vertical"])
-    parser.add_argument("--projector", nargs="*", type=int, default=[384, 128])
     parser.add_argument("--clips", type=int, default=50_000, help="of the random store")
     parser.add_argument("--clip-frames", type=int, default=313, help="frames of each: ten seconds")
-    parser.add_argument("--steps", type=int, default=15, help="a repeat; 3 repeats are timed")
-    parser.add_argument("--parts", action="store_true", help="time every product and kernel alone")
+    parser.add_argument("--steps", type=int, default=15, help="a repeat")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="kernels of the fastest variant")
-    parser.add_argument("--compile", action="store_true", help="time a torch.compile variant too")
-    parser.add_argument("--largest-batch", action="store_true", help="only search that")
-    parser.add_argument("--seconds", type=float, default=130, help="for --largest-batch")
     parser.add_argument("--no-literal", action="store_true", help="leave the literal step out")
-    return parser.parse_args()
-
-
-def search_largest_batches(bench: Bench) -> None:
-    options = bench.options
-    runs = [
-        ("literal", None, 8192),
-        ("ours, loss at once", {"tile_rows": None}, 16384),
-        ("ours", {}, 32768),
-        ("ours, recomputed", {"recompute": True}, 65536),
-    ]
-    # What matters most first, in case time runs out.
-    for number, (name, settings, first) in enumerate(reversed(runs)):
-        for patchings in (["square", "vertical"], ["square"]):
-            options.patchings = patchings
-            label = "base" if len(patchings) == 1 else "hybrid"
-            deadline = options.seconds * (0.4, 0.6, 0.8, 1.0)[number]
-            largest_batch(bench, f"{label}, {name}", settings, first, deadline)
+    options = parser.parse_args()
+    if options.device == "cpu" and options.profile:
+        parser.error("--profile needs a CUDA device")
+    return options
 
 
 def main() -> None:
     options = parse_arguments()
-    if not torch.cuda.is_available():
-        sys.exit("this benchmark needs a CUDA device")
-    if options.largest_batch:
-        options.clips, options.clip_frames = 262_144, 96
     bench = Bench(options)
     say(f"{bench.results['machine']}, store of {options.clips:,} clips")
     measure_ceilings(bench)
-    if options.largest_batch:
-        search_largest_batches(bench)
-    else:
-        time_everything(bench)
+    time_everything(bench)
     print("\n" + table_of(bench.results), flush=True)
     if bench.failures:
         sys.exit(1)
@@ -695,28 +412,18 @@ def main() -> None:
 
 def time_everything(bench: Bench) -> None:
     options = bench.options
-    kernels = kernels_for(torch.empty(0, device="cuda"))
     variants: dict[str, dict[str, Any]] = {"plain torch": {"operations": PlainOperations()}}
+    kernels = kernels_for(torch.empty(0, device=bench.device))
     if kernels is not None:
-        if options.parts:
-            time_parts(bench)
-            free()
         variants["kernels"] = {"operations": KernelOperations(kernels)}
     check(bench, variants)
     for name, settings in variants.items():
-        time_variant(bench, name, lambda s=settings: our_step(bench, s, options.batch_size))
+        time_variant(bench, name, partial(our_step, bench, settings, options.batch_size))
     if not options.no_literal:
-        time_variant(bench, "literal", lambda: literal_step(bench, options.batch_size))
-    steps = bench.results["steps"]
-    done = {n: steps[n]["ms"] for n in variants if "ms" in steps.get(n, {})}
-    fastest = min(done, key=lambda name: done[name])
-    say(f"fastest: {fastest}")
+        time_variant(bench, "literal", partial(literal_step, bench, options.batch_size))
     if options.profile:
+        fastest = min(variants, key=lambda name: bench.results["steps"][name]["ms"])
         profile(bench, fastest, variants[fastest])
-    if options.compile:
-        name = "torch.compile, attention by sums"
-        settings = {"operations": PlainOperations(), "compile": True}
-        time_variant(bench, name, lambda: our_step(bench, settings, options.batch_size))
 
 
 if __name__ == "__main__":

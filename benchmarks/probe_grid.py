@@ -1,8 +1,8 @@
 """The whole grid of heads against a plain loop over its configurations.
 
-    python benchmarks/probe_grid.py --device cuda \\
+    python -m benchmarks.probe_grid --device cuda \\
         --tasks gtzan emomusic giantsteps magnatagatune --plain-seconds 3 --no-equality
-    python benchmarks/probe_grid.py --threads 2 --tasks gtzan --patience 16
+    python -m benchmarks.probe_grid --threads 2 --tasks gtzan --patience 16
 
 Ours is timed whole: all configurations to the end of their early stopping, standardisation and
 selection included. The plain loop (autograd, nn.Dropout, torch.optim.Adam, a metric of
@@ -33,6 +33,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sklearn
@@ -156,7 +157,7 @@ def kind(config: HeadConfig) -> str:
 
 def to_task(case: Case) -> ProbeTask:
     options = {"rules": case.rules} if case.rules else {}
-    return ProbeTask(case.loss, case.n_outputs, case.metric, lambda *_: {}, **options)  # type: ignore[arg-type]
+    return ProbeTask(case.loss, case.n_outputs, case.metric, lambda *_: {}, **options)
 
 
 def time_ours(
@@ -190,7 +191,7 @@ def run_plain(
         lambda logits: case.plain_metric(valid.targets, logits),
         case.loss,
         case.n_outputs,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 
@@ -307,7 +308,7 @@ def benchmark(name: str, arguments: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def to_markdown(results: list[dict[str, object]], about: dict[str, object]) -> str:
+def to_markdown(results: list[dict[str, Any]], about: dict[str, object]) -> str:
     lines = [
         f"Grid of heads on {about['device']}: {about['command']} ({about['date']}, torch "
         f"{about['torch']}, {about['threads']} threads). The plain loop's time is extrapolated "
@@ -325,7 +326,7 @@ def to_markdown(results: list[dict[str, object]], about: dict[str, object]) -> s
             f"{memory} | "
             f"{row['plain_seconds_extrapolated']:.0f} s | {row['ratio']:.1f} |"
         )
-    total = sum(float(row["ours_seconds"]) for row in results)  # type: ignore[arg-type]
+    total = sum(row["ours_seconds"] for row in results)
     lines += ["", f"Ours, all {len(results)} grids of the above: {total:.1f} s.", ""]
     if any(row["equality"] for row in results):
         lines += [
@@ -333,7 +334,7 @@ def to_markdown(results: list[dict[str, object]], about: dict[str, object]) -> s
             "|---|---|---|",
         ]
     for row in results:
-        for head in row["equality"]:  # type: ignore[attr-defined]
+        for head in row["equality"]:
             lines.append(f"| {row['task']}: {head['head']} | {head['ours']} | {head['alone']} |")
             if "largest_difference_of_logits" in head:
                 difference = head["largest_difference_of_logits"]
@@ -382,8 +383,10 @@ def main() -> None:
     # Libraries load and set themselves up before anything is timed.
     case = CASES["gtzan"]
     few = build_grid((True,), (0, 512), (64,), (1e-3,), (0.5,), (0.0,))
-    splits = make_splits(case)
-    select(*splits[:2], to_task(case), few, device=arguments.device, patience=20, progress=False)
+    train, valid, _ = make_splits(case)
+    patience = min(20, arguments.patience)
+    device = arguments.device
+    select(train, valid, to_task(case), few, device=device, patience=patience, progress=False)
     results = []
     for task in arguments.tasks:
         results.append(benchmark(task, arguments))

@@ -1,8 +1,8 @@
 """Weak scaling of the pre-training step: the same batch per GPU on 1 GPU and on several.
 
-    python benchmarks/weak_scaling.py                      # 1 and 2 GPUs, about a minute
-    python benchmarks/weak_scaling.py --processes 1 2 4
-    python benchmarks/weak_scaling.py --size vit-ti --batch-size 8 --clips 64 --steps 2  # on a CPU
+    python -m benchmarks.weak_scaling                      # 1 and 2 GPUs, about a minute
+    python -m benchmarks.weak_scaling --processes 1 2 4
+    python -m benchmarks.weak_scaling --size vit-ti --batch-size 8 --clips 64 --steps 2  # on a CPU
 
 A step includes drawing clips, crops and masks, the gather, both passes with negatives from all
 GPUs, the averaging of gradients and the optimiser. Efficiency is the time of a step on 1 GPU over
@@ -24,47 +24,36 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from benchmarks.random_store import RandomStore
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.pretraining.run import distributed
-from myna_plugin.pretraining.step.crops import ResidentFrames, ViewSampler
+from myna_plugin.pretraining.step.crops import ViewSampler
 from myna_plugin.pretraining.step.losses import ContrastiveLoss, rank, world_size
 from myna_plugin.pretraining.step.objective import ContrastiveObjective
 from myna_plugin.pretraining.step.optimiser import build_optimiser
 from myna_plugin.pretraining.step.training_step import TrainingStep
 
+ROOT = Path(__file__).parents[1]
 WARM_STEPS = 6
 PATCHINGS = ("square", "vertical")
 
 
-def random_frames(clips: int, frames: int, device: torch.device) -> ResidentFrames:
-    """Clips of random mel power, drawn on the device."""
-    resident = ResidentFrames.__new__(ResidentFrames)
-    resident.frames = torch.empty(clips * frames, 128, dtype=torch.float16, device=device)
-    for part in resident.frames.split(1 << 20):
-        # Beyond e^11 float16 knows no numbers.
-        part.copy_(torch.randn(part.shape, device=device).mul_(2).clamp_(-10, 10).exp_())
-    return resident
-
-
 def build_step(
-    options: argparse.Namespace, frames: ResidentFrames, device: torch.device, graph: bool
+    options: argparse.Namespace, store: RandomStore, device: torch.device, graph: bool
 ) -> tuple[TrainingStep, ViewSampler]:
     config = EncoderConfig.of_size(options.size, patchings=PATCHINGS, projector=(384, 128))
     encoder = initialise(MynaEncoder(config), 0).to(device)
     loss = ContrastiveLoss(tile_rows=1024, n_groups=len(PATCHINGS)).to(device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    objective = ContrastiveObjective(encoder, loss, frames, dtype=dtype)
-    optimiser = build_optimiser("adam", encoder)
+    objective = ContrastiveObjective(encoder, loss, store.resident, dtype=dtype)
+    optimiser = build_optimiser("adam", objective)
     distributed.average_before_update(optimiser)
     sampler = ViewSampler(
-        np.arange(options.clips, dtype=np.int64) * options.clip_frames,
-        np.full(options.clips, options.clip_frames),
+        store.offsets,
+        store.lengths,
         batch_size=options.batch_size * world_size(),
         patchings=PATCHINGS,
         device=device,
@@ -107,9 +96,9 @@ def work(options: argparse.Namespace) -> None:
     device = distributed.launched_device("cuda" if torch.cuda.is_available() else "cpu")
     results: dict[str, Any] = {}
     with distributed.process_group(device):
-        frames = random_frames(options.clips, options.clip_frames, device)
+        store = RandomStore(options.clips, options.clip_frames, device)
         for mode in ("eager", "graph") if device.type == "cuda" else ("eager",):
-            step, sampler = build_step(options, frames, device, mode == "graph")
+            step, sampler = build_step(options, store, device, mode == "graph")
             times = time_steps(step, sampler, options, device)
             results[mode] = {"ms": statistics.median(times), "all": times}
             if distributed.is_first():
@@ -124,11 +113,12 @@ def launch(processes: int, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(processes), __file__, "--worker", str(path)]
+        command += ["--nproc-per-node", str(processes), "-m", "benchmarks.weak_scaling"]
+        command += ["--worker", str(path)]
         for name in ("size", "batch_size", "clips", "clip_frames", "steps", "repeats"):
             command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
         # A session of its own, so that a time-out ends the processes that torchrun started too.
-        process = subprocess.Popen(command, start_new_session=True)
+        process = subprocess.Popen(command, start_new_session=True, cwd=ROOT)
         try:
             status = process.wait(options.timeout)
         except subprocess.TimeoutExpired:

@@ -20,8 +20,8 @@ import myna_plugin
 
 ROOT = Path(__file__).parent.parent
 
-NOT_IN_CI = {"ray", "umap-learn"}
-"""Extras too heavy for CI, which cannot see there what they need; that is pinned by hand."""
+NOT_IN_CI = {"ray"}
+"""Too heavy for CI, which cannot see there what it needs; that is pinned by hand."""
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys

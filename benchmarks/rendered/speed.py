@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from myna_plugin.common.devices import choose_device
+from myna_plugin.common.devices import DeviceError, choose_device
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.pretraining.store.preparation import cut_clips, settings_of
 from recipes.rendered.composer import compose_scores
@@ -29,9 +29,9 @@ from recipes.rendered.recording import Conditions, Recording, draw_recording
 from recipes.rendered.recording_chain import apply_recording, tabulate
 from recipes.rendered.render import render_clip
 from recipes.rendered.sampler import instruments_of, make_bank, tabulate_notes
-from recipes.rendered.scores import Score, read_scores
+from recipes.rendered.scores import Score, ScoreError, read_scores
 from recipes.rendered.shards import Drawn, render_drawn
-from recipes.rendered.soundfonts import find_soundfonts, load_soundfont
+from recipes.rendered.soundfonts import SoundfontError, find_soundfonts, load_soundfont
 
 BATCH = 256
 
@@ -92,7 +92,7 @@ def measure_sampled(
     """Seconds a clip of each step from samples, in batches of at most `BATCH` clips."""
     rng = np.random.default_rng(seed)
     clips: list[tuple[Score, Performance, str]] = []
-    recordings = []
+    recordings: list[Recording] = []
     while len(clips) < n_clips:
         score = scores[int(rng.integers(len(scores)))]
         performance = draw_performance(score, clip_seconds, rng)
@@ -130,10 +130,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="to play the samples")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    try:
+        report(options)
+    except (DeviceError, ScoreError, SoundfontError) as error:
+        parser.error(str(error))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Measure and print."""
     scores = read_scores(options.scores) if options.scores else compose_scores(60, options.seed)
     found = [options.soundfont] if options.soundfont else [str(p) for p in find_soundfonts()[:1]]
     if not found:
-        parser.error("no soundfont found on this machine; name one with --soundfont")
+        raise SoundfontError("no soundfont found on this machine; name one with --soundfont")
     seconds, rendered = measure(scores, found[0], options.clip_seconds, options.clips, options.seed)
     total = sum(seconds.values())
     print("| step | ms a clip | share | times real time |\n|---|---|---|---|")

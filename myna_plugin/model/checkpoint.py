@@ -325,7 +325,26 @@ def save_checkpoint(
     }
     with replacing(path) as partial:
         # Not `save_file`: its files may be read by their owner alone.
-        partial.write_bytes(save(tensors, metadata=facts))
+        partial.write_bytes(to_safetensors(tensors, facts))
+
+
+def to_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file, the same to the byte for the same content.
+
+    The library writes metadata in an order that differs from call to call, so they are sorted here.
+
+    Args:
+        tensors: on the CPU and contiguous.
+        metadata: facts of the file.
+    """
+    content = save(tensors, metadata=metadata)
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    # As the format wants it: tensors begin at a multiple of 8 bytes, after spaces.
+    text = text.ljust(-(-len(text) // 8) * 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _build(config: EncoderConfig) -> MynaEncoder:

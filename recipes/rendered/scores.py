@@ -194,7 +194,7 @@ def read_midi_folder(folder: str | Path) -> list[Score]:
     is left out in silence.
 
     Raises:
-        ScoreError: no MIDI file is found, or one is damaged.
+        ScoreError: no MIDI file is found, one is damaged, or pretty_midi is not installed.
     """
     folder = Path(folder)
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".mid", ".midi"})
@@ -204,7 +204,12 @@ def read_midi_folder(folder: str | Path) -> list[Score]:
 
 
 def _read_midi(path: Path, folder: Path) -> Score:
-    import pretty_midi
+    try:
+        import pretty_midi
+    except ModuleNotFoundError as error:
+        raise ScoreError(
+            "to read MIDI files, pretty_midi is needed: pip install 'myna-plugin[rendered]'"
+        ) from error
 
     try:
         midi = pretty_midi.PrettyMIDI(str(path))

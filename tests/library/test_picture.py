@@ -1,5 +1,3 @@
-import importlib.util
-
 import numpy as np
 import pytest
 from matplotlib import image
@@ -21,8 +19,6 @@ def clusters():
     ["tsne", pytest.param("umap", marks=pytest.mark.slow)],  # numba compiles for a minute
 )
 def test_what_is_near_stays_near(clusters, method):
-    if method == "umap" and importlib.util.find_spec("umap") is None:
-        pytest.skip("needs UMAP: pip install umap-learn")
     points = place(clusters, method).reshape(3, 20, 2)
 
     spread = np.linalg.norm(points - points.mean(1, keepdims=True), axis=-1).max()

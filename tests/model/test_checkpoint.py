@@ -460,6 +460,22 @@ def test_a_checkpoint_may_be_read_by_whom_other_files_may(tmp_path):
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
+def test_the_same_encoder_and_metadata_are_the_same_file_every_time(tmp_path):
+    encoder = initialise(MynaEncoder(EncoderConfig(**TINY)), 0)
+    facts = {name: "ü" * n for n, name in enumerate(("steps", "store", "data", "licence"), 1)}
+    path = tmp_path / "a.safetensors"
+    contents = set()
+    for names in [sorted(facts), sorted(facts, reverse=True)] * 5:
+        save_checkpoint(encoder, path, {name: facts[name] for name in names})
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+    tensors, metadata = read_tensors(path)
+    assert facts.items() <= metadata.items()
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(tensors[name], value)
+    assert int.from_bytes(contents.pop()[:8], "little") % 8 == 0
+
+
 def test_metadata_is_plain_json(tmp_path):
     save_checkpoint(MynaEncoder(EncoderConfig(**TINY)), tmp_path / "a.safetensors")
     metadata = read_tensors(tmp_path / "a.safetensors")[1]

@@ -207,12 +207,14 @@ class ProgressTable:
 
     Args:
         path: the file.
-        last_step: rows of later steps, left by a run that was interrupted, are dropped.
+        last_step: rows of later steps, left by a run that was interrupted, are dropped. So is the
+            earlier of two rows of one step, which processes that ran at once have left.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
-        self._write([row for row in read_table(path) if int(row["step"]) <= last_step])
+        by_step = {int(row["step"]): row for row in read_table(path)}
+        self._write([by_step[step] for step in sorted(by_step) if step <= last_step])
 
     def _write(self, rows: Sequence[Mapping[str, str]], more: Iterable[str] = ()) -> None:
         """Write the file anew, with a column for everything in its rows and for some more."""

@@ -95,6 +95,20 @@ def test_table_drops_rows_after_the_resumed_step_and_cut_off_rows(tmp_path):
     assert rows[2]["rank"] == ""
 
 
+def test_a_step_that_two_processes_wrote_is_one_row_after_a_resume(tmp_path):
+    path = tmp_path / "train.csv"
+    first, second = ProgressTable(path, 0), ProgressTable(path, 0)
+    for step in (10, 20):
+        first.add({"step": step, "loss": 1.0})
+        second.add({"step": step, "loss": 0.5})
+    second.add({"step": 30, "loss": 0.25})
+    first.add({"step": 25, "loss": 1.0})
+    ProgressTable(path, 30)
+    rows = read_table(path)
+    assert [row["step"] for row in rows] == ["10", "20", "25", "30"]
+    assert [row["loss"] for row in rows] == ["0.5", "0.5", "1", "0.25"]
+
+
 def test_a_probe_adds_its_column_and_keeps_the_rows_before(tmp_path):
     path = tmp_path / "train.csv"
     table = ProgressTable(path, 0)

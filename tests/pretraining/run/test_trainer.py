@@ -120,6 +120,7 @@ def test_killed_and_resumed_equals_never_killed(store, tmp_path, changes):
     assert whole.state["step"] == 40
     assert_same_state(whole.state, resumed.state)
     assert without_speed(whole.folder.table) == without_speed(resumed.folder.table)
+    assert whole.folder.final.read_bytes() == resumed.folder.final.read_bytes()
     assert any("log_average" in name for name in whole.state["objective"]) == ("loss" in changes)
 
 

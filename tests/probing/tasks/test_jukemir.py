@@ -14,6 +14,7 @@ import pytest
 from task_layouts import KEY, MTG, write_table, write_text
 
 from myna_plugin.common.files import read_json
+from myna_plugin.common.torchaudio_bridge import gtzan_split
 from myna_plugin.probing.tasks import TASKS, load_items
 from myna_plugin.probing.tasks.magnatagatune import TAGS
 from myna_plugin.probing.tasks.task import SPLITS
@@ -26,7 +27,7 @@ SHARED = Path(os.environ.get("MYNA_SHARED", Path(__file__).parents[4] / "shared"
 def metadata_of(name: str) -> Path:
     path = SHARED / "data" / "jukemir" / f"{TASKS[name].jukemir.name}.json.gz"
     if not path.is_file():
-        pytest.skip(f"no {path.name} in {path.parent}; set MYNA_SHARED")
+        pytest.skip(f"shared reference data: no {path.name} in {path.parent}; set MYNA_SHARED")
     return path
 
 
@@ -107,12 +108,9 @@ def test_real_giantsteps_from_its_public_files(tmp_path):
 
 
 def test_real_gtzan_lists_are_torchaudios(tmp_path):
-    bridge = pytest.importorskip(
-        "myna_plugin.common.torchaudio_bridge", reason="the bridge to torchaudio is not there"
-    )
     items = load_items(TASKS["gtzan"], tmp_path, metadata=metadata_of("gtzan"))
     for split in SPLITS:
-        assert {i.clip_id for i in items if i.split == split} == set(bridge.gtzan_split(split))
+        assert {i.clip_id for i in items if i.split == split} == set(gtzan_split(split))
 
 
 def test_an_entry_without_split_or_target_is_left_out(built):

@@ -1,9 +1,11 @@
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.rendered.tasks import choose_soundfonts
+from myna_plugin.common.errors import MissingPackageError
 from recipes.rendered import blocks
 from recipes.rendered.blocks import Plan, Sources, draw_block
 from recipes.rendered.performance import PROGRAMS
@@ -90,6 +92,15 @@ def test_balancing_makes_instruments_about_equally_loud(soundfont):
         gain = balance_db(soundfont, program, 66)
         sound = play(soundfont, program, 66, 0.5, 0.5, velocity=90, gains_db=(gain,))
         assert level_db(sound) == pytest.approx(REFERENCE_DB, abs=1.5)
+
+
+def test_without_the_synthesiser_the_error_says_how_to_install_it(soundfont, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tinysoundfont", None)
+    load_soundfont.cache_clear()
+    with pytest.raises(MissingPackageError, match="pip install --no-deps tinysoundfont"):
+        MissingPackageError, match="not installed: pip install --no-deps tinysoundfont"
+    ):
+        load_soundfont(soundfont)
 
 
 def test_what_is_no_soundfont_is_refused(tmp_path):

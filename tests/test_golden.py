@@ -1,0 +1,60 @@
+"""The packaged weights give packaged clips the vectors that they gave when they were released."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from myna_plugin.model import checkpoint, spectrogram
+from myna_plugin.model.checkpoint import read_tensors, to_safetensors
+
+TOOL = Path(__file__).parents[1] / "tools" / "make_golden.py"
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """`tools/make_golden.py`, which is not part of the package."""
+    spec = importlib.util.spec_from_file_location("make_golden", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def largest_error(tool: ModuleType) -> float:
+    """Of all vectors, the largest difference from the golden one relative to its norm."""
+    actual = tool.embed()
+    with np.load(tool.GOLDEN) as golden:
+        assert sorted(golden) == sorted(actual)
+        return max(
+            float(np.linalg.norm(actual[name] - golden[name], axis=-1).max() / norms.min())
+            for name in golden
+            for norms in [np.linalg.norm(golden[name], axis=-1)]
+        )
+
+
+def test_vectors_are_the_golden_ones(tool):
+    assert largest_error(tool) < 1e-4
+
+
+def test_other_weights_of_the_same_shape_are_noticed(tool, tmp_path, monkeypatch):
+    tensors, metadata = read_tensors(checkpoint.DEFAULT_WEIGHTS)
+    name = "transformer.layers.3.1.net.1.weight"
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(tensors[name].shape, generator=generator).to(tensors[name].dtype)
+    tensors[name] = tensors[name] + 0.01 * tensors[name].std() * noise
+    other = tmp_path / "default.safetensors"
+    other.write_bytes(to_safetensors(tensors, metadata))
+    monkeypatch.setattr(checkpoint, "DEFAULT_WEIGHTS", other)
+    assert largest_error(tool) > 2e-4
+
+
+def test_another_hop_of_the_front_end_is_noticed(tool, monkeypatch):
+    monkeypatch.setattr(spectrogram, "HOP_LENGTH", spectrogram.HOP_LENGTH - 2)
+    assert largest_error(tool) > 2e-4
