@@ -36,7 +36,6 @@ from benchmarks.rendered.table import (
 )
 from benchmarks.rendered.tasks import (
     CLIP_SECONDS,
-    FOLDER,
     NOTES_SIZES,
     SIZE,
     SIZES,
@@ -46,10 +45,9 @@ from benchmarks.rendered.tasks import (
 )
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
+from myna_plugin.common.errors import ToldCommand, say
+from myna_plugin.common.options import DEVICE, FOLDER, POSITIVE_INT, SEED, WORKERS
 from myna_plugin.probing.tasks.task import SPLITS
-from myna_plugin.recipes.probe import BAD_INPUT
-from recipes.rendered.scores import ScoreError
-from recipes.rendered.soundfonts import SoundfontError
 
 Sizes = tuple[int, int, int]
 
@@ -98,7 +96,7 @@ SMALL = Plan(
 )
 
 
-@click.command(help=__doc__)
+@click.command("benchmarks.rendered", cls=ToldCommand, help=__doc__)
 @click.argument("out", type=FOLDER)
 @click.option("--small", is_flag=True, help="Few and short clips, four heads: for a CPU.")
 @click.option("--scores", multiple=True, type=FOLDER, help="Folder with works.jsonl and notes.npz.")
@@ -123,12 +121,12 @@ SMALL = Plan(
 )
 @click.option(
     "--seeds",
-    type=click.IntRange(min=1),
+    type=POSITIVE_INT,
     help=f"Of the probe. Default: {WHOLE.seeds}, {SMALL.seeds} if small.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), help="Processes. Default: cores.")
+@DEVICE
+@SEED
+@WORKERS
 def main(
     out: Path,
     small: bool,
@@ -147,43 +145,39 @@ def main(
     command = shlex.join(["python", "-m", "benchmarks.rendered", *sys.argv[1:]])
     plan = SMALL if small else WHOLE
     workers, progress = workers or available_cores(), sys.stderr.isatty()
-    try:
-        device = choose_device(device)
-        contestants = [parse_weights(text, "myna_plugin", {}) for text in weights]
-        contestants += map(baseline, plan.baselines)
-        if not (out / "tasks").exists():
-            works = gather_scores(scores, midi, 0 if scores or midi else plan.composed, seed)
-            out.mkdir(parents=True, exist_ok=True)
-            lines = make_tasks(
-                works,
-                out / "tasks",
-                sizes=dict(zip(SPLITS, sizes or plan.sizes, strict=True)),
-                notes_sizes=dict(zip(SPLITS, plan.notes_sizes, strict=True)),
-                soundfonts=choose_soundfonts(soundfonts, test_soundfonts, out / "soundfonts"),
-                seconds=plan.clip_seconds,
-                seed=seed,
-                workers=workers,
-                command=command,
-            )
-            click.echo("\n".join(lines))
-        else:
-            click.echo(f"{out / 'tasks'}: kept; remove {out} to render anew", err=True)
-        text = make_table(
-            contestants,
-            read_tasks(out / "tasks", workers, progress),
-            out / "table",
-            grid=grid or plan.grid,
-            seeds=seeds or plan.seeds,
-            device=device,
+    device = choose_device(device)
+    contestants = [parse_weights(text, "myna_plugin", {}) for text in weights]
+    contestants += map(baseline, plan.baselines)
+    if not (out / "tasks").exists():
+        works = gather_scores(scores, midi, 0 if scores or midi else plan.composed, seed)
+        out.mkdir(parents=True, exist_ok=True)
+        lines = make_tasks(
+            works,
+            out / "tasks",
+            sizes=dict(zip(SPLITS, sizes or plan.sizes, strict=True)),
+            notes_sizes=dict(zip(SPLITS, plan.notes_sizes, strict=True)),
+            soundfonts=choose_soundfonts(soundfonts, test_soundfonts, out / "soundfonts"),
+            seconds=plan.clip_seconds,
+            seed=seed,
             workers=workers,
-            batch_size=BATCH_SIZES[device.partition(":")[0]],
-            cache=out / "embeddings",
             command=command,
-            progress=progress,
         )
-    except (*BAD_INPUT, ScoreError, SoundfontError) as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from error
+        click.echo("\n".join(lines))
+    else:
+        say(f"{out / 'tasks'}: kept; remove {out} to render anew")
+    text = make_table(
+        contestants,
+        read_tasks(out / "tasks", workers, progress),
+        out / "table",
+        grid=grid or plan.grid,
+        seeds=seeds or plan.seeds,
+        device=device,
+        workers=workers,
+        batch_size=BATCH_SIZES[device.partition(":")[0]],
+        cache=out / "embeddings",
+        command=command,
+        progress=progress,
+    )
     click.echo(text)
 
 

@@ -41,16 +41,18 @@ from benchmarks.rendered.table import (
 )
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
+from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.files import write_text
-from myna_plugin.pretraining.run.settings import Settings, SettingsError
-from myna_plugin.probing.report.tables import Rows, markdown
-from myna_plugin.recipes.configuration import (
+from myna_plugin.common.options import DEVICE, FILE, FOLDER, PATH, POSITIVE_INT, WORKERS
+from myna_plugin.pretraining.run.configuration import (
     apply_file,
     read_changes,
     read_yaml,
     to_yaml,
 )
-from myna_plugin.recipes.probe import BAD_INPUT, cache_folder
+from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.probing.report.tables import Rows, markdown
+from myna_plugin.recipes.probe import cache_folder
 
 SETTINGS = Path(__file__).parents[2] / "recipes" / "pretrain" / "rendered.yaml"
 
@@ -273,17 +275,17 @@ def parse_variants(text: str) -> list[str]:
     return names
 
 
-@click.command(help=__doc__)
-@click.argument("store", type=click.Path(path_type=Path, exists=True))
-@click.argument("tasks", type=click.Path(path_type=Path, exists=True))
+@click.command("benchmarks.rendered.claims", cls=ToldCommand, help=__doc__)
+@click.argument("store", type=PATH)
+@click.argument("tasks", type=PATH)
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Results folder.")
-@click.option("--settings", type=click.Path(path_type=Path), default=SETTINGS, help="YAML.")
+@click.option("--out", required=True, type=FOLDER, help="Results folder.")
+@click.option("--settings", type=FILE, default=SETTINGS, help="YAML.")
 @click.option("--variants", default="all", show_default=True, help=", ".join(VARIANTS))
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--seeds", type=POSITIVE_INT, default=3, show_default=True)
 @click.option("--grid", type=click.Choice(list(GRIDS)), default="fast", show_default=True)
-@click.option("--device", default="auto", show_default=True, help="Of the probe.")
-@click.option("--workers", type=click.IntRange(min=1), help="Default: cores.")
+@DEVICE
+@WORKERS
 @click.option("--only-report", is_flag=True, help="Tell of the runs that are done; make none.")
 def main(
     store: Path,
@@ -300,44 +302,38 @@ def main(
 ) -> None:
     command = f"python -m benchmarks.rendered.claims {' '.join(sys.argv[1:])}"
     results: Results = {}
-    try:
-        base = apply_file(Settings(), settings, read_yaml(settings))
-        base = base.with_changes(read_changes(changes))
-        names, device = parse_variants(variants), choose_device(device)
-        planned = {
-            (name, s): variant_settings(base, name, s) for s in range(seeds) for name in names
-        }
-        workers = workers or available_cores()
-        scored = {run: out / run_folder(*run) / "results.json" for run in planned}
-        if only_report:
-            planned = {run: planned[run] for run, path in scored.items() if path.is_file()}
-        # Once for all runs, and only if there is one to score.
-        done = all(scored[run].is_file() for run in planned)
-        tasks_read = [] if done else read_tasks(tasks, workers, progress=False)
-        for (name, seed), run_settings in planned.items():
-            folder = out / run_folder(name, seed)
-            if not scored[name, seed].is_file():
-                weights = train(run_settings, store, folder / "run")
-                make_table(
-                    [Contestant(name, "myna_plugin", str(weights))],
-                    tasks_read,
-                    folder,
-                    grid=grid,
-                    seeds=1,
-                    device=device,
-                    workers=workers,
-                    batch_size=BATCH_SIZES[device.partition(":")[0]],
-                    cache=cache_folder() / "rendered",
-                    command=command,
-                )
-            results.setdefault(name, {})[seed] = read_scores(scored[name, seed])
-            # After each run, so that one that is stopped leaves a report of what it did.
-            write_text(out / REPORT, describe(results, base, command))
-        if not results:
-            raise SettingsError(f"{out}: no run is done, so there is nothing to report")
-    except (SettingsError, ChildProcessError, *BAD_INPUT) as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from error
+    base = apply_file(Settings(), settings, read_yaml(settings))
+    base = base.with_changes(read_changes(changes))
+    names, device = parse_variants(variants), choose_device(device)
+    planned = {(name, s): variant_settings(base, name, s) for s in range(seeds) for name in names}
+    workers = workers or available_cores()
+    scored = {run: out / run_folder(*run) / "results.json" for run in planned}
+    if only_report:
+        planned = {run: planned[run] for run, path in scored.items() if path.is_file()}
+    # Once for all runs, and only if there is one to score.
+    done = all(scored[run].is_file() for run in planned)
+    tasks_read = [] if done else read_tasks(tasks, workers, progress=False)
+    for (name, seed), run_settings in planned.items():
+        folder = out / run_folder(name, seed)
+        if not scored[name, seed].is_file():
+            weights = train(run_settings, store, folder / "run")
+            make_table(
+                [Contestant(name, "myna_plugin", str(weights))],
+                tasks_read,
+                folder,
+                grid=grid,
+                seeds=1,
+                device=device,
+                workers=workers,
+                batch_size=BATCH_SIZES[device.partition(":")[0]],
+                cache=cache_folder() / "rendered",
+                command=command,
+            )
+        results.setdefault(name, {})[seed] = read_scores(scored[name, seed])
+        # After each run, so that one that is stopped leaves a report of what it did.
+        write_text(out / REPORT, describe(results, base, command))
+    if not results:
+        raise SettingsError(f"{out}: no run is done, so there is nothing to report")
     click.echo((out / REPORT).read_text(encoding="utf-8"))
 
 

@@ -183,9 +183,11 @@ def test_what_was_read_off_another_block_is_not_gone_on_with(tmp_path, music):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--timestamp-layer", 1], "myna: --timestamp-layer is for --timestamps"),
-        (["--timestamps", "--timestamp-layer", 3], "myna: timestamp_layer must be 1 to 2, got 3"),
-        (["--timestamps", "--timestamp-layer", 0], "myna: timestamp_layer must be 1 to 2, got 0"),
+        (["--timestamp-layer", 1], "myna embed: --timestamp-layer is for --timestamps"),
+        (
+            ["--timestamps", "--timestamp-layer", 3],
+            "myna embed: timestamp_layer must be 1 to 2, got 3",
+        ),
     ],
 )
 @pytest.mark.parametrize("engine", ["local", "ray"])
@@ -212,7 +214,7 @@ def test_a_block_that_is_not_there_is_told_in_a_line(tmp_path, options, message,
         (["x.wav", "--out", "a.npz", "--model", "nothing.pth"], "nothing.pth: no such file"),
         (["x.wav", "--out", "a.npz", "--device", "cuda:99"], "cuda:99"),
         (["x.wav", "--out", "here.npz"], "exists already"),
-        (["x.wav", "--out", "a.npz", "--workers", "0"], "0 is not in the range"),
+        (["x.wav", "--out", "a.npz", "--workers", "0"], "must be at least 1"),
     ],
 )
 def test_bad_input_is_a_line_and_exit_status_2(tmp_path, monkeypatch, arguments, message):

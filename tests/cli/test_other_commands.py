@@ -148,13 +148,13 @@ def test_help_imports_no_command():
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(CheckpointError("a.pth: damaged"), 2), (OSError(28, "disk full"), 2)]
+    ("error", "status"), [(CheckpointError("a.pth: damaged"), 2), (OSError(28, "disk full"), 1)]
 )
 def test_what_a_user_can_put_right_is_a_line(monkeypatch, error, status):
     result = run_with(monkeypatch, error)
 
     assert result.exit_code == status
-    assert result.output.startswith("myna: ")
+    assert result.output.startswith("myna info: ")
     assert len(result.output.splitlines()) == 1
 
 
