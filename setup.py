@@ -81,7 +81,7 @@ setup(
         "pyarrow>=16",
         "scikit-learn>=1.4",
         "scipy>=1.12",
-        "click>=8.1",
+        "click>=8.2",
         "importlib-metadata>=6.0",
         "soundfile>=0.12.1",
         "soxr>=0.4",
@@ -107,7 +107,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "hear-eval = myna_plugin.hear_eval.cli:main",
+            "hear-eval = myna_plugin.hear_eval.__main__:main",
             "myna = myna_plugin.cli.main:main",
         ],
         "hear.models": [
