@@ -49,16 +49,23 @@ def test_no_number_and_no_path_goes_unchecked(name):
             assert isinstance(kind, NamedPath) or not isinstance(kind, unchecked), parameter.name
 
 
-def refusal(command, *arguments):
-    """The one line that refuses them."""
-    status, said, errors = run_command(command, *arguments)
-    assert (status, said) == (2, ""), (arguments, errors)
-    (line,) = errors.splitlines()
-    return line
+@pytest.fixture
+def refusal(capsys):
+    """A function that gives the one line by which a command refuses arguments; it never runs."""
+
+    def read(command, *arguments):
+        with pytest.raises(SystemExit) as stopped:
+            command.make_context(command.name, list(arguments))
+        said, errors = capsys.readouterr()
+        assert (stopped.value.code, said) == (2, ""), (arguments, errors)
+        (line,) = errors.splitlines()
+        return line
+
+    return read
 
 
 @pytest.mark.parametrize(("command", "option", "types"), list(options_of(Number)))
-def test_bad_numbers_are_refused(command, option, types):
+def test_bad_numbers_are_refused(refusal, command, option, types):
     (kind,) = {id(kind): kind for kind in types}.values()
     zero_is_bad = kind.low > 0 or kind.above
     for bad in (*BAD_NUMBERS, *(["0"] if zero_is_bad else []), *(["1.5"] * (kind.kind is int))):
@@ -67,12 +74,12 @@ def test_bad_numbers_are_refused(command, option, types):
 
 
 @pytest.mark.parametrize(("command", "option", "types"), list(options_of(NamedPath)))
-def test_no_path_may_be_empty(command, option, types):
+def test_no_path_may_be_empty(refusal, command, option, types):
     assert f"'{option}': is empty" in refusal(command, option, "")
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_no_place_may_be_empty(name):
+def test_no_place_may_be_empty(refusal, name):
     places = [p for p in EVERY[name].params if isinstance(p, click.Argument)]
     if places and isinstance(places[0].type, NamedPath):
         assert "is empty" in refusal(EVERY[name], *[""] * len(places))
@@ -94,10 +101,23 @@ def test_help_has_examples(name):
     assert f"  myna {name} " in said
 
 
-def test_wrong_use_of_the_group_is_a_line():
-    assert refusal(main, "sing").startswith("myna: No such command 'sing'")
-    assert refusal(main, "--loud").startswith("myna: No such option")
-    assert refusal(main, "info", "a", "b").startswith("myna info: Got unexpected extra argument")
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["sing"], "myna: No such command 'sing'"),
+        (["--loud"], "myna: No such option '--loud'"),
+        (["info", "a", "b"], "myna info: Got unexpected extra argument (b)"),
+        (["embed", "a", "--out="], "myna embed: Invalid value for '--out': is empty"),
+    ],
+)
+def test_wrong_use_is_a_line(arguments, line):
+    status, said, errors = run_command(main, *arguments)
+    assert (status, said) == (2, "")
+    assert errors.startswith(line)
+    assert errors.count("\n") == 1
+
+
+def test_without_arguments_the_group_shows_its_help():
     assert "Commands:" in run_command(main)[2]
 
 
@@ -138,11 +158,15 @@ def test_of_several_processes_the_first_speaks(monkeypatch, rank, lines):
     assert len(errors.splitlines()) == lines
 
 
-@pytest.mark.parametrize(
-    ("words", "begun", "names"),
-    [([], "pre", ["prepare", "pretrain"]), (["embed"], "--prec", ["--precision"])],
-)
-def test_the_shell_completes(words, begun, names):
+def completed(words, begun):
+    """What the shell offers."""
     completions = ShellComplete(main, {}, "myna", "_MYNA_COMPLETE").get_completions(words, begun)
-    assert [item.value for item in completions] == names
+    return [item.value for item in completions]
+
+
+def test_the_shell_completes(monkeypatch):
+    assert completed(["embed"], "--prec") == ["--precision"]
     assert "_MYNA_COMPLETE=bash_source myna" in run_command(main, "--help")[1]
+    # Names at once: nothing is imported for them.
+    monkeypatch.setattr("myna_plugin.cli.main.import_command", None)
+    assert completed([], "pre") == ["prepare", "pretrain"]
