@@ -84,7 +84,7 @@ setup(
         "numpy>=1.26",
         "pyarrow>=16",
         "scikit-learn>=1.4",
-        "click>=8.1",
+        "click>=8.2",
         "importlib-metadata>=6.0",
         "filelock>=3.20",
         "av>=17.1",
@@ -110,7 +110,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "hear-eval = myna_plugin.hear_eval.cli:main",
+            "hear-eval = myna_plugin.hear_eval.__main__:main",
             "myna = myna_plugin.cli.main:main",
         ],
         "hear.models": [

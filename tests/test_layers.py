@@ -30,7 +30,8 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_importing_the_package_loads_no_toolkit() -> None:
-    loaded = modules_after("import myna_plugin")
+    assert not modules_after("import myna_plugin") & {"torch", "numpy", *LAZY}
+    loaded = modules_after("from myna_plugin import *")
 
     assert {"myna_plugin", "torch"} <= loaded
     assert not loaded & set(LAZY)

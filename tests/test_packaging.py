@@ -129,7 +129,7 @@ def test_console_script_and_entry_point_are_declared(wheel: Path) -> None:
         (name,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
         lines = archive.read(name).decode().splitlines()
 
-    assert "hear-eval = myna_plugin.hear_eval.cli:main" in lines
+    assert "hear-eval = myna_plugin.hear_eval.__main__:main" in lines
     assert "myna = myna_plugin.cli.main:main" in lines
     assert lines[lines.index("[hear.models]") + 1] == "myna = myna_plugin"
 

@@ -36,7 +36,6 @@ from benchmarks.rendered.table import (
 )
 from benchmarks.rendered.tasks import (
     CLIP_SECONDS,
-    FOLDER,
     NOTES_SIZES,
     SIZE,
     SIZES,
@@ -46,6 +45,7 @@ from benchmarks.rendered.tasks import (
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, say
+from myna_plugin.common.options import DEVICE, FOLDER, POSITIVE_INT, SEED, WORKERS
 from myna_plugin.probing.tasks.task import SPLITS
 from recipes.rendered.sources import Sources
 
@@ -121,12 +121,12 @@ SMALL = Extent(
 )
 @click.option(
     "--seeds",
-    type=click.IntRange(min=1),
+    type=POSITIVE_INT,
     help=f"Of the probe. Default: {WHOLE.seeds}, {SMALL.seeds} if small.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), help="Processes. Default: cores.")
+@DEVICE
+@SEED
+@WORKERS
 def main(
     out: Path,
     small: bool,

@@ -42,14 +42,15 @@ from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, UnfinishedError
 from myna_plugin.common.files import read_json, write_text
-from myna_plugin.pretraining.run.settings import Settings, SettingsError
-from myna_plugin.probing.report.tables import Rows, markdown
-from myna_plugin.recipes.configuration import (
+from myna_plugin.common.options import DEVICE, FILE, FOLDER, PATH, POSITIVE_INT, WORKERS
+from myna_plugin.pretraining.run.configuration import (
     apply_file,
     read_changes,
     read_yaml,
     to_yaml,
 )
+from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.probing.report.tables import Rows, markdown
 from myna_plugin.recipes.probe import cache_folder
 
 SETTINGS = Path(__file__).parents[2] / "recipes" / "pretrain" / "rendered.yaml"
@@ -273,17 +274,17 @@ def parse_variants(text: str) -> list[str]:
     return names
 
 
-@click.command("claims", cls=ToldCommand, help=__doc__)
-@click.argument("store", type=click.Path(path_type=Path, exists=True))
-@click.argument("tasks", type=click.Path(path_type=Path, exists=True))
+@click.command("benchmarks.rendered.claims", cls=ToldCommand, help=__doc__)
+@click.argument("store", type=PATH)
+@click.argument("tasks", type=PATH)
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Results folder.")
-@click.option("--settings", type=click.Path(path_type=Path), default=SETTINGS, help="YAML.")
+@click.option("--out", required=True, type=FOLDER, help="Results folder.")
+@click.option("--settings", type=FILE, default=SETTINGS, help="YAML.")
 @click.option("--variants", default="all", show_default=True, help=", ".join(VARIANTS))
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--seeds", type=POSITIVE_INT, default=3, show_default=True)
 @click.option("--grid", type=click.Choice(list(GRIDS)), default="fast", show_default=True)
-@click.option("--device", default="auto", show_default=True, help="Of the probe.")
-@click.option("--workers", type=click.IntRange(min=1), help="Default: cores.")
+@DEVICE
+@WORKERS
 @click.option("--only-report", is_flag=True, help="Tell of the runs that are done; make none.")
 def main(
     store: Path,

@@ -35,9 +35,12 @@ from typing import Any
 import click
 import numpy as np
 
+from myna_plugin.cli.options import CACHE, MODEL_OPTIONS
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
+from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.files import digest_path, read_json, write_json, write_text
+from myna_plugin.common.options import DEVICE, FOLDER, PATH, POSITIVE_INT, WORKERS
 from myna_plugin.common.provenance import now, versions
 from myna_plugin.model.audio import AudioError
 from myna_plugin.probing.cache import EmbeddingCache, folder_name
@@ -61,7 +64,7 @@ from myna_plugin.probing.tasks.giantsteps import KEYS
 from myna_plugin.probing.tasks.loading import describe_sizes
 from myna_plugin.probing.tasks.metrics import score_outputs
 from myna_plugin.probing.tasks.task import SPLITS
-from myna_plugin.recipes.probe import BAD_INPUT, UNFINISHED, cache_folder, parse_options
+from myna_plugin.recipes.probe import UNFINISHED, cache_folder
 
 BASELINE_FOLDER = Path(__file__).parent / "baselines"
 
@@ -508,12 +511,12 @@ def choose_folders(contestants: Sequence[Contestant], out: Path) -> list[Path]:
     return folders
 
 
-@click.command(help=__doc__)
-@click.argument("tasks", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Results folder.")
+@click.command("benchmarks.rendered.table", cls=ToldCommand, help=__doc__)
+@click.argument("tasks", type=PATH)
+@click.option("--out", required=True, type=FOLDER, help="Results folder.")
 @click.option("--weights", multiple=True, help="FILE or NAME=FILE; may be repeated.")
 @click.option("--module", default="myna_plugin", show_default=True, help="HEAR module of weights.")
-@click.option("--model-options", default="{}", help="load_model's keyword arguments, as JSON.")
+@MODEL_OPTIONS
 @click.option(
     "--baselines",
     default="all",
@@ -521,14 +524,12 @@ def choose_folders(contestants: Sequence[Contestant], out: Path) -> list[Path]:
     help=f"all, none, or some of {','.join(BASELINES)}.",
 )
 @click.option("--grid", type=click.Choice(list(GRIDS)), default="full", show_default=True)
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--workers", type=click.IntRange(min=1), help="Files to decode at a time. Default: cores."
-)
+@click.option("--seeds", type=POSITIVE_INT, default=3, show_default=True)
+@DEVICE
+@WORKERS
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=POSITIVE_INT,
     help="Clips to embed together. Default: 16 on a CPU, 256 on CUDA.",
 )
 @click.option("--notes", is_flag=True, help="Score the notes task with heareval, too.")
@@ -539,18 +540,14 @@ def choose_folders(contestants: Sequence[Contestant], out: Path) -> list[Path]:
     show_default=True,
     help="heareval's grid of predictors.",
 )
-@click.option("--notes-grid-points", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    help="Folder of embeddings. Default: $MYNA_PLUGIN_CACHE, or ~/.cache/myna_plugin/embeddings.",
-)
+@click.option("--notes-grid-points", type=POSITIVE_INT, default=2, show_default=True)
+@CACHE
 def main(
     tasks: Path,
     out: Path,
     weights: tuple[str, ...],
     module: str,
-    model_options: str,
+    model_options: dict[str, Any],
     baselines: str,
     grid: str,
     seeds: int,
@@ -563,30 +560,26 @@ def main(
     cache: Path | None,
 ) -> None:
     command = shlex.join(["python", "-m", "benchmarks.rendered.table", *sys.argv[1:]])
-    try:
-        options, device = parse_options(model_options), choose_device(device)
-        contestants = [parse_weights(text, module, options) for text in weights]
-        contestants += parse_baselines(baselines)
-        if not contestants:
-            raise ExperimentError("nothing to score: give --weights or --baselines")
-        workers, progress = workers or available_cores(), sys.stderr.isatty()
-        text = make_table(
-            contestants,
-            read_tasks(tasks, workers, progress),
-            out,
-            grid=grid,
-            seeds=seeds,
-            device=device,
-            workers=workers,
-            batch_size=batch_size or BATCH_SIZES[device.partition(":")[0]],
-            cache=cache or cache_folder() / "rendered",
-            notes=(tasks, notes_grid, notes_grid_points) if notes else None,
-            command=command,
-            progress=progress,
-        )
-    except BAD_INPUT as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from error
+    device = choose_device(device)
+    contestants = [parse_weights(text, module, model_options) for text in weights]
+    contestants += parse_baselines(baselines)
+    if not contestants:
+        raise ExperimentError("nothing to score: give --weights or --baselines")
+    workers, progress = workers or available_cores(), sys.stderr.isatty()
+    text = make_table(
+        contestants,
+        read_tasks(tasks, workers, progress),
+        out,
+        grid=grid,
+        seeds=seeds,
+        device=device,
+        workers=workers,
+        batch_size=batch_size or BATCH_SIZES[device.partition(":")[0]],
+        cache=cache or cache_folder() / "rendered",
+        notes=(tasks, notes_grid, notes_grid_points) if notes else None,
+        command=command,
+        progress=progress,
+    )
     click.echo(text)
 
 

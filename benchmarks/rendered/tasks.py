@@ -37,6 +37,7 @@ from benchmarks.rendered.clips import NOTE_PITCHES, Rendered, render_clips
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.files import write_json, write_text
+from myna_plugin.common.options import FOLDER, NON_NEGATIVE_INT, SEED, WORKERS, Number
 from myna_plugin.common.provenance import now, versions
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.probing.tasks import Item, Task, TaskError, validate_items
@@ -352,15 +353,14 @@ def choose_soundfonts(
     return {"train": training, "valid": training, "test": testing}
 
 
-FOLDER = click.Path(path_type=Path)
-SIZE = click.IntRange(min=1, max=99_999)  # names have five digits
+SIZE = Number(int, 1, 99_999)  # names have five digits
 
 
-@click.command("tasks", cls=ToldCommand, help=__doc__)
+@click.command("benchmarks.rendered.tasks", cls=ToldCommand, help=__doc__)
 @click.argument("out", type=FOLDER)
 @click.option("--scores", multiple=True, type=FOLDER, help="Folder with works.jsonl and notes.npz.")
 @click.option("--midi", multiple=True, type=FOLDER, help="Folder of MIDI files.")
-@click.option("--composed", type=click.IntRange(min=0), default=0, help="Works to compose.")
+@click.option("--composed", type=NON_NEGATIVE_INT, default=0, help="Works to compose.")
 @click.option("--train", type=SIZE, default=SIZES[0], show_default=True, help="Clips.")
 @click.option("--valid", type=SIZE, default=SIZES[1], show_default=True, help="Clips.")
 @click.option("--test", type=SIZE, default=SIZES[2], show_default=True, help="Clips.")
@@ -372,12 +372,12 @@ SIZE = click.IntRange(min=1, max=99_999)  # names have five digits
     help="Clips of the notes task, by split: heareval keeps every frame in memory.",
 )
 @click.option(
-    "--clip-seconds", type=click.FloatRange(min=1.0), default=CLIP_SECONDS, show_default=True
+    "--clip-seconds", type=Number(float, 1, 3600), default=CLIP_SECONDS, show_default=True
 )
 @click.option("--soundfonts", multiple=True, type=FOLDER, help="To train and validate with.")
 @click.option("--test-soundfonts", multiple=True, type=FOLDER, help="To test with alone.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), help="Processes. Default: cores.")
+@SEED
+@WORKERS
 def main(
     out: Path,
     scores: tuple[Path, ...],

@@ -10,29 +10,20 @@ from typing import Any
 import click
 
 from myna_plugin.api import Myna
-from myna_plugin.cli.options import (
-    DEVICE,
-    EMBEDDING,
-    MODEL,
-    SCENE_LAYERS,
-    ShardType,
-    hop_ms_option,
-)
+from myna_plugin.cli.options import EMBEDDING, MODEL, SCENE_LAYERS, ShardType, hop_ms_option
 from myna_plugin.common.cores import available_cores
-from myna_plugin.library.building import (
-    Outcome,
-    build_library,
-    describe,
-    find_tracks,
+from myna_plugin.common.errors import FAILED, SHOWN_AT_MOST, InputError, ToldCommand, say
+from myna_plugin.common.options import (
+    DEVICE,
+    FILE,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    WORKERS,
+    NamedPath,
 )
-from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.library.building import Outcome, build_library, describe, find_tracks
 from myna_plugin.library.parts import Parts, printable
 from myna_plugin.model.embedding import PRECISIONS
-
-SHOWN_AT_MOST = 20
-"""Failed files printed before the rest is only counted."""
-
-FAILED = 1
 
 EPILOG = """
 Examples:
@@ -55,12 +46,12 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 """
 
 
-@click.command(epilog=EPILOG)
-@click.argument("inputs", nargs=-1, required=True, metavar="FILES…|FOLDER…|-")
+@click.command("embed", cls=ToldCommand, epilog=EPILOG)
+@click.argument("inputs", nargs=-1, required=True, type=NamedPath(), metavar="FILES…|FOLDER…|-")
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="LIBRARY",
     help="File to write, .parquet.",
 )
@@ -71,7 +62,7 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 @hop_ms_option("Milliseconds between vectors, with --timestamps.")
 @click.option(
     "--timestamp-layer",
-    type=int,
+    type=POSITIVE_INT,
     metavar="N",
     help="Transformer block, from 1, that --timestamps reads off.  [default: the checkpoint's]",
 )
@@ -83,14 +74,10 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
     show_default=True,
     help="What the encoder computes in; halves are for CUDA.",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Processes that decode.  [default: one a core]",
-)
+@WORKERS
 @click.option(
     "--batch-seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE_FLOAT,
     help="Audio that the encoder takes at a time.  [default: 50 on a CPU, 4000 on CUDA]",
 )
 @click.option(
@@ -129,11 +116,11 @@ def embed(
     path, duration_s, embedding, and a warning where the file is silent, damaged or cut off.
     """
     if engine == "ray" and shard is not None:
-        raise LibraryError("--engine ray divides the work itself: leave --shard out")
+        raise InputError("--engine ray divides the work itself: leave --shard out")
     if timestamp_layer is not None and not timestamps:
-        raise LibraryError("--timestamp-layer is for --timestamps: add that, or leave it out")
+        raise InputError("--timestamp-layer is for --timestamps: add that, or leave it out")
     if scene_layers is not None and timestamps:
-        raise LibraryError("--scene-layers is for one vector a track: leave --timestamps out")
+        raise InputError("--scene-layers is for one vector a track: leave --timestamps out")
     options: dict[str, Any] = {
         "embedding": embedding,
         "precision": precision,
@@ -195,8 +182,3 @@ def tell(out: Path, outcome: Outcome, shard: tuple[int, int] | None = None) -> i
         odd = "tracks that are silent, cancelled, damaged or short"
         say(f"column warning: {odd}: {len(outcome.warned):,}")
     return FAILED if outcome.failed else 0
-
-
-def say(message: str) -> None:
-    """A line for whoever waits."""
-    click.echo(message, err=True)

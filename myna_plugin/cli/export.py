@@ -10,7 +10,8 @@ import click
 
 from myna_plugin.adapters import onnx
 from myna_plugin.cli.options import EMBEDDING, MODEL, SCENE_LAYERS, hop_ms_option
-from myna_plugin.common.errors import InputError
+from myna_plugin.common.errors import InputError, ToldCommand
+from myna_plugin.common.options import PATH
 from myna_plugin.hear import load_model
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.embedding import Embedder
@@ -48,12 +49,12 @@ FORMATS: dict[str, Callable[[Embedder, Path], str]] = {
 }
 
 
-@click.command()
+@click.command("export", cls=ToldCommand)
 @click.option("--to", "target", required=True, type=click.Choice(list(FORMATS)), help="Format.")
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The file to write, or for transformers the folder. Must not be there yet.",
 )
 @MODEL

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from myna_plugin.cli.options import EMBEDDING
+from myna_plugin.common.errors import ToldCommand
 from myna_plugin.library.building import fingerprint
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.checkpoint import load_encoder
@@ -27,7 +28,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command("info", cls=ToldCommand, epilog=EPILOG)
 @click.argument("checkpoint", default="")
 @EMBEDDING
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

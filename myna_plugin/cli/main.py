@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
+from click.shell_completion import CompletionItem
 
-from myna_plugin.common.errors import told
+from myna_plugin.common.errors import ToldGroup, say, told
 
 COMMANDS = {
-    "embed": ("myna_plugin.cli.embed:embed", "Embed a music library: one row a track."),
-    "merge": ("myna_plugin.cli.merge:merge", "Join what the shards of `myna embed` have made."),
-    "similar": ("myna_plugin.cli.similar:similar", "List the tracks nearest to a track."),
-    "plot": ("myna_plugin.cli.plot:plot", "Draw a library as a picture."),
-    "info": ("myna_plugin.cli.info:info", "Describe a checkpoint."),
-    "report": ("myna_plugin.recipes.report:main", "Join probe results into one table and page."),
-    "export": ("myna_plugin.cli.export:export", "Write a model in another toolkit's format."),
+    "embed": "Embed a music library: one row a track.",
+    "merge": "Join what the shards of `myna embed` have made.",
+    "similar": "List the tracks nearest to a track.",
+    "plot": "Draw a library as a picture.",
+    "info": "Describe a checkpoint.",
+    "export": "Write a model in another toolkit's format.",
+    "prepare": "Make a store to train from of a folder of audio.",
+    "pretrain": "Train an encoder on a store.",
+    "sweep": "Train once for every value of a setting, and compare.",
+    "probe": "Score a module on a task by the paper's protocol.",
+    "report": "Join probe results into one table and page.",
+    "export-task": "Write a probe task for hear-eval or MARBLE.",
+    "score-keys": "Add weighted key scores to what hear-eval has scored.",
 }
-"""Name -> where the click command is, and its line in `myna --help`."""
+"""Name -> its line in `myna --help`. `a-b` is the command `a_b` of the module `cli.a_b`."""
 
 EPILOG = """
 Examples:
@@ -27,16 +34,38 @@ Examples:
 \b
   myna embed music --out library.parquet
   myna similar song.mp3 library.parquet
-  myna plot library.parquet --out library.png
   myna info myna-hybrid.safetensors
+  myna prepare music store
+  myna pretrain --store store --out run
+  myna probe --task gtzan --root data/gtzan --out out/gtzan
 
-Exit status: 0 done, 1 done but for files that are named, 2 input that cannot be used,
+`myna COMMAND --help` has more of each.
+
+\b
+To have the shell complete commands and options, add to ~/.bashrc
+  eval "$(_MYNA_COMPLETE=bash_source myna)"
+or the same with zsh_source to ~/.zshrc; for fish, to ~/.config/fish/completions/myna.fish
+  _MYNA_COMPLETE=fish_source myna | source
+
+Exit status: 0 done, 1 failed, or done but for files that are named, 2 input that cannot be used,
 130 stopped by Ctrl-C.
 """
 
 
-class LazyGroup(click.Group):
-    """A group that imports a sub-command when it is called, and prints known faults as a line."""
+def import_command(name: str) -> click.Command:
+    """A command by its name; who stops it while it is imported sees a line."""
+    attribute = name.replace("-", "_")
+    module = f"myna_plugin.cli.{attribute}"
+    if name == "probe":
+        module, attribute = "myna_plugin.recipes.probe", "main"
+    with told(f"myna {name}"):
+        command = getattr(importlib.import_module(module), attribute)
+    assert isinstance(command, click.Command)
+    return command
+
+
+class LazyGroup(ToldGroup):
+    """A group that imports a sub-command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, in the order of the table."""
@@ -44,32 +73,27 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a sub-command; None if there is none of this name."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), name)
-        assert isinstance(command, click.Command)
-        return command
+        return import_command(cmd_name) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table, without importing what it names."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run; what a user has to put right becomes a line and exit status 2."""
-        with told("myna"):
-            return super().invoke(ctx)
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names and options that start so, without importing anything."""
+        names = [
+            CompletionItem(name, help=line)
+            for name, line in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
-@click.group(
-    cls=LazyGroup,
-    epilog=EPILOG,
-    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
-)
+@click.group("myna", cls=LazyGroup, epilog=EPILOG)
 @click.version_option(package_name="myna-plugin", prog_name="myna")
 def main() -> None:
-    """Music embeddings from Myna: embed a library, search it, draw it."""
+    """Music embeddings from Myna: embed a library, search it; train and score models."""
     warnings.showwarning = _show_warning
 
 
@@ -82,7 +106,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """A warning as a line, without the place in the code."""
-    click.echo(f"myna: {message}", err=True)
+    say(f"myna: {message}")
 
 
 if __name__ == "__main__":

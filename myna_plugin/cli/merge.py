@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from myna_plugin.cli.embed import tell
+from myna_plugin.common.errors import ToldCommand
+from myna_plugin.common.options import FILE
 from myna_plugin.library.building import Outcome
 from myna_plugin.library.parts import Parts
 
@@ -25,8 +27,8 @@ times on all of them.
 """
 
 
-@click.command(epilog=EPILOG)
-@click.argument("library", type=click.Path(path_type=Path, dir_okay=False))
+@click.command("merge", cls=ToldCommand, epilog=EPILOG)
+@click.argument("library", type=FILE)
 def merge(library: Path) -> None:
     """Join what `myna embed --out LIBRARY --shard i/n` has made, once all n are done.
 

@@ -7,15 +7,9 @@ from typing import Any
 
 import click
 
-Command = Callable[..., Any]
+from myna_plugin.common.options import FOLDER, POSITIVE_FLOAT, JsonObject
 
-DEVICE = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda|cuda:N",
-    help="Where to compute; auto takes CUDA if there is any.",
-)
+Command = Callable[..., Any]
 
 MODEL = click.option(
     "--model",
@@ -33,12 +27,30 @@ EMBEDDING = click.option(
     help="Which patches to embed with; auto takes all that the model has.",
 )
 
+MODULE = click.option(
+    "--module",
+    "module_name",
+    default="myna_plugin",
+    show_default=True,
+    help="HEAR module: an import path, or a name that `hear-eval --list` shows.",
+)
+
+MODEL_OPTIONS = click.option(
+    "--model-options", type=JsonObject(), default="{}", help="load_model's keyword arguments."
+)
+
+CACHE = click.option(
+    "--cache",
+    type=FOLDER,
+    help="Folder of embeddings.  [default: $MYNA_PLUGIN_CACHE, or ~/.cache/myna_plugin/embeddings]",
+)
+
 
 def hop_ms_option(meaning: str) -> Callable[[Command], Command]:
     """--hop-ms; what its vectors are is the command's to say."""
     return click.option(
         "--hop-ms",
-        type=click.FloatRange(min=0, min_open=True),
+        type=POSITIVE_FLOAT,
         default=50.0,
         show_default=True,
         help=meaning,

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 import numpy as np
 
+from myna_plugin.common.errors import ToldCommand, say
+from myna_plugin.common.options import FILE, PATH, Number
 from myna_plugin.library.neighbours import join_libraries
 from myna_plugin.library.picture import METHODS, SEED, draw, folders, place, save
 
@@ -23,13 +25,11 @@ t-SNE of 10,000 tracks takes about a minute. UMAP needs umap-learn.
 """
 
 
-@click.command(epilog=EPILOG)
-@click.argument(
-    "libraries", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="LIBRARY…"
-)
+@click.command("plot", cls=ToldCommand, epilog=EPILOG)
+@click.argument("libraries", nargs=-1, required=True, type=PATH, metavar="LIBRARY…")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     default=Path("library.png"),
     show_default=True,
     help="Picture to write: .png, .svg, .pdf …",
@@ -43,7 +43,7 @@ t-SNE of 10,000 tracks takes about a minute. UMAP needs umap-learn.
 )
 @click.option(
     "--max-tracks",
-    type=click.IntRange(min=4),
+    type=Number(int, 4),
     default=10_000,
     show_default=True,
     help="Of more tracks than this, draw as many at random.",
@@ -54,9 +54,9 @@ def plot(libraries: tuple[Path, ...], out: Path, method: str, max_tracks: int) -
     rows = np.arange(len(library.paths))
     if len(rows) > max_tracks:
         rows = np.sort(np.random.default_rng(SEED).permutation(rows)[:max_tracks])
-        click.echo(f"{max_tracks:,} of {len(library.paths):,} tracks, at random", err=True)
+        say(f"{max_tracks:,} of {len(library.paths):,} tracks, at random")
     points = place(library.embeddings[rows], method)
     groups = folders([library.paths[row] for row in rows])
     title = f"{', '.join(path.stem for path in libraries)}: {len(rows):,} tracks, {TITLES[method]}"
     save(draw(points, groups, title), out)
-    click.echo(f"{out}: written", err=True)
+    say(f"{out}: written")

@@ -8,10 +8,10 @@ import click
 import numpy as np
 
 from myna_plugin.api import Myna
-from myna_plugin.cli.options import DEVICE
 from myna_plugin.common.devices import choose_device
+from myna_plugin.common.errors import InputError, ToldCommand
+from myna_plugin.common.options import DEVICE, PATH, POSITIVE_INT, NamedPath
 from myna_plugin.library.building import fingerprint
-from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.neighbours import find_row, join_libraries, nearest
 from myna_plugin.library.table import Library
 
@@ -27,14 +27,10 @@ library takes its row from there; any other audio file is embedded with the libr
 """
 
 
-@click.command(epilog=EPILOG)
-@click.argument("query")
-@click.argument(
-    "libraries", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="LIBRARY…"
-)
-@click.option(
-    "--count", type=click.IntRange(min=1), default=10, show_default=True, help="Tracks to list."
-)
+@click.command("similar", cls=ToldCommand, epilog=EPILOG)
+@click.argument("query", type=NamedPath())
+@click.argument("libraries", nargs=-1, required=True, type=PATH, metavar="LIBRARY…")
+@click.option("--count", type=POSITIVE_INT, default=10, show_default=True, help="Tracks to list.")
 @click.option(
     "--model",
     metavar="CHECKPOINT",
@@ -59,7 +55,7 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
     """The query's vector by the library's model, shape (D,).
 
     Raises:
-        LibraryError: the model at hand is another one.
+        InputError: the model at hand is another one.
     """
     facts = library.facts
     patchings = facts["patchings"]
@@ -73,7 +69,7 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
         **options,
     )
     if fingerprint(myna.embedder.encoder) != facts["weights"]:
-        raise LibraryError(
+        raise InputError(
             f"the library was made with other weights than {facts['model'] or 'the default'!r} "
             "has now; name the right ones with --model"
         )

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from myna_plugin.common.launch import launched_rank
+
 FAILED = 1
 """Exit status where something could not be done, or was done but for files that are named."""
 
@@ -55,7 +57,8 @@ class UnfinishedError(RuntimeError):
 def told(program: str, stopped: str = "the same command goes on from here") -> Iterator[None]:
     """Run a command's work; what its user has to know ends it in a line and an exit status.
 
-    Other errors are faults in the code, which a traceback shows.
+    Other errors are faults in the code, which a traceback shows. Of the processes of `torchrun` the
+    first alone speaks.
 
     Args:
         program: what the lines start with.
@@ -69,8 +72,15 @@ def told(program: str, stopped: str = "the same command goes on from here") -> I
     try:
         yield
     except KeyboardInterrupt:
-        say(f"\n{program}: stopped; {stopped}")
+        # A terminal has just shown ^C, without an end of line.
+        _tell("\n" * sys.stderr.isatty() + program, (f"stopped; {stopped}",))
         sys.exit(INTERRUPTED)
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        _tell(program, (f"{error.format_message()}{where}",))
+        sys.exit(BAD_INPUT)
     except InputError as error:
         _tell(program, error.lines or (str(error),))
         sys.exit(BAD_INPUT)
@@ -89,15 +99,40 @@ def told(program: str, stopped: str = "the same command goes on from here") -> I
 
 
 class ToldCommand(click.Command):
-    """A command that ends its known errors as `told` does, in its own name."""
+    """A command that ends its known errors as `told` does, with its name before the line."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        shown = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
+        options["context_settings"] = shown | (options.get("context_settings") or {})
+        super().__init__(*arguments, **options)
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Read the arguments."""
+        with told(self._program(parent)):
+            return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        with told(str(self.name)):
+        with told(self._program(ctx.parent)):
             return super().invoke(ctx)
+
+    def _program(self, parent: click.Context | None) -> str:
+        return f"{parent.command.name} {self.name}" if parent else str(self.name)
+
+
+class ToldGroup(ToldCommand, click.Group):
+    """A group of commands."""
 
 
 def _tell(program: str, lines: tuple[str, ...]) -> None:
+    if launched_rank() != 0:
+        return
     for line in lines[:SHOWN_AT_MOST]:
         say(f"{program}: {line}")
     if len(lines) > SHOWN_AT_MOST:

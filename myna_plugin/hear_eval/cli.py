@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import click
 
 from myna_plugin.common import provenance
-from myna_plugin.common.errors import InputError, ToldCommand, one_line, say
+from myna_plugin.common.errors import FAILED, InputError, ToldCommand, say
 from myna_plugin.common.files import write_json
+from myna_plugin.common.options import DEVICE, FILE, PATH, POSITIVE_INT, JsonObject
 from myna_plugin.common.registry import GROUP, HearModel, list_models, resolve
 from myna_plugin.hear_eval.device import device_environment, uses_cuda
 from myna_plugin.hear_eval.evaluation import Run, Settings, evaluate
@@ -45,9 +45,7 @@ def _print_models(context: click.Context, _: click.Parameter, wanted: bool) -> N
         context.exit()
 
 
-@click.command(
-    "hear-eval", cls=ToldCommand, epilog=EPILOG, context_settings={"max_content_width": 100}
-)
+@click.command("hear-eval", cls=ToldCommand, epilog=EPILOG)
 @click.option(
     "--module",
     metavar="NAME",
@@ -61,14 +59,12 @@ def _print_models(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 @click.option(
     "--model-options",
-    metavar="JSON",
+    type=JsonObject(),
     default="{}",
     show_default=True,
     help="Further keyword arguments for load_model.",
 )
-@click.option(
-    "--tasks-dir", type=click.Path(path_type=Path), help="Folder of HEAR tasks.  [default: tasks]"
-)
+@click.option("--tasks-dir", type=PATH, help="Folder of HEAR tasks.  [default: tasks]")
 @click.option(
     "--task",
     "task_names",
@@ -80,7 +76,7 @@ def _print_models(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 @click.option(
     "--embeddings-dir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder for embeddings, logs and scores.  [default: embeddings]",
 )
 @click.option(
@@ -92,23 +88,17 @@ def _print_models(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 @click.option(
     "--grid-points",
-    type=click.IntRange(min=1),
+    type=POSITIVE_INT,
     default=8,
     show_default=True,
     help="Points of the grid to try.",
 )
-@click.option(
-    "--device",
-    metavar="auto|cpu|cuda|cuda:N",
-    default="auto",
-    show_default=True,
-    help="Where to run; auto takes CUDA if there is any.",
-)
+@DEVICE
 @click.option("--skip-predictions", is_flag=True, help="Stop after the embeddings.")
 @click.option("--allow-silent", is_flag=True, help="Accept audio files that are all zeros.")
 @click.option(
     "--results",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="FILE.json",
     help="Write the scores here too.  [default: results.json beside the embeddings]",
 )
@@ -129,7 +119,7 @@ def _print_models(context: click.Context, _: click.Parameter, wanted: bool) -> N
 def main(
     module: str,
     model: str | None,
-    model_options: str,
+    model_options: dict[str, Any],
     tasks_dir: Path | None,
     task_names: tuple[str, ...],
     embeddings_dir: Path | None,
@@ -148,7 +138,7 @@ def main(
     """
     sys.path.append(os.getcwd())  # a module in the current folder, as with `python -m`
     weights, named = parse_model(model)
-    options = {**parse_model_options(model_options), **named}
+    options = {**model_options, **named}
     environment = device_environment(device)
     check_requirements(uses_cuda(device))
     hear_model = resolve(module, list_models())
@@ -182,28 +172,7 @@ def main(
     }
     report(run, outcomes, hear_model, asked, results)
     wanted = "embedded" if skip_predictions else "scored"
-    sys.exit(0 if all(outcome.status == wanted for outcome in outcomes) else 1)
-
-
-def parse_model_options(text: str) -> dict[str, Any]:
-    """Read `--model-options`.
-
-    >>> parse_model_options('{"hop_ms": 25}')
-    {'hop_ms': 25}
-
-    Raises:
-        InputError: not a JSON object.
-    """
-    try:
-        options = json.loads(text)
-    except ValueError as error:
-        options = one_line(error)
-    if not isinstance(options, dict):
-        raise InputError(
-            f"--model-options {text!r} is no JSON object ({options}); "
-            """write it like --model-options '{"hop_ms": 25}'"""
-        )
-    return options
+    sys.exit(0 if all(outcome.status == wanted for outcome in outcomes) else FAILED)
 
 
 def parse_model(model: str | None) -> tuple[Path | None, dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""What `python -m myna_plugin.recipes.NAME` runs; imported by nobody."""
+"""What `python -m myna_plugin.recipes.NAME` runs: the commands of `myna`; imported by nobody."""

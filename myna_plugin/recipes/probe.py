@@ -1,30 +1,7 @@
-"""Score a HEAR module on a probe task, by the protocol of the Myna paper.
-
-\b
-    python -m myna_plugin.recipes.probe --task gtzan --root data/gtzan --check
-    python -m myna_plugin.recipes.probe --task gtzan --root data/gtzan \\
-        --model myna-hybrid.pth --out out/gtzan
-    python -m myna_plugin.recipes.probe --task giantsteps --root data/giantsteps \\
-        --module my_package.hear --model-options '{"size": "small"}' --out out/mine
-    python -m myna_plugin.recipes.probe --task hear --root tasks/esc50-v2.0.0-full --out out/esc50
-
-The data set is checked, its clips are embedded once (and kept in --cache), 216 heads are trained
-on the training split, the one that is best on validation is scored on test. Of a hybrid Myna model
-the square, the vertical and both features are probed, and the one that is best on validation is
-reported. OUT receives results.json, results.md and figures/*.png;
-`python -m myna_plugin.recipes.report OUT …` makes a page of several.
-
-A run that was interrupted goes on where it stopped when it is started again: clips that were
-embedded and stacks of heads that were trained (in OUT/unfinished-grids) are kept.
-
---root holds the public data set, or JukeMIR's metadata or MARBLE's jsonl with the audio. For
---task hear it is a task folder in HEAR's format; of a k-fold task each fold tests in turn, and the
-mean and deviation over folds are reported, as heareval does.
-"""
+"""`myna probe`: a HEAR module scored on a probe task, by the protocol of the Myna paper."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -39,10 +16,20 @@ import click
 import numpy as np
 import torch
 
+from myna_plugin.cli.options import CACHE, MODEL_OPTIONS, MODULE
+from myna_plugin.cli.task_options import ALLOW_MISSING, LAYOUT, METADATA, ROOT, SPLIT_FILE, TASK
 from myna_plugin.common.cores import available_cores
-from myna_plugin.common.devices import DeviceError, choose_device
-from myna_plugin.common.errors import InputError
+from myna_plugin.common.devices import choose_device
+from myna_plugin.common.errors import BAD_INPUT, ToldCommand, say
 from myna_plugin.common.files import write_json, write_text
+from myna_plugin.common.options import (
+    DEVICE,
+    FOLDER,
+    NON_NEGATIVE_INT,
+    POSITIVE_INT,
+    WORKERS,
+    Number,
+)
 from myna_plugin.common.provenance import now, versions
 from myna_plugin.model.audio import AudioError
 from myna_plugin.probing.cache import Cost, EmbeddingCache, folder_name
@@ -64,9 +51,6 @@ from myna_plugin.probing.report.results import (
 )
 from myna_plugin.probing.report.tables import describe_deviations, markdown, run_rows, task_rows
 from myna_plugin.probing.tasks import (
-    HEAR,
-    LAYOUTS,
-    TASKS,
     CheckReport,
     Item,
     Layout,
@@ -79,9 +63,16 @@ from myna_plugin.probing.tasks import (
 from myna_plugin.probing.tasks.loading import describe_sizes
 from myna_plugin.probing.tasks.task import validate_items
 
-BAD_INPUT = (AudioError, DeviceError, TaskError, ExperimentError, InputError, OSError)
-"""What is answered with one line and status 2."""
+EPILOG = """
+Examples:
 
+\b
+  myna probe --task gtzan --root data/gtzan --check
+  myna probe --task gtzan --root data/gtzan --model myna-hybrid --out out/gtzan
+  myna probe --task giantsteps --root data/giantsteps \\
+      --module my_package.hear --model-options '{"size": "small"}' --out out/mine
+  myna probe --task hear --root tasks/esc50-v2.0.0-full --out out/esc50
+"""
 
 UNFINISHED = "unfinished-grids"
 """Folder beside the results that holds what an interrupted run had trained."""
@@ -93,24 +84,6 @@ def cache_folder() -> Path:
     """Where embeddings are kept: $MYNA_PLUGIN_CACHE, else ~/.cache/myna_plugin/embeddings."""
     chosen = os.environ.get("MYNA_PLUGIN_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "myna_plugin" / "embeddings"
-
-
-def parse_options(text: str) -> dict[str, Any]:
-    """Keyword arguments of `load_model` from JSON.
-
-    Raises:
-        ExperimentError: not a JSON object.
-
-    >>> parse_options('{"embedding": "square"}')
-    {'embedding': 'square'}
-    """
-    try:
-        options = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ExperimentError(f"--model-options: not JSON ({error})") from error
-    if not isinstance(options, dict):
-        raise ExperimentError(f"--model-options: expected an object, got {text}")
-    return options
 
 
 def draw_figures(
@@ -201,12 +174,10 @@ def resolve(options: Mapping[str, Any]) -> Settings:
 
     Raises:
         DeviceError: there is no such device.
-        ExperimentError: --model-options cannot be read.
     """
     device = choose_device(options["device"])
     found = {
         "device": device,
-        "model_options": parse_options(options["model_options"]),
         "workers": options["workers"] or available_cores(),
         "batch_size": options["batch_size"] or BATCH_SIZES[torch.device(device).type],
         "cache": options["cache"] or cache_folder(),
@@ -272,7 +243,7 @@ def score(settings: Settings, out: Path, task: Task, folds: Folds, report: Check
         device=settings.device,
     )
     for warning in module.warnings:
-        click.echo(f"{module.name}: {warning}", err=True)
+        say(f"{module.name}: {warning}")
     data = embed(settings, task, folds, report, module)
     click.echo(f"{task.name}: {describe_sizes(first(data.folds))}; {module.width} features")
     reported, results = probe_parts(
@@ -378,7 +349,7 @@ def open_cache(folder: Path, module: LoadedModule) -> EmbeddingCache:
     """The cache of a module's embeddings; damaged blocks are reported and embedded anew."""
     cache = EmbeddingCache(folder / folder_name(module.identity()), module.identity())
     for path in cache.damaged:
-        click.echo(f"{path}: damaged; its clips are embedded again", err=True)
+        say(f"{path}: damaged; its clips are embedded again")
     return cache
 
 
@@ -403,66 +374,84 @@ def _default_name(module: str, model_file: str) -> str:
     return f"{module} {Path(model_file).stem}" if model_file else module
 
 
-@click.command(help=__doc__)
-@click.option("--task", "task_name", required=True, help=f"{', '.join((*TASKS, HEAR))}.")
-@click.option("--root", required=True, type=click.Path(path_type=Path), help="Data folder.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the results.")
+@click.command("probe", cls=ToldCommand, epilog=EPILOG)
+@TASK
+@ROOT
+@click.option("--out", type=FOLDER, help="Folder for the results.")
 @click.option("--check", "only_check", is_flag=True, help="Look at the data set, and stop.")
-@click.option("--allow-missing", is_flag=True, help="Score what there is of the data set.")
-@click.option("--layout", type=click.Choice(LAYOUTS), default="auto", show_default=True)
-@click.option("--metadata", type=click.Path(path_type=Path), help="JukeMIR's metadata file.")
-@click.option("--split-file", type=click.Path(path_type=Path), help="Splits to use, as JSON.")
+@ALLOW_MISSING
+@LAYOUT
+@METADATA
+@SPLIT_FILE
 @click.option(
     "--test-fold",
-    type=click.IntRange(min=0),
-    help="Test on this fold of a k-fold HEAR task alone. Default: on each in turn, for the mean.",
+    type=NON_NEGATIVE_INT,
+    help="Test on this fold of a k-fold HEAR task alone.  [default: on each in turn, for the mean]",
+)
+@MODULE
+@click.option("--model", "model_file", default="", help="Weights, as load_model takes them.")
+@MODEL_OPTIONS
+@click.option(
+    "--name", help="What to call the model in tables.  [default: the module and its weights]"
 )
 @click.option(
-    "--module", "module_name", default="myna_plugin", show_default=True, help="HEAR module."
+    "--pool",
+    type=click.Choice(POOLS),
+    default="clip",
+    show_default=True,
+    help="chunk: the mean over a clip's chunks, as the paper has it.",
 )
-@click.option("--model", "model_file", default="", help="Weights, as load_model takes them.")
-@click.option("--model-options", default="{}", help="load_model's keyword arguments, as JSON.")
-@click.option("--name", help="What to call the model in tables. Default: module and weights.")
-@click.option("--pool", type=click.Choice(POOLS), default="clip", show_default=True)
 @click.option(
     "--chunk-seconds",
-    type=click.FloatRange(min=0.1),
+    type=Number(float, 0.1),
     default=3.0,
     show_default=True,
     help="With --pool chunk: windows of modules that do not cut chunks themselves.",
 )
-@click.option("--grid", type=click.Choice(list(GRIDS)), default="full", show_default=True)
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Files to decode at a time. Default: cores."
+    "--grid",
+    type=click.Choice(list(GRIDS)),
+    default="full",
+    show_default=True,
+    help="Heads to choose from.",
 )
+@click.option(
+    "--seeds", type=POSITIVE_INT, default=1, show_default=True, help="Runs of the probe to average."
+)
+@DEVICE
+@WORKERS
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
-    help="Clips of one length to embed together. Default: 8 on a CPU, 32 on CUDA.",
+    type=POSITIVE_INT,
+    help="Clips of one length to embed together.  [default: 8 on a CPU, 32 on CUDA]",
 )
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    help="Folder of embeddings. Default: $MYNA_PLUGIN_CACHE, or ~/.cache/myna_plugin/embeddings.",
-)
+@CACHE
 def main(**options: Any) -> None:
-    try:
-        settings = resolve(options)
-        if settings.out is None and not settings.only_check:
-            raise ExperimentError("--out: say where the results go (or --check to look only)")
-        task, folds = load_folds(settings)
-        report = check(task, first(folds), settings.workers, progress=settings.progress)
-        click.echo(report.text())
-        if settings.out is None or settings.only_check:
-            raise SystemExit(0 if report.complete else 2)
-        refuse_incomplete(report, settings.allow_missing)
-        text = score(settings, settings.out, task, folds, report)
-    except BAD_INPUT as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from error
-    click.echo(text)
+    """Score a HEAR module on a probe task, by the protocol of the Myna paper.
+
+    The data set is checked, its clips are embedded once (and kept in --cache), 216 heads are
+    trained on the training split, the one that is best on validation is scored on test. Of a hybrid
+    Myna model the square, the vertical and both features are probed, and the one that is best on
+    validation is reported. OUT receives results.json, results.md and figures/*.png; `myna report`
+    makes a page of several.
+
+    A run that was interrupted goes on where it stopped when it is started again: clips that were
+    embedded and stacks of heads that were trained (in OUT/unfinished-grids) are kept.
+
+    --root holds the public data set, or JukeMIR's metadata or MARBLE's jsonl with the audio. For
+    --task hear it is a task folder in HEAR's format; of a k-fold task each fold tests in turn, and
+    the mean and deviation over folds are reported, as heareval does.
+    """
+    settings = resolve(options)
+    if settings.out is None and not settings.only_check:
+        raise ExperimentError("--out: say where the results go (or --check to look only)")
+    task, folds = load_folds(settings)
+    report = check(task, first(folds), settings.workers, progress=settings.progress)
+    click.echo(report.text())
+    if settings.out is None or settings.only_check:
+        sys.exit(0 if report.complete else BAD_INPUT)
+    refuse_incomplete(report, settings.allow_missing)
+    click.echo(score(settings, settings.out, task, folds, report))
     click.echo(f"{settings.out / FILE}: written, with {FIGURES}")
 
 

@@ -20,7 +20,7 @@ from myna_plugin import get_timestamp_embeddings, load_model
 from myna_plugin.adapters.marble import MynaEncoder
 from myna_plugin.model.tensors import CheckpointError
 from myna_plugin.probing.tasks import TASKS
-from myna_plugin.recipes.export_task import marble_settings
+from myna_plugin.probing.tasks.export import marble_settings
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "marble"
 

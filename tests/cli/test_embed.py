@@ -212,13 +212,22 @@ def test_what_was_read_off_another_block_is_not_gone_on_with(tmp_path, music):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--timestamp-layer", 1], "myna: --timestamp-layer is for --timestamps"),
-        (["--timestamps", "--timestamp-layer", 3], "myna: timestamp_layer must be 1 to 2, got 3"),
-        (["--timestamps", "--timestamp-layer", 0], "myna: timestamp_layer must be 1 to 2, got 0"),
-        (["--timestamps", "--scene-layers", "1"], "myna: --scene-layers is for one vector a track"),
+        (["--timestamp-layer", 1], "--timestamp-layer is for --timestamps"),
+        (
+            ["--timestamps", "--timestamp-layer", 3],
+            "timestamp_layer must be 1 to 2, got 3",
+        ),
+        (
+            ["--timestamps", "--timestamp-layer", 0],
+            "timestamp_layer must be 1 to 2, got 0",
+        ),
+        (
+            ["--timestamps", "--scene-layers", "1"],
+            "--scene-layers is for one vector a track",
+        ),
         (
             ["--scene-layers", "1,3"],
-            "myna: scene_layers must list different blocks from 1 to 2, such as [2], got (1, 3)",
+            "scene_layers must list different blocks from 1 to 2, such as [2], got (1, 3)",
         ),
     ],
 )
@@ -232,7 +241,7 @@ def test_a_block_that_is_not_there_is_told_in_a_line(tmp_path, options, message,
     result = myna("embed", tmp_path / "broken.wav", "--out", out, *options)
 
     assert result.exit_code == 2
-    assert result.output.startswith(message)
+    assert result.output.startswith(f"myna embed: {message}")
     assert result.output.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.wav", "myna-hybrid.pth"]
 
@@ -246,7 +255,7 @@ def test_a_block_that_is_not_there_is_told_in_a_line(tmp_path, options, message,
         (["x.wav", "--out", "a.parquet", "--model", "nothing.pth"], "nothing.pth: no such file"),
         (["x.wav", "--out", "a.parquet", "--device", "cuda:99"], "cuda:99"),
         (["x.wav", "--out", "here.parquet"], "exists already"),
-        (["x.wav", "--out", "a.parquet", "--workers", "0"], "0 is not in the range"),
+        (["x.wav", "--out", "a.parquet", "--workers", "0"], "must be at least 1"),
     ],
 )
 def test_bad_input_is_a_line_and_exit_status_2(tmp_path, monkeypatch, arguments, message):

@@ -84,7 +84,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, checkpoint, monkeypatch):
     ):
         result = run(*arguments)
         assert result.exit_code == 2, result.output
-        assert result.stderr.startswith("myna export: ")
+        assert result.stderr.startswith("export: ")
         assert message in result.stderr
         assert result.stderr.count("\n") == 1
     assert there.read_text() == "precious"

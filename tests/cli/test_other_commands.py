@@ -159,7 +159,7 @@ def test_what_a_user_can_put_right_is_a_line(monkeypatch, error, status):
     result = run_with(monkeypatch, error)
 
     assert result.exit_code == status
-    assert result.output.startswith("myna: ")
+    assert result.output.startswith("myna info: ")
     assert len(result.output.splitlines()) == 1
 
 

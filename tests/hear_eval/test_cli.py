@@ -1,14 +1,12 @@
 """Options and the faults that are found before heareval starts."""
 
-import json
-
 import pytest
 from click.testing import CliRunner
 
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.registry import HearModel
 from myna_plugin.hear_eval import cli, evaluation, requirements
-from myna_plugin.hear_eval.cli import format_models, main, parse_model, parse_model_options
+from myna_plugin.hear_eval.cli import format_models, main, parse_model
 
 from .conftest import install_tiny_module
 from .generate_tasks import scene_task
@@ -110,7 +108,3 @@ def test_model_is_a_path_or_a_name(tmp_path):
     for missing in ("weights.pth", "runs/last", str(tmp_path / "nope")):
         with pytest.raises(InputError, match="no such file"):
             parse_model(missing)
-
-
-def test_model_options_are_read():
-    assert parse_model_options(json.dumps({"hop_ms": 25, "x": None})) == {"hop_ms": 25, "x": None}

@@ -144,10 +144,10 @@ def test_whole_recipe(built, bands, tmp_path, task, layout):
 
 
 def test_hear_task(quick, built, bands, tmp_path):
-    from myna_plugin.recipes import export_task
+    from myna_plugin.cli.export_task import export_task
 
     options = ("--task", "gtzan", "--root", built("gtzan", "folder"), "--to", "hear", tmp_path)
-    assert CliRunner().invoke(export_task.main, list(map(str, options))).exit_code == 0
+    assert CliRunner().invoke(export_task, list(map(str, options))).exit_code == 0
     content = score("hear", tmp_path / "gtzan", tmp_path / "out", "--module", "bands")
     assert content["task"]["clips"] == SIZES["gtzan"]
     assert content["scores"]["accuracy"]["mean"] == 1.0
@@ -453,7 +453,7 @@ def test_bad_input(quick, bands, emomusic, tmp_path, arguments, message):
         *("--out", tmp_path / "out", "--module", "bands", "--batch-size", 1, *arguments),
     )
     assert result.exit_code == 2
-    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    (line,) = [line for line in result.output.splitlines() if line.startswith("probe: ")]
     assert message in line
     if "after" in str(arguments) or "nan" in str(arguments):
         assert ".mp3: clip" in line
@@ -471,7 +471,7 @@ def test_an_incomplete_set_is_refused_unless_allowed(quick, bands, emomusic, tmp
     arguments = ("--module", "bands", "--out", tmp_path / "out")
     refused = run("emomusic", emomusic, *arguments)
     assert refused.exit_code == 2
-    (line,) = [line for line in refused.output.splitlines() if line.startswith("Error: ")]
+    (line,) = [line for line in refused.output.splitlines() if line.startswith("probe: ")]
     assert "5.mp3: no such file" in line
     assert refused.output.endswith(f"{line}\n")
     assert not bands.CALLS
@@ -496,7 +496,7 @@ def test_a_file_found_faulty_in_the_middle(quick, bands, tmp_path):
     arguments = ("--module", "bands", "--out", tmp_path / "out")
     refused = run("gtzan", root, *arguments)
     assert refused.exit_code == 2
-    assert f"Error: {path}: holds NaN or infinite samples" in refused.output
+    assert f"probe: {path}: holds NaN or infinite samples" in refused.output
     content = score("gtzan", root, tmp_path / "out", "--module", "bands", "--allow-missing")
     assert list(content["data"]["left_out"]) == ["jazz.00001"]
     assert content["task"]["clips"]["train"] == SIZES["gtzan"]["train"] - 1
@@ -522,7 +522,7 @@ def test_the_command_s_status(emomusic):
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("Error: ")
+    assert done.stderr.startswith("probe: ")
     assert done.stderr.count("\n") == 1
 
 

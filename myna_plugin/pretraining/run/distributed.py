@@ -15,17 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from myna_plugin.common.launch import launched_world_size
 from myna_plugin.pretraining.step.losses import rank, world_size
-
-
-def launched_rank() -> int:
-    """This process's number as `torchrun` tells it, before any group exists; 0 without it."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def launched_world_size() -> int:
-    """Processes that `torchrun` started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from myna_plugin.common.devices import DeviceError, choose_device
 from myna_plugin.common.errors import UnfinishedError
+from myna_plugin.common.launch import launched_rank, launched_world_size
 from myna_plugin.model.checkpoint import load_weights, save_checkpoint
 from myna_plugin.model.encoder import MynaEncoder, initialise, parameter_count
 from myna_plugin.model.tensors import CheckpointError
@@ -140,14 +141,14 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
     folder = RunFolder(out, settings.keep_last, settings.keep_every)
     if not folder.saved_steps():
         _check_initial_weights(settings)
-    if distributed.launched_rank() == 0:
+    if launched_rank() == 0:
         folder.begin(resume)
     state = folder.load_newest() if resume else None
     if state:
         _check_same_run(settings, store, folder, state)
     n_sounds = len(trained) // settings.versions
     total_steps = settings.total_steps(n_sounds // settings.batch_size)
-    if distributed.launched_rank() == 0:
+    if launched_rank() == 0:
         size = _checkpoint_bytes(settings, len(trained))
         saves_every = math.gcd(settings.checkpoint_every, settings.probe_every)
         folder.check_room(size, total_steps, saves_every)
@@ -162,7 +163,7 @@ def check_store(settings: Settings, store: Store) -> None:
         check_batch(
             n_trained,
             settings.batch_size,
-            distributed.launched_world_size(),
+            launched_world_size(),
             settings.clips_per_block,
             settings.view_versions,
         )
@@ -283,7 +284,7 @@ def train(plan: Plan, say: Callable[[str], None] = print, probe: Probe | None = 
         WriteError: a checkpoint could not be written.
     """
     if plan.finished:
-        if distributed.launched_rank() == 0:
+        if launched_rank() == 0:
             say(f"{plan.folder.path}: already finished after {plan.first_step:,} steps")
         return Outcome(plan.first_step, None, read_table(plan.folder.table)[-1])
     device = distributed.launched_device(choose_device(plan.settings.device))

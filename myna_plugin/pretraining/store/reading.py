@@ -67,8 +67,6 @@ FILE = np.dtype(
 )
 """Bytes and modification time when read, clips stored, silent clips left out, clamped values."""
 
-PREPARE = "python -m myna_plugin.recipes.prepare"
-
 
 class StoreError(InputError):
     """A store that cannot be read or written; the message names the file and the remedy."""
@@ -113,7 +111,7 @@ class StoreSettings:
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(
                 f"{store}: not a store (it has no store.json); "
-                f"make one with `{PREPARE} AUDIO_DIR {store}`"
+                f"make one with `myna prepare AUDIO_DIR {store}`"
             ) from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: cannot be read ({error}); restore it from a copy") from error

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from benchmarks.rendered import claims
 from benchmarks.rendered.table import COLUMNS
+from myna_plugin.pretraining.run.configuration import apply_file, read_yaml
 from myna_plugin.pretraining.run.settings import Settings
-from myna_plugin.recipes.configuration import apply_file, read_yaml
 
 BASE = apply_file(Settings(), claims.SETTINGS, read_yaml(claims.SETTINGS))
 KEY, STYLE = claims.KEY, claims.STYLE

@@ -53,7 +53,7 @@ def die_in_the_27th(self, views):
     return take(self, views)
 
 TrainingStep.__call__ = die_in_the_27th
-main(sys.argv[1:])
+main()
 """
 
 

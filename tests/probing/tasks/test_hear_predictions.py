@@ -12,7 +12,7 @@ import torch
 from myna_plugin.probing.tasks import TaskError
 from myna_plugin.probing.tasks.giantsteps import KEYS
 from myna_plugin.probing.tasks.hear_predictions import read_test_predictions
-from myna_plugin.recipes.score_keys import format_table, score_keys
+from myna_plugin.probing.tasks.key_scores import format_table, score_keys
 
 
 def write_predictions(folder, estimate, task_name="giantsteps"):

@@ -98,8 +98,6 @@ def test_without_the_synthesiser_the_error_says_how_to_install_it(soundfont, mon
     monkeypatch.setitem(sys.modules, "tinysoundfont", None)
     load_soundfont.cache_clear()
     with pytest.raises(MissingPackageError, match="pip install --no-deps tinysoundfont"):
-        MissingPackageError, match="not installed: pip install --no-deps tinysoundfont"
-    ):
         load_soundfont(soundfont)
 
 

@@ -12,8 +12,9 @@ import yaml
 from click.testing import CliRunner
 from task_layouts import BUILDERS
 
-from myna_plugin.probing.tasks import TASKS
-from myna_plugin.recipes import export_task, score_keys
+from myna_plugin.cli.export_task import export_task
+from myna_plugin.cli.score_keys import score_keys
+from myna_plugin.probing.tasks import TASKS, hear_predictions, key_scores
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -59,7 +60,7 @@ def get_timestamp_embeddings(audio, model):
 
 
 def run(*arguments: object):
-    return CliRunner().invoke(export_task.main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(export_task, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def exported(data, tmp_path_factory) -> Path:
 def test_a_key_task_says_that_hear_has_no_weighted_score(exported):
     note = (exported / "giantsteps" / "README.md").read_text()
     assert "HEAR knows no weighted key score" in note
-    assert "score_keys" in note
+    assert "myna score-keys" in note
     assert not (exported / "gtzan" / "README.md").exists()
     assert {path.name for path in exported.iterdir()} == {"gtzan", "magnatagatune", "giantsteps"}
 
@@ -134,11 +135,11 @@ def test_real_heareval_scores_the_exported_tasks(exported, workshop):
     assert 0 <= scores["gtzan"]["test_top1_acc"] <= 1
     assert 0 <= scores["magnatagatune"]["test_aucroc"] <= 1
     assert 0 <= scores["magnatagatune"]["test_mAP"] <= 1
-    predictions = score_keys.read_test_predictions(embeddings / "giantsteps")
-    ours = score_keys.score_keys(predictions)
+    predictions = hear_predictions.read_test_predictions(embeddings / "giantsteps")
+    ours = key_scores.score_keys(predictions)
     assert ours["clip"]["accuracy"] == pytest.approx(scores["giantsteps"]["test_top1_acc"])
     assert ours["track"]["weighted_key_score"] <= ours["track"]["weighted_key_score_both_fifths"]
-    result = CliRunner().invoke(score_keys.main, [str(embeddings / "giantsteps")])
+    result = CliRunner().invoke(score_keys, [str(embeddings / "giantsteps")])
     assert result.exit_code == 0
     assert "| track |" in result.output
 
@@ -194,8 +195,8 @@ def test_marble_encoder_can_be_another(data, tmp_path):
         (("--task", "polka", "--to", "hear"), "no task 'polka'"),
         (("--task", "gtzan", "--to", "hear", "--layout", "marble"), "layout 'marble'"),
         (("--task", "gtzan", "--to", "hear", "--metadata", "no.json"), "no.json: cannot be read"),
-        (("--task", "gtzan", "--to", "marble", "--encoder-options", "{"), "not JSON"),
-        (("--task", "gtzan", "--to", "marble", "--encoder-options", "[]"), "expected an object"),
+        (("--task", "gtzan", "--to", "marble", "--encoder-options", "{"), "no JSON object"),
+        (("--task", "gtzan", "--to", "marble", "--encoder-options", "[]"), "no JSON object"),
     ],
 )
 def test_refusals(data, tmp_path, arguments, message):
@@ -237,6 +238,5 @@ def test_the_command_s_status(data, tmp_path):
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr == (
-        "Error: emomusic is a regression task; HEAR knows multiclass and multilabel tasks only\n"
-    )
+    knows = "HEAR knows multiclass and multilabel tasks only"
+    assert done.stderr == f"export-task: emomusic is a regression task; {knows}\n"

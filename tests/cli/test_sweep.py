@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import run_command
 from tiny_store import write_store
 from tiny_task import write_task
 
+from myna_plugin.cli.sweep import sweep as command
+from myna_plugin.pretraining.run import sweep as sweeping
 from myna_plugin.pretraining.run import trainer
+from myna_plugin.pretraining.run.sweep import read_sweep
 from myna_plugin.pretraining.step.training_step import TrainingStep
 from myna_plugin.probing.encoders import GRIDS, EncoderProbe
-from myna_plugin.recipes import sweep as sweeping
-from myna_plugin.recipes.sweep import main, read_sweep
 
 SWEEPS = Path(__file__).parents[2] / "recipes" / "sweeps"
 
@@ -59,7 +61,7 @@ def test_sweeps_of_the_paper():
     ]
 
 
-def test_a_sweep_is_resumed_run_by_run(store, sweep, tmp_path, monkeypatch, capsys):
+def test_a_sweep_is_resumed_run_by_run(store, sweep, tmp_path, monkeypatch):
     out = tmp_path / "out"
     arguments = [str(sweep), "--store", store, "--out", str(out)]
     made, begin = [], trainer.Trainer.run
@@ -71,18 +73,19 @@ def test_a_sweep_is_resumed_run_by_run(store, sweep, tmp_path, monkeypatch, caps
         return begin(self)
 
     monkeypatch.setattr(trainer.Trainer, "run", stop_in_the_second)
-    assert main(arguments) == 1
+    assert run_command(command, *arguments)[0] == 1
     assert "| 0.5 | 4 |" in (out / "table.md").read_text()
     assert "| 0.9 |" not in (out / "table.md").read_text()
 
-    assert main(arguments) == 0
+    status, said, _ = run_command(command, *arguments)
+    assert status == 0
     assert made == [0.5, 0.9, 0.9]  # the finished run was not begun again
     table = (out / "table.md").read_text()
     assert (
         "| mask_ratio | steps | contrastive loss | alignment | uniformity | effective rank |"
         in table
     )
-    assert table in capsys.readouterr().out
+    assert table in said
     rows = [line.split(",") for line in (out / "table.csv").read_text().splitlines()]
     assert [row[0] for row in rows] == ["mask_ratio", "0.5", "0.9"]
     assert rows[1][2:] != rows[2][2:]
@@ -94,7 +97,7 @@ def test_runs_are_scored_on_tasks_once_each(store, sweep, tmp_path, monkeypatch)
     out, tasks = tmp_path / "out", [write_task(tmp_path / name, name) for name in ("a", "b")]
     arguments = [str(sweep), "--store", store, "--out", str(out)]
     plain = "| mask_ratio | steps | contrastive loss | alignment | uniformity | effective rank |"
-    assert main(arguments) == 0
+    assert run_command(command, *arguments)[0] == 0
     assert plain in (out / "table.md").read_text()
 
     monkeypatch.setitem(GRIDS, "linear", GRIDS["linear"][-2:])
@@ -110,11 +113,11 @@ def test_runs_are_scored_on_tasks_once_each(store, sweep, tmp_path, monkeypatch)
 
     monkeypatch.setattr(EncoderProbe, "test", stop_at_the_second)
     arguments.append(f"probe_tasks=[{tasks[0]}, {tasks[1]}]")
-    assert main(arguments) == 1  # the trained runs are scored, not trained again
+    assert run_command(command, *arguments)[0] == 1  # trained runs are not trained again
     assert f"{plain} a, accuracy | b, accuracy | mean of tasks |" in (out / "table.md").read_text()
-    assert main(arguments) == 0
+    assert run_command(command, *arguments)[0] == 0
     assert len(scored) == 3  # the first run was scored once
-    assert main(arguments) == 0
+    assert run_command(command, *arguments)[0] == 0
     assert len(scored) == 3
     table = (out / "table.md").read_text()
     assert "of the linear grid" in table
@@ -129,7 +132,7 @@ def test_runs_are_scored_on_tasks_once_each(store, sweep, tmp_path, monkeypatch)
     assert all(set(titles) == set(row) for row in measured.values())
 
 
-def test_a_run_that_cannot_be_scored_is_named(store, sweep, tmp_path, monkeypatch, capsys):
+def test_a_run_that_cannot_be_scored_is_named(store, sweep, tmp_path, monkeypatch):
     task, out = write_task(tmp_path / "task"), tmp_path / "out"
 
     def fail(self, encoder):
@@ -137,15 +140,14 @@ def test_a_run_that_cannot_be_scored_is_named(store, sweep, tmp_path, monkeypatc
 
     monkeypatch.setattr(EncoderProbe, "test", fail)
     arguments = [str(sweep), "--store", store, "--out", str(out), f"probe_tasks=[{task}]"]
-    assert main(arguments) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        error == f"sweep: {out}/mask_ratio=0.5: trained, but not scored: task/a.wav: no such file"
-    )
+    status, _, error = run_command(command, *arguments)
+    assert status == 1
+    told = f"sweep: {out}/mask_ratio=0.5: trained, but not scored: task/a.wav: no such file"
+    assert error.splitlines()[-1] == told
     assert "| 0.5 | 4 |" in (out / "table.md").read_text()
 
 
-def test_a_run_that_diverges_does_not_end_the_others(store, sweep, tmp_path, monkeypatch, capsys):
+def test_a_run_that_diverges_does_not_end_the_others(store, sweep, tmp_path, monkeypatch):
     take, taken = TrainingStep.__call__, []
 
     def diverge_at_first(self, views):
@@ -153,11 +155,13 @@ def test_a_run_that_diverges_does_not_end_the_others(store, sweep, tmp_path, mon
         return take(self, views) * (torch.nan if len(taken) <= 4 else 1)
 
     monkeypatch.setattr(TrainingStep, "__call__", diverge_at_first)
-    assert main([str(sweep), "--store", store, "--out", str(tmp_path / "out")]) == 1
+    out = tmp_path / "out"
+    status, _, error = run_command(command, sweep, "--store", store, "--out", out)
+    assert status == 1
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| 0.5 | diverged |" in table
     assert "| 0.9 | 4 |" in table
-    assert "the loss is nan" in capsys.readouterr().err
+    assert "the loss is nan" in error
 
 
 @pytest.mark.parametrize(
@@ -178,10 +182,12 @@ def test_a_run_that_diverges_does_not_end_the_others(store, sweep, tmp_path, mon
     ],
 )
 def test_bad_input_is_refused_before_the_first_run(
-    store, sweep, tmp_path, capsys, change, arguments, message
+    store, sweep, tmp_path, change, arguments, message
 ):
     sweep.write_text(YAML.replace(*change))
     out = tmp_path / "out"
-    assert main([str(sweep), "--store", store, "--out", str(out), *arguments]) == 2
-    assert message in capsys.readouterr().err
+    arguments = (sweep, "--store", store, "--out", out, *arguments)
+    status, _, error = run_command(command, *arguments)
+    assert status == 2
+    assert message in error
     assert not out.exists()

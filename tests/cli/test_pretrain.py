@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import run_command
 from tiny_store import write_store
 from tiny_task import write_task
 
 from myna_plugin import load_model
+from myna_plugin.cli.pretrain import pretrain, read_settings
+from myna_plugin.pretraining.run.configuration import to_yaml
 from myna_plugin.pretraining.run.run_files import read_table
 from myna_plugin.pretraining.run.settings import Settings
 from myna_plugin.pretraining.step.training_step import TrainingStep
-from myna_plugin.recipes.configuration import to_yaml
-from myna_plugin.recipes.pretrain import main, read_settings
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "pretrain"
 
@@ -70,16 +71,10 @@ def test_the_recipes_are_those_promised():
     assert read_settings(RECIPES / "hybrid_85m.yaml", []).encoder_config().embed_dim == 768
 
 
-def test_print_config(capsys):
-    assert main(["--print-config", "seed=9"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out) == Settings(seed=9).to_mapping()
-
-
-def test_help_shows_examples(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    assert "torchrun" in capsys.readouterr().out
+def test_print_config():
+    status, said, _ = run_command(pretrain, "--print-config", "seed=9")
+    assert status == 0
+    assert yaml.safe_load(said) == Settings(seed=9).to_mapping()
 
 
 @pytest.mark.parametrize(
@@ -94,43 +89,46 @@ def test_help_shows_examples(capsys):
         (["--store", "nowhere"], "nowhere: not a store"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(store, tmp_path, capsys, arguments, message):
+def test_bad_input_is_one_line_and_status_2(store, tmp_path, arguments, message):
     out = str(tmp_path / "run")
-    assert main(["--store", store, "--out", out, *arguments]) == 2
-    error = capsys.readouterr().err
+    status, _, error = run_command(pretrain, "--store", store, "--out", out, *arguments)
+    assert status == 2
     assert error.startswith("pretrain: ")
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_with_a_wrong_setting_is_named(tmp_path, capsys):
+def test_a_file_with_a_wrong_setting_is_named(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("mask_ration: 0.5\n")
-    assert main(["--config", str(path), "--print-config"]) == 2
-    assert (
-        f"{path}: mask_ration: unknown setting; did you mean mask_ratio?" in capsys.readouterr().err
-    )
+    status, _, error = run_command(pretrain, "--config", path, "--print-config")
+    assert status == 2
+    assert f"{path}: mask_ration: unknown setting; did you mean mask_ratio?" in error
     path.write_text("- 1\n")
-    assert main(["--config", str(path), "--print-config"]) == 2
-    assert "holds a list" in capsys.readouterr().err
+    status, _, error = run_command(pretrain, "--config", path, "--print-config")
+    assert status == 2
+    assert "holds a list" in error
 
 
-def test_a_store_of_another_version_is_refused(store, tmp_path, capsys):
+def test_a_store_of_another_version_is_refused(store, tmp_path):
     folder = tmp_path / "store"
     folder.mkdir()
     text = (Path(store) / "store.json").read_text()
     (folder / "store.json").write_text(text.replace('"version": 1', '"version": 7'))
-    assert main(["--store", str(folder), "--out", str(tmp_path / "run"), *TINY]) == 2
-    assert "version is 7, and this program reads 1" in capsys.readouterr().err
+    arguments = ("--store", folder, "--out", tmp_path / "run", *TINY)
+    status, _, error = run_command(pretrain, *arguments)
+    assert status == 2
+    assert "version is 7, and this program reads 1" in error
 
 
-def test_smoke_recipe_trains_a_model_that_loads_and_learns(store, tmp_path, capsys):
+def test_smoke_recipe_trains_a_model_that_loads_and_learns(store, tmp_path):
     out = tmp_path / "run"
     arguments = ["--store", store, "--out", str(out)]
     changes = ["--config", str(RECIPES / "smoke.yaml"), "depth=1", "max_steps=60"]
-    assert main([*arguments, *changes]) == 0
-    assert f"myna_plugin.load_model('{out / 'final.safetensors'}')" in capsys.readouterr().out
+    status, said, _ = run_command(pretrain, *arguments, *changes)
+    assert status == 0
+    assert f"myna_plugin.load_model('{out / 'final.safetensors'}')" in said
     rows = read_table(out / "train.csv")
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) - 0.5
     assert load_model(out / "final.safetensors").scene_embedding_size == 384
@@ -138,20 +136,24 @@ def test_smoke_recipe_trains_a_model_that_loads_and_learns(store, tmp_path, caps
     assert read_settings(out / "config.yaml", []) == read_settings(
         RECIPES / "smoke.yaml", ["depth=1", "max_steps=60"]
     )
-    assert main([*arguments, *changes]) == 2
-    assert "already holds a run" in capsys.readouterr().err
+    status, _, error = run_command(pretrain, *arguments, *changes)
+    assert status == 2
+    assert "already holds a run" in error
     # Without --config a resumed run keeps its settings.
-    assert main([*arguments, "--resume", "max_steps=62"]) == 0
+    assert run_command(pretrain, *arguments, "--resume", "max_steps=62")[0] == 0
     assert read_table(out / "train.csv")[-1]["step"] == "62"
-    assert main([*arguments, "--resume", "seed=1"]) == 2
-    assert "begun with seed=0 (now 1)" in capsys.readouterr().err
+    status, _, error = run_command(pretrain, *arguments, "--resume", "seed=1")
+    assert status == 2
+    assert "begun with seed=0 (now 1)" in error
 
 
-def test_a_run_is_probed_on_the_way(store, tmp_path, capsys):
+def test_a_run_is_probed_on_the_way(store, tmp_path):
     task, out = write_task(tmp_path / "task"), tmp_path / "run"
     arguments = ["--store", store, "--out", str(out), *TINY, "max_steps=4", "log_every=3"]
-    assert main([*arguments, f"probe_tasks=[{task}]", "probe_every=2"]) == 0
-    told = capsys.readouterr().out.splitlines()
+    arguments += [f"probe_tasks=[{task}]", "probe_every=2"]
+    status, said, _ = run_command(pretrain, *arguments)
+    assert status == 0
+    told = said.splitlines()
     rows = read_table(out / "train.csv")
     assert [row["step"] for row in rows] == ["2", "3", "4"]
     scores = [row["probe_pitches"] for row in rows]
@@ -163,29 +165,31 @@ def test_a_run_is_probed_on_the_way(store, tmp_path, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
-def test_a_gpu_that_is_not_there_is_refused_with_probes_too(store, tmp_path, capsys):
+def test_a_gpu_that_is_not_there_is_refused_with_probes_too(store, tmp_path):
     task, out = write_task(tmp_path / "task"), tmp_path / "run"
     arguments = ["--store", store, "--out", str(out), *TINY, "device=cuda"]
     for probes in ([], [f"probe_tasks=[{task}]"]):
-        assert main([*arguments, *probes]) == 2
-        assert capsys.readouterr().err.startswith("pretrain: device cuda: ")
+        status, _, error = run_command(pretrain, *arguments, *probes)
+        assert status == 2
+        assert error.startswith("pretrain: device cuda: ")
     assert not out.exists()
 
 
-def test_a_task_that_is_not_there_is_refused_before_training(store, tmp_path, capsys):
+def test_a_task_that_is_not_there_is_refused_before_training(store, tmp_path):
     out = tmp_path / "run"
     arguments = ["--store", store, "--out", str(out), *TINY, "probe_tasks=[gtzan=nowhere]"]
-    assert main(arguments) == 2
-    assert capsys.readouterr().err == "pretrain: probe_tasks: nowhere: no such folder\n"
+    told = "pretrain: probe_tasks: nowhere: no such folder\n"
+    assert run_command(pretrain, *arguments) == (2, "", told)
     assert not out.exists()
 
 
-def test_divergence_is_status_1(store, tmp_path, capsys, monkeypatch):
+def test_divergence_is_status_1(store, tmp_path, monkeypatch):
     take = TrainingStep.__call__
     monkeypatch.setattr(TrainingStep, "__call__", lambda *a: take(*a) + torch.inf)
     arguments = ["--store", store, "--out", str(tmp_path / "run"), *TINY, "max_steps=2"]
-    assert main(arguments) == 1
-    assert "the loss is inf in steps 1 to 2" in capsys.readouterr().err.splitlines()[-1]
+    status, _, error = run_command(pretrain, *arguments)
+    assert status == 1
+    assert "the loss is inf in steps 1 to 2" in error.splitlines()[-1]
 
 
 def test_sigterm_saves_and_exits_0(store, tmp_path):

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from myna_plugin.cli.report import report
 from myna_plugin.probing.report.figures import draw_cost
 from myna_plugin.probing.report.results import read_result
 from myna_plugin.probing.tasks import TASKS
 from myna_plugin.probing.tasks.published import PUBLISHED, average_columns
-from myna_plugin.recipes import report
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -56,7 +56,7 @@ def write_result(folder: Path, task: str, name: str, score: float, **changes: ob
 
 
 def run(*arguments: object):
-    return CliRunner().invoke(report.main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(report, [str(argument) for argument in arguments])
 
 
 def table_row(output: str, start: str) -> list[str]:
@@ -173,7 +173,7 @@ def test_refusals(tmp_path, change, message):
     folder = write_result(tmp_path / "a", "gtzan", "mine", 0.8, **change)
     result = run(folder, "--out", tmp_path / "r.html")
     assert result.exit_code == 2
-    assert result.output.startswith(f"Error: {folder / 'results.json'}: ")
+    assert result.output.startswith(f"report: {folder / 'results.json'}: ")
     assert message in result.output
     assert result.output.count("\n") == 1
     assert not (tmp_path / "r.html").exists()

@@ -5,10 +5,11 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from commands import run_command
 
+from myna_plugin.cli.prepare import prepare
+from myna_plugin.pretraining.store import preparation
 from myna_plugin.pretraining.store.reading import Store, StoreSettings, shard_path
-from myna_plugin.recipes import prepare as recipe
-from myna_plugin.recipes.prepare import main
 
 
 @pytest.fixture
@@ -23,19 +24,13 @@ def music(tmp_path):
     return root
 
 
-@pytest.fixture
-def command(capsys):
-    """Runs the command; returns its status and what it said."""
-
-    def run(*arguments):
-        status = main([*map(str, arguments), *(["--workers", "1"] if arguments else [])])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err.splitlines()[-1] if captured.err else ""
-
-    return run
+def command(*arguments):
+    """The command's status, what it said, and the last line of its standard error."""
+    status, said, errors = run_command(prepare, *arguments, "--workers", 1)
+    return status, said, errors.splitlines()[-1] if errors else ""
 
 
-def test_a_folder_becomes_a_store(music, tmp_path, command):
+def test_a_folder_becomes_a_store(music, tmp_path):
     status, said, _ = command(music, tmp_path / "store")
     assert status == 0
     assert "3 files, about 0.01 hours, 1 shards" in said
@@ -54,18 +49,7 @@ def test_it_runs_as_a_module_and_shows_progress_in_hours(music, tmp_path):
     assert "2 clips" in done.stdout
 
 
-def test_help_shows_examples_and_exit_status(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["--help"])
-    assert stopped.value.code == 0
-    shown = capsys.readouterr().out
-    for option in ("--extend", "--workers", "--shard i/n", "--merge", "--verify", "--min-seconds"):
-        assert option in shown
-    assert shown.count("python -m myna_plugin.recipes.prepare") >= 8
-    assert "exit status: 0 done" in shown
-
-
-def test_options_cut_and_are_remembered(music, tmp_path, command):
+def test_options_cut_and_are_remembered(music, tmp_path):
     store = tmp_path / "store"
     options = ("--clip-seconds", 4, "--min-seconds", 3.5, "--shard-mb", 0.1)
     assert command(music, store, *options)[0] == 0
@@ -83,7 +67,7 @@ def test_options_cut_and_are_remembered(music, tmp_path, command):
     assert "the shortest clip (282 frames)" in error
 
 
-def test_parts_are_made_and_merged(music, tmp_path, command):
+def test_parts_are_made_and_merged(music, tmp_path):
     parts = [tmp_path / f"part{i}" for i in (1, 2, 3, 4)]
     made = [command(music, part, "--shard", f"{i + 1}/4") for i, part in enumerate(parts)]
     # Three files in four parts: one at least is empty, which is no fault.
@@ -96,7 +80,7 @@ def test_parts_are_made_and_merged(music, tmp_path, command):
     assert len(Store.open(tmp_path / "store")) == 2
 
 
-def test_a_flipped_bit_is_found(music, tmp_path, command):
+def test_a_flipped_bit_is_found(music, tmp_path):
     store = tmp_path / "store"
     command(music, store)
     status, said, _ = command("--verify", store)
@@ -119,7 +103,7 @@ def test_a_flipped_bit_is_found(music, tmp_path, command):
         (["music", "store", "--min-seconds", "11"], "must .* not exceed a full one"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(music, monkeypatch, command, arguments, message):
+def test_bad_input_is_one_line_and_status_2(music, monkeypatch, arguments, message):
     monkeypatch.chdir(music.parent)
     status, said, error = command(*arguments)
     assert (status, said) == (2, "")
@@ -143,14 +127,14 @@ def test_bad_input_is_one_line_and_status_2(music, monkeypatch, command, argumen
         ["music", "store", "--clips", "1"],
     ],
 )
-def test_wrong_use_exits_with_status_2(arguments, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+def test_wrong_use_exits_with_status_2(arguments):
+    status, said, errors = run_command(prepare, *arguments)
+    assert (status, said) == (2, "")
+    assert errors.startswith("prepare: ")
+    assert errors.count("\n") == 1
 
 
-def test_a_store_without_a_clip_is_bad_input(music, tmp_path, command):
+def test_a_store_without_a_clip_is_bad_input(music, tmp_path):
     (music / "a.flac").unlink()
     (music / "b.wav").unlink()
     status, _, error = command(music, tmp_path / "store")
@@ -161,17 +145,17 @@ def test_a_store_without_a_clip_is_bad_input(music, tmp_path, command):
 @pytest.mark.parametrize(
     ("raised", "status"), [(OSError(28, "No space left on device"), 1), (KeyboardInterrupt(), 130)]
 )
-def test_what_stops_a_run_says_how_to_go_on(tmp_path, monkeypatch, command, raised, status):
+def test_what_stops_a_run_says_how_to_go_on(tmp_path, monkeypatch, raised, status):
     def stop(*arguments, **options):
         raise raised
 
-    monkeypatch.setattr(recipe, "prepare", stop)
+    monkeypatch.setattr(preparation, "prepare", stop)
     actual, _, error = command(tmp_path, tmp_path / "store")
     assert actual == status
-    assert "the same command goes on with what is left" in error
+    assert error.startswith("prepare: ")
 
 
-def test_very_loud_and_silent_passages_are_mentioned(tmp_path, command):
+def test_very_loud_and_silent_passages_are_mentioned(tmp_path):
     (tmp_path / "music").mkdir()
     samples = 100 * np.random.default_rng(0).standard_normal(30 * 16_000)
     samples[: 15 * 16_000] = 0

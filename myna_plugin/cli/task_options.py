@@ -1,0 +1,25 @@
+"""Options of the commands that read a probe task."""
+
+from __future__ import annotations
+
+import click
+
+from myna_plugin.common.options import FILE, PATH
+from myna_plugin.probing.tasks import HEAR, LAYOUTS, TASKS
+
+TASK = click.option(
+    "--task", "task_name", required=True, metavar="TASK", help=f"{', '.join((*TASKS, HEAR))}."
+)
+ROOT = click.option("--root", required=True, type=PATH, help="Data folder.")
+LAYOUT = click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    default="auto",
+    show_default=True,
+    help="How the data lie in --root.",
+)
+METADATA = click.option("--metadata", type=FILE, help="JukeMIR's metadata file.")
+SPLIT_FILE = click.option("--split-file", type=FILE, help="Splits to use, as JSON.")
+ALLOW_MISSING = click.option(
+    "--allow-missing", is_flag=True, help="Go on with what there is of the data set."
+)
