@@ -68,5 +68,7 @@ def test_libraries_of_one_model_are_joined_and_of_two_refused(tmp_path):
     other = write("other.parquet", {**FACTS, "weights": "xyz"})
 
     assert join_libraries([one, two]).paths == ["one.parquet", "two.parquet"]
-    with pytest.raises(LibraryError, match=r"other\.parquet: made with another model"):
-        join_libraries([one, other])
+    layers = write("layers.parquet", {**FACTS, "scene_layers": [1]})
+    for foreign in (other, layers):
+        with pytest.raises(LibraryError, match=rf"{foreign.name}: made with another model"):
+            join_libraries([one, foreign])

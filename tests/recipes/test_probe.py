@@ -271,6 +271,18 @@ def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hy
             assert a["valid_score"] == pytest.approx(b["valid_score"], abs=1e-6)
 
 
+def test_layers_are_probed_from_one_pass(quick, built, tmp_path, hybrid):
+    root = built("gtzan", "folder")
+    options = ("--model", hybrid, "--model-options", '{"scene_layers": [1, 2]}')
+    content = score("gtzan", root, tmp_path / "out", *options)
+    widths = {name: part["width"] for name, part in content["parts"].items()}
+    kinds = {"square": 64, "vertical": 64, "hybrid": 128}
+    each = {f"{kind}@{layer}": width for layer in (1, 2) for kind, width in kinds.items()}
+    assert widths == {**each, "hybrid@1+2": 256}
+    valid = {name: part["valid_score"] for name, part in content["parts"].items()}
+    assert valid[content["reported"]] == max(valid.values())
+
+
 def test_chunks_of_myna_and_of_any_module(quick, built, bands, tmp_path, hybrid):
     root = built("gtzan", "folder")
     content = score("gtzan", root, tmp_path / "a", "--model", hybrid, "--pool", "chunk")
