@@ -25,15 +25,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks.rendered.table import (
-    BASELINES,
-    BATCH_SIZES,
-    GRIDS,
-    baseline,
-    make_table,
-    parse_weights,
-    read_tasks,
-)
+from benchmarks.rendered.contestants import BASELINES, baseline, parse_weights
+from benchmarks.rendered.reading import read_tasks
+from benchmarks.rendered.table import BATCH_SIZES, GRIDS, make_table
 from benchmarks.rendered.tasks import (
     CLIP_SECONDS,
     NOTES_SIZES,

@@ -27,17 +27,10 @@ from typing import Any
 
 import click
 
-from benchmarks.rendered.table import (
-    BATCH_SIZES,
-    COLUMNS,
-    GRIDS,
-    KEY_TASK,
-    STYLE_TASK,
-    TAGS_TASK,
-    Contestant,
-    make_table,
-    read_tasks,
-)
+from benchmarks.rendered.contestants import Contestant
+from benchmarks.rendered.reading import read_tasks
+from benchmarks.rendered.rows import COLUMNS, KEY_TASK, STYLE_TASK, TAGS_TASK
+from benchmarks.rendered.table import BATCH_SIZES, GRIDS, make_table
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, UnfinishedError

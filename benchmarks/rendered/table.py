@@ -21,33 +21,45 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
+from benchmarks.rendered.contestants import (
+    BASELINES,
+    TEMPLATES,
+    Contestant,
+    choose_folders,
+    load_contestant,
+    parse_baselines,
+    parse_weights,
+)
+from benchmarks.rendered.reading import TaskData, read_tasks
+from benchmarks.rendered.rows import (
+    NOTES_TASK,
+    UNPROBED,
+    table_rows,
+)
 from myna_plugin.cli.options import CACHE, MODEL_OPTIONS
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand
-from myna_plugin.common.files import digest_path, read_json, write_json, write_text
+from myna_plugin.common.files import read_json, write_json, write_text
 from myna_plugin.common.options import DEVICE, FOLDER, PATH, POSITIVE_INT, WORKERS
 from myna_plugin.common.provenance import now, versions
-from myna_plugin.model.audio import AudioError
 from myna_plugin.probing.cache import EmbeddingCache, folder_name
-from myna_plugin.probing.embeddings import digest_audio, digest_experiment, embed_items
+from myna_plugin.probing.embeddings import embed_items
 from myna_plugin.probing.heads import GRIDS as PROBE_GRIDS
 from myna_plugin.probing.heads import HeadConfig, build_grid
-from myna_plugin.probing.modules import ExperimentError, LoadedModule, load_module
+from myna_plugin.probing.modules import ExperimentError, LoadedModule
 from myna_plugin.probing.probes import probe_parts
 from myna_plugin.probing.report.results import (
     DISTRIBUTIONS,
@@ -58,32 +70,13 @@ from myna_plugin.probing.report.results import (
     describe_scores,
     describe_task,
 )
-from myna_plugin.probing.report.tables import Rows, markdown
-from myna_plugin.probing.tasks import HEAR, Item, Task, TaskError, encode_targets, load_task
+from myna_plugin.probing.report.tables import markdown
+from myna_plugin.probing.tasks import encode_targets
 from myna_plugin.probing.tasks.giantsteps import KEYS
 from myna_plugin.probing.tasks.loading import describe_sizes
 from myna_plugin.probing.tasks.metrics import score_outputs
 from myna_plugin.probing.tasks.task import SPLITS
 from myna_plugin.recipes.probe import UNFINISHED, cache_folder
-
-BASELINE_FOLDER = Path(__file__).parent / "baselines"
-
-BASELINES = ("mel_statistics", "chroma", "krumhansl", "random_vit")
-
-TEMPLATES = "krumhansl"
-"""The baseline whose embedding is the key's scores: the key task needs no probe."""
-
-UNPROBED = "untrained"
-"""Name of the part whose embedding is taken for the head's outputs."""
-
-KEY_TASK, STYLE_TASK, TAGS_TASK = "rendered_key", "rendered_style", "rendered_instruments"
-
-SCENE_TASKS = (KEY_TASK, STYLE_TASK, TAGS_TASK)
-
-NOTES_TASK = "rendered_notes"
-
-KEY_METRICS = ("weighted_key_score", "weighted_key_score_both_fifths", "accuracy")
-"""HEAR has no score for keys beyond accuracy; here selection goes by the weighted one."""
 
 LINEAR_GRID = build_grid(
     standardize=(True,),
@@ -97,24 +90,6 @@ LINEAR_GRID = build_grid(
 
 GRIDS: dict[str, tuple[HeadConfig, ...]] = {**PROBE_GRIDS, "linear": LINEAR_GRID}
 
-COLUMNS: dict[tuple[str, str], str] = {
-    (KEY_TASK, "weighted_key_score"): "key, weighted",
-    (KEY_TASK, "accuracy"): "key, accuracy",
-    (STYLE_TASK, "accuracy"): "style, accuracy",
-    (TAGS_TASK, "roc_auc_macro"): "instruments, AUC",
-    (TAGS_TASK, "average_precision_macro"): "instruments, AP",
-    (NOTES_TASK, "event_onset_50ms_fms"): "notes, onset F",
-}
-"""Task and metric of each column."""
-
-GOALS: dict[tuple[str, str], float] = {
-    (KEY_TASK, "weighted_key_score"): 0.78,
-    (STYLE_TASK, "accuracy"): 0.60,
-    (TAGS_TASK, "roc_auc_macro"): 0.98,
-    (TAGS_TASK, "average_precision_macro"): 0.94,
-}
-"""What the shipped weights are meant to reach."""
-
 BATCH_SIZES = {"cpu": 16, "cuda": 256}
 """Clips embedded together."""
 
@@ -122,137 +97,6 @@ HEAR_EVAL = "import sys; from myna_plugin.hear_eval.cli import main; sys.exit(ma
 
 Scores = dict[str, dict[str, float | None]]
 """By metric, the mean over seeds and the deviation, None for one seed."""
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A model or baseline of the table.
-
-    Attributes:
-        name: of its rows.
-        module: HEAR module.
-        model_file: weights; "" for none or the module's own.
-        options: keyword arguments of `load_model`.
-    """
-
-    name: str
-    module: str
-    model_file: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether it is one of ours that learns nothing."""
-        return self.module.startswith("benchmarks.")
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """A task with its clips.
-
-    Attributes:
-        task: as read, selecting by the weighted score where classes are keys.
-        items: its clips; one file has one path in all tasks.
-        digests: of the audio, by path.
-        digest: of all of it.
-    """
-
-    task: Task
-    items: list[Item]
-    digests: dict[Path, str]
-    digest: str
-
-
-def baseline(name: str) -> Contestant:
-    """A baseline by its name.
-
-    Raises:
-        ExperimentError: there is none of that name.
-    """
-    if name not in BASELINES:
-        raise ExperimentError(f"--baselines {name}: there are {', '.join(BASELINES)}")
-    return Contestant(name.replace("_", " "), f"benchmarks.rendered.baselines.{name}")
-
-
-def parse_baselines(text: str) -> list[Contestant]:
-    """Baselines of "all", "none" or names joined by commas.
-
-    >>> [contestant.name for contestant in parse_baselines("chroma,random_vit")]
-    ['chroma', 'random vit']
-    """
-    names = {"all": list(BASELINES), "none": []}.get(text, [n for n in text.split(",") if n])
-    return [baseline(name) for name in names]
-
-
-def parse_weights(text: str, module: str, options: Mapping[str, Any]) -> Contestant:
-    """A model of "FILE" or "NAME=FILE", where FILE is anything that `load_model` takes.
-
-    Raises:
-        ExperimentError: something that looks like a file and is not there.
-
-    >>> parse_weights("ours=hf://owner/myna", "myna_plugin", {}).name
-    'ours'
-    """
-    name, named, file = text.rpartition("=")
-    if ("/" in file or "." in file) and "://" not in file and not Path(file).is_file():
-        raise ExperimentError(f"--weights {file}: no such file")
-    return Contestant(name if named else Path(file).stem or module, module, file, options)
-
-
-def read_tasks(folder: Path, workers: int, progress: bool) -> list[TaskData]:
-    """The scene tasks of a folder, each audio file read once for its digest.
-
-    Raises:
-        TaskError: there is none, or one is damaged.
-        AudioError: an audio file cannot be read.
-    """
-    found = [name for name in SCENE_TASKS if (folder / name).is_dir()]
-    if not found:
-        raise TaskError(
-            f"{folder}: none of {', '.join(SCENE_TASKS)} is there; "
-            "make them with python -m benchmarks.rendered.tasks"
-        )
-    loaded = [load_task(HEAR, folder / name) for name in found]
-    paths: dict[tuple[int, int], Path] = {}
-    read = []
-    for task, items in loaded:
-        if task.labels == KEYS:
-            task = replace(task, metrics=KEY_METRICS, primary=KEY_METRICS[0])
-        read.append((task, [share_path(item, paths) for item in items]))
-    digests, unreadable = digest_audio(
-        [item for _, items in read for item in items], workers, progress=progress
-    )
-    if unreadable:
-        raise AudioError(next(iter(unreadable.values())))
-    return [
-        TaskData(task, items, digests, digest_experiment(items, digests)) for task, items in read
-    ]
-
-
-def share_path(item: Item, paths: dict[tuple[int, int], Path]) -> Item:
-    """The item with the first path that its file was met under: tasks link the same files.
-
-    Args:
-        item: a clip.
-        paths: first path by device and inode; added to.
-
-    Raises:
-        TaskError: the file is missing.
-    """
-    try:
-        status = os.stat(item.path)
-    except OSError as error:
-        raise TaskError(f"{item.path}: cannot be read ({error.strerror})") from error
-    return replace(item, path=paths.setdefault((status.st_dev, status.st_ino), item.path))
-
-
-def load_contestant(contestant: Contestant, device: str) -> LoadedModule:
-    """The module of a contestant, told apart from earlier versions by all that it may depend on."""
-    module = load_module(
-        contestant.module, contestant.model_file, contestant.options, device=device
-    )
-    # The baselines build on one another.
-    return replace(module, code=digest_path(BASELINE_FOLDER)) if contestant.is_baseline else module
 
 
 def score_untrained(data: TaskData, vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -409,67 +253,6 @@ def score_notes(
     }
 
 
-def table_rows(results: Mapping[str, Mapping[str, Any]]) -> Rows:
-    """The table: for each model the part chosen on validation, then every part, then the goals.
-
-    Args:
-        results: contents of results files, by name of the contestant, then task.
-    """
-    columns = [key for key in COLUMNS if any(key[0] in tasks for tasks in results.values())]
-    rows = [["embedding", *(COLUMNS[key] for key in columns)]]
-    for name, tasks in results.items():
-        rows.append([name, *(format_reported(tasks.get(task), metric) for task, metric in columns)])
-        for part in parts_of(tasks):
-            cells = [format_part(tasks.get(task), part, metric) for task, metric in columns]
-            rows.append([f"… {part}", *cells])
-    rows.append(["goal", *(f"{GOALS[key]:.2f}" if key in GOALS else "" for key in columns)])
-    return rows
-
-
-def parts_of(tasks: Mapping[str, Any]) -> list[str]:
-    """Parts that have rows of their own: where there are several, and what is not probed."""
-    names: list[str] = []
-    for content in tasks.values():
-        parts = content.get("parts", {})
-        names += [*parts] if len(parts) > 1 else []
-        names += [UNPROBED] if content.get(UNPROBED) else []
-    return list(dict.fromkeys(names))
-
-
-def format_reported(content: Mapping[str, Any] | None, metric: str) -> str:
-    """The score of the part that was best on validation; "" where there is none."""
-    if content is None:
-        return ""
-    score = content["scores"].get(metric)
-    return format_score(score) if score else ""
-
-
-def format_part(content: Mapping[str, Any] | None, part: str, metric: str) -> str:
-    """The score of one part; the part chosen on validation has a star."""
-    if content is None:
-        return ""
-    if part == UNPROBED:
-        untrained = content.get(UNPROBED) or {}
-        return f"{untrained[metric]:.3f}" if metric in untrained else ""
-    if part not in content.get("parts", {}):
-        return ""
-    score = content["parts"][part]["scores"].get(metric)
-    chosen = " *" if part == content["reported"] else ""
-    return f"{format_score(score)}{chosen}" if score else ""
-
-
-def format_score(score: Mapping[str, float | None]) -> str:
-    """Mean and deviation over seeds.
-
-    >>> format_score({"mean": 0.7834, "deviation": 0.0042}), format_score({"mean": None})
-    ('0.783 ± 0.004', 'nan')
-    """
-    mean, deviation = score["mean"], score.get("deviation")
-    if mean is None:
-        return "nan"
-    return f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
-
-
 def describe_table(
     results: Mapping[str, Mapping[str, Any]], tasks: Sequence[TaskData], grid: str, seeds: int
 ) -> str:
@@ -494,21 +277,6 @@ def read_results(paths: Mapping[str, Path]) -> dict[str, Any]:
                 del run["heads"]
         contents[task] = content
     return contents
-
-
-def choose_folders(contestants: Sequence[Contestant], out: Path) -> list[Path]:
-    """Folder of each contestant.
-
-    Raises:
-        ExperimentError: two have one name.
-    """
-    folders = [out / re.sub(r"[^\w.-]", "_", contestant.name) for contestant in contestants]
-    for place, folder in enumerate(folders):
-        if folder in folders[:place]:
-            raise ExperimentError(
-                f"two models are called {contestants[place].name!r}: use --weights NAME=FILE"
-            )
-    return folders
 
 
 @click.command("benchmarks.rendered.table", cls=ToldCommand, help=__doc__)

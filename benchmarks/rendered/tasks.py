@@ -34,6 +34,7 @@ from typing import Any, Literal
 import click
 
 from benchmarks.rendered.clips import NOTE_PITCHES, Rendered, render_clips
+from benchmarks.rendered.rows import KEY_TASK, NOTES_TASK, SCENE_TASKS, STYLE_TASK, TAGS_TASK
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.files import write_json, write_text
@@ -59,10 +60,6 @@ from recipes.rendered.soundfonts import (
 )
 from recipes.rendered.sources import Sources
 
-SCENE_TASKS = ("rendered_key", "rendered_style", "rendered_instruments")
-
-NOTES_TASK = "rendered_notes"
-
 SIZES = (8000, 1500, 3000)
 """Clips to train, validate and test with."""
 
@@ -84,11 +81,11 @@ def scene_task(name: str, clips: Sequence[Rendered], seconds: float) -> tuple[Ta
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     loss: Literal["cross_entropy", "bce"]
-    if name == "rendered_key":
+    if name == KEY_TASK:
         loss = "cross_entropy"
         labels, metrics = KEYS, ("weighted_key_score", "weighted_key_score_both_fifths", "accuracy")
         used = [clip for clip in clips if clip.key is not None]
-    elif name == "rendered_style":
+    elif name == STYLE_TASK:
         labels, metrics, loss = _classes_everywhere(clips), ("accuracy",), "cross_entropy"
         used = [clip for clip in clips if clip.style in labels]
     else:
@@ -127,9 +124,9 @@ def _tags_everywhere(clips: Sequence[Rendered]) -> tuple[str, ...]:
 
 
 def _target(name: str, clip: Rendered, labels: Sequence[str]) -> str | tuple[str, ...]:
-    if name == "rendered_instruments":
+    if name == TAGS_TASK:
         return tuple(tag for tag in clip.tags if tag in labels)
-    return str(clip.key) if name == "rendered_key" else clip.style
+    return str(clip.key) if name == KEY_TASK else clip.style
 
 
 def write_scene_task(

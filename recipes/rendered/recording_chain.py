@@ -30,7 +30,7 @@ BLOCK = 160
 
 MOST_REFLECTIONS = 24
 MOST_NOISES = 3
-PIECES_AT_ONCE = 256
+PIECES_AT_ONCE = {"cpu": 1, "cuda": 256}
 FFT_STEP = 8192
 """Transforms are as long as multiples of this: quicker, and a GPU plans few different ones."""
 
@@ -152,25 +152,33 @@ def apply_recordings(waveforms: Tensor, pieces: np.ndarray) -> Tensor:
     levels, peaks = waveforms.square().mean(1).sqrt(), waveforms.abs().amax(1)
     recorded = torch.zeros_like(waveforms)
     # Pieces of like length together: all of a batch take as long as the longest.
-    at_once = PIECES_AT_ONCE if waveforms.is_cuda else 1
+    at_once = PIECES_AT_ONCE[waveforms.device.type]
     for start in range(0, len(ordered), at_once):
         batch = ordered[start : start + at_once]
         rows = {name: column[start : start + at_once] for name, column in columns.items()}
         sound = _record(waveforms, batch, rows, levels[rows["clip"]], peaks[rows["clip"]])
-        for piece, place in zip(sound, batch, strict=True):
-            low, high = int(place["low"]), int(place["high"])
-            recorded[place["clip"], low:high] += _fade(piece[: high - low], place)
+        _add(recorded, sound, batch, rows)
     return recorded
 
 
-def _fade(piece: Tensor, place: np.ndarray) -> Tensor:
-    """A piece that fades, (S,), changed in place; weights of neighbours sum to 1."""
-    ramp = (torch.arange(min(FADE, len(piece)), device=piece.device) + 0.5) / FADE
-    if place["rise"]:
-        piece[:FADE] *= ramp
-    if place["fall"]:
-        piece[-FADE:] *= ramp.flip(0)
-    return piece
+def _add(recorded: Tensor, sound: Tensor, batch: np.ndarray, rows: Rows) -> None:
+    """Put pieces where they belong in their clips; weights of neighbours sum to 1 in fades."""
+    time = torch.arange(sound.shape[1], device=sound.device)
+    if len(batch) == 1:
+        ramp = (time[:FADE] + 0.5) / FADE
+        if batch["rise"][0]:
+            sound[0, :FADE] *= ramp
+        if batch["fall"][0]:
+            sound[0, -FADE:] *= ramp.flip(0)
+        recorded[int(batch["clip"][0]), int(batch["low"][0]) : int(batch["high"][0])] += sound[0]
+        return
+    before_end = (rows["high"] - rows["low"])[:, None] - 1 - time
+    for fades, at in (("rise", time), ("fall", before_end)):
+        sound *= ((at + 0.5) / FADE).clamp(max=1).where(rows[fades][:, None], 1.0)
+    # Beyond a piece's end there are zeros, which may fall anywhere in the clip.
+    n_samples = recorded.shape[1]
+    place = (rows["low"][:, None] + time) % n_samples + rows["clip"][:, None] * n_samples
+    recorded.view(-1).index_add_(0, place.flatten(), sound.flatten())
 
 
 def _record(
@@ -184,7 +192,7 @@ def _record(
     sound *= (level / _rms(sound, length).clamp(min=1e-9).maximum(0.1 * level))[:, None]
     if (batch["compression"] > 1).any():
         sound = _compress(sound, rows, length, level)
-    noise = _cut(_noise(batch, longest, sound.device), length)
+    noise = _cut(_noise(batch, rows, longest), length)
     # Silence stays silence: a clip of noise alone would carry labels that nobody can hear.
     noise *= (level * rows["noise_level"] / _rms(noise, length).clamp(min=1e-9))[:, None]
     sound = _cut(_low_pass(sound + noise, batch), length)
@@ -321,14 +329,23 @@ def _compress(sound: Tensor, rows: Rows, length: Tensor, level: Tensor) -> Tenso
     return torch.where(compressed[:, None], sound * steps[:, : sound.shape[1]], sound)
 
 
-def _noise(batch: np.ndarray, length: int, device: torch.device) -> Tensor:
+def _noise(batch: np.ndarray, rows: Rows, length: int) -> Tensor:
     """Background noise of some level, (R, length)."""
+    device = rows["clip"].device
     noise = torch.zeros((len(batch), length), device=device)
     beyond = -(-length // NOISE_STEP) * NOISE_STEP
-    for row, slot in zip(*np.nonzero(batch["noise_share"]), strict=True):
-        kind, offset = int(batch["noise_kind"][row, slot]), int(batch["noise_offset"][row, slot])
-        heard = _noise_bank(kind, beyond, device)[offset : offset + length]
-        noise[row].add_(heard, alpha=float(batch["noise_share"][row, slot]))
+    for kind in np.unique(batch["noise_kind"][batch["noise_share"] > 0]).tolist():
+        bank = _noise_bank(kind, beyond, device)
+        found = np.nonzero((batch["noise_kind"] == kind) & (batch["noise_share"] > 0))
+        if len(batch) == 1:
+            begin = int(batch["noise_offset"][found][0])
+            weight = float(batch["noise_share"][found][0])
+            noise.add_(bank[:, begin : begin + length], alpha=weight)
+            continue
+        piece, slot = (torch.from_numpy(numbers).to(device) for numbers in found)
+        offset, share = rows["noise_offset"][piece, slot], rows["noise_share"][piece, slot]
+        heard = _stretches(bank, 0 * piece, offset, length)
+        noise.index_add_(0, piece, heard.mul_(share[:, None]))
     return noise
 
 
@@ -354,9 +371,9 @@ def _tails(device: torch.device) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _noise_bank(kind: int, beyond: int, device: torch.device) -> Tensor:
-    """A bank of noise that begins anew at its end and goes on for some samples."""
+    """A bank of noise, (1, samples), that begins anew at its end and goes on for some samples."""
     repeated = np.resize(noise_bank(KINDS[kind]), BANK_SAMPLES + beyond)
-    return torch.from_numpy(repeated).to(device)
+    return torch.from_numpy(repeated[None]).to(device)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.rendered import claims
-from benchmarks.rendered.table import COLUMNS
+from benchmarks.rendered.rows import COLUMNS
 from myna_plugin.pretraining.run.configuration import apply_file, read_yaml
 from myna_plugin.pretraining.run.settings import Settings
 

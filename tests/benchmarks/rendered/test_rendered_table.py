@@ -12,11 +12,12 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from benchmarks.rendered import table
+from benchmarks.rendered import reading, rows, table
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.probing import probes
 from myna_plugin.probing.heads import FAST_GRID, select
+from myna_plugin.probing.report.tables import markdown
 from myna_plugin.probing.tasks import Item, Task
 from myna_plugin.probing.tasks.giantsteps import KEYS
 from myna_plugin.probing.tasks.hear_format import write_task
@@ -74,7 +75,7 @@ def tasks(tmp_path_factory) -> Path:
     """Key, style (octave) and instruments (loudness and octave) of the same clips."""
     folder = tmp_path_factory.mktemp("tasks")
     rng = np.random.default_rng(0)
-    targets: dict[str, list] = {name: [] for name in table.SCENE_TASKS}
+    targets: dict[str, list] = {name: [] for name in rows.SCENE_TASKS}
     for split, copies in COPIES.items():
         for key in KEYS:
             for copy in range(copies):
@@ -146,7 +147,7 @@ def test_templates_know_scales_without_training(tasks, tmp_path):
 
 
 def test_untrained_scores_are_mir_evals(tasks):
-    (data,) = [d for d in table.read_tasks(tasks, 1, False) if d.task.labels == KEYS]
+    (data,) = [d for d in reading.read_tasks(tasks, 1, False) if d.task.labels == KEYS]
     rng = np.random.default_rng(1)
     vectors = {item.clip_id: rng.normal(size=(1, 24)) for item in data.items}
     scores = table.score_untrained(data, vectors)
@@ -162,7 +163,7 @@ def test_key_is_selected_by_the_weighted_score(tasks, tmp_path):
     models = make(tasks, tmp_path, "--baselines", "chroma")
     task = models["chroma"]["rendered_key"]["task"]
     assert task["primary"] == "weighted_key_score"
-    assert set(models["chroma"]["rendered_key"]["scores"]) == set(table.KEY_METRICS)
+    assert set(models["chroma"]["rendered_key"]["scores"]) == set(reading.KEY_METRICS)
 
 
 def test_clips_are_embedded_once_for_all_tasks(tasks, tmp_path, counting):
@@ -223,7 +224,7 @@ def test_table_golden():
         "ours": {"rendered_style": content("hybrid", of_hybrid, "accuracy")},
         "mel": {"rendered_style": content("scene", {"scene": (0.4, None)}, "accuracy")},
     }
-    assert table.markdown(table.table_rows(results)).splitlines() == [
+    assert markdown(rows.table_rows(results)).splitlines() == [
         "| embedding | style, accuracy |",
         "|---|---|",
         "| ours | 0.612 ± 0.002 |",

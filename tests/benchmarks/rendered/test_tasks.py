@@ -10,6 +10,7 @@ import soundfile
 from click.testing import CliRunner
 
 from benchmarks.rendered import clips, table, tasks
+from benchmarks.rendered.contestants import baseline
 from myna_plugin.hear_eval.hear_task import find_tasks
 from myna_plugin.hear_eval.hear_task import read_task as read_for_heareval
 from myna_plugin.probing.tasks import HEAR, TaskError, load_task
@@ -17,8 +18,9 @@ from myna_plugin.probing.tasks.giantsteps import KEYS
 from recipes.rendered.instruments import GROUPS, TAGS, draw_programs, sounding_tags
 from recipes.rendered.performance import PROGRAMS
 from recipes.rendered.scores import Score, ScoreError
-from recipes.rendered.soundfont_writer import write_soundfont
 from recipes.rendered.soundfonts import SoundfontError
+
+pytest_plugins = ("rendered_fixtures",)
 
 SECONDS = 2.0
 SIZES = {"train": 24, "valid": 12, "test": 18}
@@ -52,10 +54,10 @@ def make_scores() -> list[Score]:
 
 
 @pytest.fixture(scope="module")
-def soundfonts(tmp_path_factory) -> dict[str, tuple[str, ...]]:
+def soundfonts(soundfont) -> dict[str, tuple[str, ...]]:
     """A soundfont of our own for train and valid, the one that is held out for test."""
     pytest.importorskip("pretty_midi", reason="brings the soundfont to test with")
-    train = write_soundfont(tmp_path_factory.mktemp("fonts") / "own.sf2", seed=0)
+    train = Path(soundfont)
     return tasks.choose_soundfonts([train], [], train.parent)
 
 
@@ -263,7 +265,6 @@ def test_short_sounds_do_not_count():
 
 @pytest.mark.slow
 def test_heareval_scores_the_notes(rendered, tmp_path):
-    baseline = table.baseline("mel_statistics")
-    scores = table.score_notes(baseline, tmp_path, "cpu", rendered, "faster", 1)
+    scores = table.score_notes(baseline("mel_statistics"), tmp_path, "cpu", rendered, "faster", 1)
     assert set(scores) == {"event_onset_50ms_fms", "segment_1s_er"}
     assert 0 <= scores["event_onset_50ms_fms"]["mean"] <= 1

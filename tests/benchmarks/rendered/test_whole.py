@@ -13,22 +13,28 @@ from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.probing import probes
 from myna_plugin.probing.heads import select
-from recipes.rendered.soundfont_writer import write_soundfont
+
+pytest_plugins = ("rendered_fixtures",)
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch) -> list[object]:
+def tiny(tmp_path, soundfont, monkeypatch) -> list[object]:
     """Arguments of a benchmark of seconds."""
     pytest.importorskip("pretty_midi", reason="brings the soundfont to test with")
     monkeypatch.setattr(probes, "select", partial(select, patience=3))
     # As with `python -m`; else tests/benchmarks comes first, where modules are looked for by name.
     monkeypatch.syspath_prepend(str(Path(whole.__file__).parents[2]))
-    plan = replace(whole.SMALL, sizes=(30, 20, 20), clip_seconds=3.0, composed=60)
+    plan = replace(
+        whole.SMALL,
+        sizes=(30, 20, 20),
+        clip_seconds=2.0,
+        composed=60,
+        baselines=("chroma", "krumhansl"),
+    )
     monkeypatch.setattr(whole, "SMALL", plan)
     config = EncoderConfig(embed_dim=64, depth=1, num_heads=1, mlp_dim=64)
     weights = tmp_path / "tiny.safetensors"
     save_checkpoint(initialise(MynaEncoder(config), seed=0), weights)
-    soundfont = write_soundfont(tmp_path / "own.sf2", seed=0)
     return ["--small", "--weights", weights, "--soundfonts", soundfont, "--workers", 1]
 
 
@@ -42,7 +48,7 @@ def test_scores_to_table(tmp_path, tiny):
     assert first.exit_code == 0, first.output
     text = (out / "table" / "table.md").read_text()
     assert text in first.output
-    for name in ("tiny", "… square", "… vertical", "… hybrid", "mel statistics", "chroma", "goal"):
+    for name in ("tiny", "… square", "… vertical", "… hybrid", "chroma", "krumhansl", "goal"):
         assert f"\n| {name} |" in text
     models = json.loads((out / "table" / "results.json").read_text())["models"]
     assert all("rendered_key" in tasks for tasks in models.values())
@@ -55,17 +61,29 @@ def test_scores_to_table(tmp_path, tiny):
 
 
 def test_without_small_it_is_the_whole_plan_and_options_prevail(tmp_path, tiny, monkeypatch):
-    whole_plan = replace(whole.SMALL, baselines=("chroma",), grid="full", seeds=3)
+    made = {}
+
+    def make_tasks(works, out, **options):
+        made["works"], made["tasks"] = len(works), options
+        return ["rendered"]
+
+    def make_table(contestants, tasks, out, **options):
+        made["contestants"], made["table"] = [c.name for c in contestants], options
+        return "the table"
+
+    whole_plan = replace(whole.WHOLE, composed=7, baselines=("chroma",))
     monkeypatch.setattr(whole, "WHOLE", whole_plan)
-    out = tmp_path / "whole"
-    options = ["--sizes", 28, 21, 22, "--grid", "linear", "--seeds", 2]
-    result = run(out, *tiny[1:], *options)
-    assert result.exit_code == 0, result.output
-    models = json.loads((out / "table" / "results.json").read_text())["models"]
-    assert list(models) == ["tiny", "chroma"]
-    scored = models["chroma"]["rendered_instruments"]
-    assert scored["task"]["clips"] == {"train": 28, "valid": 21, "test": 22}
-    assert (scored["probe"]["grid"], scored["probe"]["seeds"]) == ("linear", 2)
+    monkeypatch.setattr(whole, "make_tasks", make_tasks)
+    monkeypatch.setattr(whole, "read_tasks", lambda *_: [])
+    monkeypatch.setattr(whole, "make_table", make_table)
+    result = run(tmp_path / "whole", *tiny[1:], "--sizes", 28, 21, 22, "--seeds", 2)
+    assert (result.exit_code, result.output) == (0, "rendered\nthe table\n")
+    assert made["works"] == 7
+    assert made["contestants"] == ["tiny", "chroma"]
+    assert made["tasks"]["sizes"] == {"train": 28, "valid": 21, "test": 22}
+    assert tuple(made["tasks"]["notes_sizes"].values()) == whole.WHOLE.notes_sizes
+    assert made["tasks"]["seconds"] == whole.WHOLE.clip_seconds
+    assert (made["table"]["grid"], made["table"]["seeds"]) == ("full", 2)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.rendered import recording_chain
 from recipes.rendered.noises import NOISES
 from recipes.rendered.recording import EQ_HZ, Conditions, Recording, draw_conditions, draw_recording
 from recipes.rendered.recording_chain import FADE, apply_recording, apply_recordings, tabulate
@@ -58,6 +59,17 @@ def test_drawn_recordings_are_the_literal_ones():
     """As stores have them: of several pieces and of one, of all rooms, kinds of noise and cuts."""
     rng = np.random.default_rng(0)
     check(music(12, 7.0), [draw_recording(rng, 7.0, changing=i % 4 > 0) for i in range(12)])
+
+
+def test_many_pieces_at_once_are_as_one_by_one(monkeypatch):
+    """As on a GPU."""
+    rng = np.random.default_rng(1)
+    recordings = [draw_recording(rng, 5.0, changing=i % 4 > 0) for i in range(16)]
+    recordings += [Recording((FULL, PLAIN), (s / RATE,)) for s in (FADE // 4, 5 * RATE - FADE // 4)]
+    sounds = music(len(recordings), 5.0)
+    alone = record(sounds, recordings)
+    monkeypatch.setitem(recording_chain.PIECES_AT_ONCE, "cpu", 16)
+    np.testing.assert_allclose(record(sounds, recordings), alone, atol=1e-5 * np.abs(alone).max())
 
 
 @pytest.mark.parametrize(

@@ -208,11 +208,9 @@ def fail_at_two(number):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_results_come_in_order_and_errors_of_workers_arrive(workers):
-    results = run_in_workers(fail_at_two, range(6), workers)
-    assert [next(results), next(results)] == [0, 1]
+def test_errors_of_workers_arrive(workers):
     with pytest.raises(KeyError, match="two"):
-        next(results)
+        list(run_in_workers(fail_at_two, range(6), workers))
 
 
 def test_no_workers_are_refused():
