@@ -30,7 +30,7 @@ import pytest
 import setuptools
 import soundfile
 
-from myna_plugin.model.checkpoint import PUBLISHED
+from myna_plugin.model.sources import PUBLISHED
 from myna_plugin.pretraining.run.settings import Settings
 
 ROOT = Path(__file__).parents[1]
