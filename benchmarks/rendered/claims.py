@@ -31,7 +31,6 @@ import click
 from benchmarks.rendered.table import (
     BATCH_SIZES,
     COLUMNS,
-    GRIDS,
     KEY_TASK,
     STYLE_TASK,
     TAGS_TASK,
@@ -43,6 +42,9 @@ from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.files import write_text
 from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.probing.embeddings import cache_folder
+from myna_plugin.probing.experiment import Protocol
+from myna_plugin.probing.heads import GRIDS
 from myna_plugin.probing.report.tables import Rows, markdown
 from myna_plugin.recipes.configuration import (
     apply_file,
@@ -50,7 +52,7 @@ from myna_plugin.recipes.configuration import (
     read_yaml,
     to_yaml,
 )
-from myna_plugin.recipes.probe import BAD_INPUT, cache_folder
+from myna_plugin.recipes.probe import BAD_INPUT
 
 SETTINGS = Path(__file__).parents[2] / "recipes" / "pretrain" / "rendered.yaml"
 
@@ -322,9 +324,7 @@ def main(
                     [Contestant(name, "myna_plugin", str(weights))],
                     tasks_read,
                     folder,
-                    grid=grid,
-                    seeds=1,
-                    device=device,
+                    Protocol(grid, device=device),
                     workers=workers,
                     batch_size=BATCH_SIZES[device.partition(":")[0]],
                     cache=cache_folder() / "rendered",

@@ -25,44 +25,29 @@ mean and deviation over folds are reported, as heareval does.
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import DeviceError, choose_device
 from myna_plugin.common.errors import InputError
-from myna_plugin.common.files import write_json, write_text
-from myna_plugin.common.provenance import now, versions
+from myna_plugin.common.files import write_text
 from myna_plugin.model.audio import AudioError
-from myna_plugin.probing.cache import Cost, EmbeddingCache, folder_name
-from myna_plugin.probing.embeddings import digest_audio, digest_experiment, embed_items
-from myna_plugin.probing.heads import GRID, GRIDS
-from myna_plugin.probing.modules import POOLS, ExperimentError, LoadedModule, load_module
-from myna_plugin.probing.probes import PartResult, probe_parts
-from myna_plugin.probing.report import figures
-from myna_plugin.probing.report.results import (
-    DISTRIBUTIONS,
-    FIGURES,
-    FILE,
-    FORMAT,
-    describe_module,
-    describe_part,
-    describe_scores,
-    describe_task,
-    read_result,
-)
-from myna_plugin.probing.report.tables import describe_deviations, markdown, run_rows, task_rows
+from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder, open_cache
+from myna_plugin.probing.experiment import FILE, Protocol, run, write_results
+from myna_plugin.probing.heads import GRIDS, PATIENCE
+from myna_plugin.probing.modules import POOLS, ExperimentError, load_module
+from myna_plugin.probing.report.figures import draw_figures
+from myna_plugin.probing.report.results import FIGURES, read_result
+from myna_plugin.probing.report.tables import describe_result
 from myna_plugin.probing.tasks import (
     HEAR,
     LAYOUTS,
@@ -74,25 +59,12 @@ from myna_plugin.probing.tasks import (
     TaskError,
     check,
     load_task,
-    usable_items,
 )
 from myna_plugin.probing.tasks.loading import describe_sizes
-from myna_plugin.probing.tasks.task import validate_items
+from myna_plugin.probing.tasks.task_data import find_data
 
 BAD_INPUT = (AudioError, DeviceError, TaskError, ExperimentError, InputError, OSError)
 """What is answered with one line and status 2."""
-
-
-UNFINISHED = "unfinished-grids"
-"""Folder beside the results that holds what an interrupted run had trained."""
-
-BATCH_SIZES = {"cpu": 8, "cuda": 32}
-
-
-def cache_folder() -> Path:
-    """Where embeddings are kept: $MYNA_PLUGIN_CACHE, else ~/.cache/myna_plugin/embeddings."""
-    chosen = os.environ.get("MYNA_PLUGIN_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "myna_plugin" / "embeddings"
 
 
 def parse_options(text: str) -> dict[str, Any]:
@@ -113,39 +85,8 @@ def parse_options(text: str) -> dict[str, Any]:
     return options
 
 
-def draw_figures(
-    folder: Path,
-    task: Task,
-    items: Sequence[Item],
-    vectors: dict[str, np.ndarray],
-    part: slice,
-    result: PartResult,
-) -> None:
-    """Write the figures of a task: its embeddings, and the first run's test predictions."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.png"):  # of an earlier run, which may have been of another task
-        path.unlink()
-    tsne = figures.draw_tsne(task, items, vectors, part)
-    if tsne is not None:
-        figures.save(tsne, folder / "tsne.png")
-    for name, draw in figures.figures_of_test(task).items():
-        figures.save(draw(task, result.folds[0][0]), folder / f"{name}.png")
-
-
-def leave_out(task: Task, items: Sequence[Item], faults: dict[str, str]) -> list[Item]:
-    """Items without those that turned out to be faulty.
-
-    Raises:
-        TaskError: what is left cannot be scored.
-    """
-    left = [item for item in items if item.clip_id not in faults]
-    if faults:
-        validate_items(task, left)
-    return left
-
-
 @dataclass(frozen=True)
-class Settings:
+class ProbeOptions:
     """The command's options, as `resolve` gives them."""
 
     task_name: str
@@ -165,6 +106,7 @@ class Settings:
     chunk_seconds: float
     grid: str
     seeds: int
+    patience: int
     device: str
     workers: int
     batch_size: int
@@ -174,30 +116,10 @@ class Settings:
 
 
 Folds = dict[int, list[Item]]
-"""A task's clips by the fold that tests: one entry, unless the task is k-fold."""
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """A task's clips with their vectors.
-
-    Attributes:
-        folds: the clips that have vectors.
-        vectors: by clip_id, shape (K, D).
-        digests: of the audio, by file.
-        left_out: what is wrong with each clip that has none, by clip_id.
-        cost: what embedding took.
-    """
-
-    folds: Folds
-    vectors: dict[str, np.ndarray]
-    digests: dict[Path, str]
-    left_out: dict[str, str]
-    cost: Cost | None
-
-
-def resolve(options: Mapping[str, Any]) -> Settings:
-    """Settings from the command's options, with the defaults that depend on the machine.
+def resolve(options: Mapping[str, Any]) -> ProbeOptions:
+    """ProbeOptions from the command's options, with the defaults that depend on the machine.
 
     Raises:
         DeviceError: there is no such device.
@@ -212,10 +134,10 @@ def resolve(options: Mapping[str, Any]) -> Settings:
         "cache": options["cache"] or cache_folder(),
     }
     # A log would fill with bars.
-    return Settings(**{**options, **found}, progress=sys.stderr.isatty())
+    return ProbeOptions(**{**options, **found}, progress=sys.stderr.isatty())
 
 
-def load_folds(settings: Settings) -> tuple[Task, Folds]:
+def load_folds(settings: ProbeOptions) -> tuple[Task, Folds]:
     """The task, and its clips for each fold that is to test.
 
     Raises:
@@ -256,7 +178,7 @@ def refuse_incomplete(report: CheckReport, allow_missing: bool) -> None:
         raise TaskError(f"{fault.reason}; the data set is incomplete: --allow-missing goes on")
 
 
-def score(settings: Settings, out: Path, task: Task, folds: Folds, report: CheckReport) -> str:
+def score(settings: ProbeOptions, out: Path, task: Task, folds: Folds, report: CheckReport) -> str:
     """Embed the clips, probe, and write all results; the Markdown of them.
 
     Raises:
@@ -273,130 +195,32 @@ def score(settings: Settings, out: Path, task: Task, folds: Folds, report: Check
     )
     for warning in module.warnings:
         click.echo(f"{module.name}: {warning}", err=True)
-    data = embed(settings, task, folds, report, module)
-    click.echo(f"{task.name}: {describe_sizes(first(data.folds))}; {module.width} features")
-    reported, results = probe_parts(
-        task,
-        list(data.folds.values()),
-        data.vectors,
-        module.parts,
-        GRIDS[settings.grid],
-        seeds=settings.seeds,
-        device=settings.device,
-        progress=settings.progress,
-        records=out / UNFINISHED,
-    )
-    content = describe(settings, task, report, module, data, reported, results)
-    part = module.parts[reported]
-    draw_figures(out / FIGURES, task, first(data.folds), data.vectors, part, results[reported])
-    # Last, so that a folder with results in it is whole.
-    write_json(out / FILE, content)
-    text = describe_result(out)
-    write_text(out / "results.md", text)
-    if (out / UNFINISHED).is_dir():
-        shutil.rmtree(out / UNFINISHED)
-    return text
-
-
-def embed(
-    settings: Settings, task: Task, folds: Folds, report: CheckReport, module: LoadedModule
-) -> Embedded:
-    """Vectors of the clips that can be used, from the cache where it has them.
-
-    Raises:
-        AudioError, TaskError: a clip cannot be used, and that is not allowed.
-        ExperimentError: the module failed.
-    """
-    workers, allow_missing = settings.workers, settings.allow_missing
-    folds = {n: usable_items(task, items, report, allow_missing) for n, items in folds.items()}
-    items = first(folds)
-    cache = open_cache(settings.cache / task.name, module)
-    digests, unreadable = digest_audio(items, workers, progress=settings.progress)
-    if unreadable and not allow_missing:
-        raise AudioError(next(iter(unreadable.values())))
-    faults = {i.clip_id: unreadable[i.path] for i in items if i.path in unreadable}
-    vectors, undecodable = embed_items(
-        leave_out(task, items, faults),
-        module,
-        cache,
-        digests,
-        workers=workers,
-        batch_size=settings.batch_size,
-        allow_missing=allow_missing,
-        progress=settings.progress,
-    )
-    faults |= undecodable
-    return Embedded(
-        {number: leave_out(task, items, faults) for number, items in folds.items()},
-        vectors,
-        digests,
-        {fault.clip_id: fault.reason for fault in report.faults} | faults,
-        cache.cost(),
-    )
-
-
-def describe(
-    settings: Settings,
-    task: Task,
-    report: CheckReport,
-    module: LoadedModule,
-    data: Embedded,
-    reported: str,
-    results: dict[str, PartResult],
-) -> dict[str, Any]:
-    """What the results file holds."""
-    items, folds = first(data.folds), list(data.folds)
-    return {
-        "format": FORMAT,
-        "name": settings.name or _default_name(settings.module_name, settings.model_file),
-        "task": {**describe_task(task, items), "test_folds": folds},
-        "module": describe_module(module, data.cost),
-        "probe": {
-            "grid": settings.grid,
-            "configurations": len(GRIDS[settings.grid]),
-            "folds": len(folds),
-            "seeds": settings.seeds,
-            "device": settings.device,
-        },
-        "reported": reported,
-        "scores": describe_scores(results[reported].scores),
-        "parts": {part: describe_part(result, folds) for part, result in results.items()},
-        "data": {
-            "root": str(settings.root),
-            "digest": digest_experiment(items, data.digests),
-            "check": report.as_dict(),
-            "left_out": data.left_out,
-        },
-        "versions": versions(DISTRIBUTIONS),
-        "date": now(),
-        "duration_s": round(time.monotonic() - settings.started, 1),
-        "command": shlex.join(["python", "-m", "myna_plugin.recipes.probe", *sys.argv[1:]]),
+    options: dict[str, Any] = {
+        "allow_missing": settings.allow_missing,
+        "workers": settings.workers,
+        "progress": settings.progress,
     }
-
-
-def open_cache(folder: Path, module: LoadedModule) -> EmbeddingCache:
-    """The cache of a module's embeddings; damaged blocks are reported and embedded anew."""
-    cache = EmbeddingCache(folder / folder_name(module.identity()), module.identity())
-    for path in cache.damaged:
-        click.echo(f"{path}: damaged; its clips are embedded again", err=True)
-    return cache
-
-
-def describe_result(out: Path) -> str:
-    """The Markdown that stands beside a results file."""
-    result = read_result(out)
-    notes = [f"Test scores in percent; selected on validation by {result.primary}."]
-    if (deviations := describe_deviations(result)) is not None:
-        notes.append(deviations)
-    if result.n_missing:
-        notes.append(f"{result.n_missing} clips were left out, so the score is of the rest.")
-    if GRIDS[result.grid] != GRID:
-        notes.append(f"The {result.grid} grid is for a quick look: not comparable with the paper.")
-    return (
-        f"# {result.title}: {result.name}\n\n"
-        f"{' '.join(notes)}\n\n"
-        f"{markdown(task_rows(result))}\n\n{markdown(run_rows([result]))}\n"
+    data = find_data(task, folds, report, **options)
+    click.echo(f"{task.name}: {describe_sizes(data.items)}; {module.width} features")
+    experiment = run(
+        data,
+        module,
+        open_cache(settings.cache / task.name, module),
+        Protocol(settings.grid, settings.seeds, settings.device, settings.patience),
+        batch_size=settings.batch_size,
+        out=out,
+        **options,
     )
+    command = shlex.join(["python", "-m", "myna_plugin.recipes.probe", *sys.argv[1:]])
+    name = settings.name or _default_name(settings.module_name, settings.model_file)
+    content = experiment.describe(name, command, settings.started)
+    content["data"] |= {"root": str(settings.root), "check": report.as_dict()}
+    draw_figures(out / FIGURES, experiment)
+    # Last, so that a folder with results in it is whole.
+    write_results(out, content)
+    text = describe_result(read_result(out))
+    write_text(out / "results.md", text)
+    return text
 
 
 def _default_name(module: str, model_file: str) -> str:
@@ -433,6 +257,13 @@ def _default_name(module: str, model_file: str) -> str:
 )
 @click.option("--grid", type=click.Choice(list(GRIDS)), default="full", show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    default=PATIENCE,
+    show_default=True,
+    help="Evaluations without a new best after which a head stops; less is for a quick look.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Files to decode at a time. Default: cores."

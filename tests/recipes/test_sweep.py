@@ -9,7 +9,8 @@ from tiny_task import write_task
 
 from myna_plugin.pretraining.run import trainer
 from myna_plugin.pretraining.step.training_step import TrainingStep
-from myna_plugin.probing.encoders import GRIDS, EncoderProbe
+from myna_plugin.probing.encoders import EncoderProbe
+from myna_plugin.probing.heads import GRIDS
 from myna_plugin.recipes import sweep as sweeping
 from myna_plugin.recipes.sweep import main, read_sweep
 
