@@ -28,7 +28,6 @@ import click
 from benchmarks.rendered.table import (
     BASELINES,
     BATCH_SIZES,
-    GRIDS,
     baseline,
     make_table,
     parse_weights,
@@ -47,6 +46,8 @@ from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, say
 from myna_plugin.common.options import DEVICE, FOLDER, POSITIVE_INT, SEED, WORKERS
+from myna_plugin.probing.experiment import Protocol
+from myna_plugin.probing.heads import GRIDS, PATIENCE
 from myna_plugin.probing.tasks.task import SPLITS
 
 Sizes = tuple[int, int, int]
@@ -64,6 +65,7 @@ class Plan:
         grid: heads, a name in `GRIDS`.
         seeds: of the probe.
         baselines: names in `BASELINES`.
+        patience: evaluations without a new best after which a head stops.
     """
 
     sizes: Sizes
@@ -73,6 +75,7 @@ class Plan:
     grid: str
     seeds: int
     baselines: tuple[str, ...]
+    patience: int = PATIENCE
 
 
 WHOLE = Plan(
@@ -90,7 +93,7 @@ SMALL = Plan(
     notes_sizes=(10, 10, 10),
     clip_seconds=5.0,
     composed=200,
-    grid="linear",
+    grid="four",
     seeds=1,
     baselines=("mel_statistics", "chroma", "krumhansl"),
 )
@@ -169,9 +172,7 @@ def main(
         contestants,
         read_tasks(out / "tasks", workers, progress),
         out / "table",
-        grid=grid or plan.grid,
-        seeds=seeds or plan.seeds,
-        device=device,
+        Protocol(grid or plan.grid, seeds or plan.seeds, device, plan.patience),
         workers=workers,
         batch_size=BATCH_SIZES[device.partition(":")[0]],
         cache=out / "embeddings",

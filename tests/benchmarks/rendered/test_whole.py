@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,6 @@ from click.testing import CliRunner
 from benchmarks.rendered import __main__ as whole
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
-from myna_plugin.probing import probes
-from myna_plugin.probing.heads import select
 from recipes.rendered.soundfont_writer import write_soundfont
 
 
@@ -20,10 +17,9 @@ from recipes.rendered.soundfont_writer import write_soundfont
 def tiny(tmp_path, monkeypatch) -> list[object]:
     """Arguments of a benchmark of seconds."""
     pytest.importorskip("pretty_midi", reason="brings the soundfont to test with")
-    monkeypatch.setattr(probes, "select", partial(select, patience=3))
     # As with `python -m`; else tests/benchmarks comes first, where modules are looked for by name.
     monkeypatch.syspath_prepend(str(Path(whole.__file__).parents[2]))
-    plan = replace(whole.SMALL, sizes=(30, 20, 20), clip_seconds=3.0, composed=60)
+    plan = replace(whole.SMALL, sizes=(30, 20, 20), clip_seconds=3.0, composed=60, patience=3)
     monkeypatch.setattr(whole, "SMALL", plan)
     config = EncoderConfig(embed_dim=64, depth=1, num_heads=1, mlp_dim=64)
     weights = tmp_path / "tiny.safetensors"
@@ -58,14 +54,14 @@ def test_without_small_it_is_the_whole_plan_and_options_prevail(tmp_path, tiny, 
     whole_plan = replace(whole.SMALL, baselines=("chroma",), grid="full", seeds=3)
     monkeypatch.setattr(whole, "WHOLE", whole_plan)
     out = tmp_path / "whole"
-    options = ["--sizes", 28, 21, 22, "--grid", "linear", "--seeds", 2]
+    options = ["--sizes", 28, 21, 22, "--grid", "four", "--seeds", 2]
     result = run(out, *tiny[1:], *options)
     assert result.exit_code == 0, result.output
     models = json.loads((out / "table" / "results.json").read_text())["models"]
     assert list(models) == ["tiny", "chroma"]
     scored = models["chroma"]["rendered_instruments"]
     assert scored["task"]["clips"] == {"train": 28, "valid": 21, "test": 22}
-    assert (scored["probe"]["grid"], scored["probe"]["seeds"]) == ("linear", 2)
+    assert (scored["probe"]["grid"], scored["probe"]["seeds"]) == ("four", 2)
 
 
 @pytest.mark.parametrize(
