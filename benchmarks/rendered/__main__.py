@@ -27,7 +27,7 @@ import click
 
 from benchmarks.rendered.contestants import BASELINES, baseline, parse_weights
 from benchmarks.rendered.reading import read_tasks
-from benchmarks.rendered.table import BATCH_SIZES, GRIDS, make_table
+from benchmarks.rendered.table import BATCH_SIZES, make_table
 from benchmarks.rendered.tasks import (
     CLIP_SECONDS,
     NOTES_SIZES,
@@ -40,6 +40,8 @@ from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, say
 from myna_plugin.common.options import DEVICE, FOLDER, POSITIVE_INT, SEED, WORKERS
+from myna_plugin.probing.experiment import Protocol
+from myna_plugin.probing.heads import GRIDS, PATIENCE
 from myna_plugin.probing.tasks.task import SPLITS
 from recipes.rendered.sources import Sources
 
@@ -58,6 +60,7 @@ class Extent:
         grid: heads, a name in `GRIDS`.
         seeds: of the probe.
         baselines: names in `BASELINES`.
+        patience: evaluations without a new best after which a head stops.
     """
 
     sizes: Sizes
@@ -67,6 +70,7 @@ class Extent:
     grid: str
     seeds: int
     baselines: tuple[str, ...]
+    patience: int = PATIENCE
 
 
 WHOLE = Extent(
@@ -84,7 +88,7 @@ SMALL = Extent(
     notes_sizes=(10, 10, 10),
     clip_seconds=5.0,
     composed=200,
-    grid="linear",
+    grid="four",
     seeds=1,
     baselines=("mel_statistics", "chroma", "krumhansl"),
 )
@@ -165,9 +169,7 @@ def main(
         contestants,
         read_tasks(out / "tasks", workers, progress),
         out / "table",
-        grid=grid or plan.grid,
-        seeds=seeds or plan.seeds,
-        device=device,
+        Protocol(grid or plan.grid, seeds or plan.seeds, device, plan.patience),
         workers=workers,
         batch_size=BATCH_SIZES[device.partition(":")[0]],
         cache=out / "embeddings",

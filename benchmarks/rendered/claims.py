@@ -30,7 +30,7 @@ import click
 from benchmarks.rendered.contestants import Contestant
 from benchmarks.rendered.reading import read_tasks
 from benchmarks.rendered.rows import COLUMNS, KEY_TASK, STYLE_TASK, TAGS_TASK
-from benchmarks.rendered.table import BATCH_SIZES, GRIDS, make_table
+from benchmarks.rendered.table import BATCH_SIZES, make_table
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, UnfinishedError
@@ -43,8 +43,10 @@ from myna_plugin.pretraining.run.configuration import (
     to_yaml,
 )
 from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.probing.embeddings import cache_folder
+from myna_plugin.probing.experiment import Protocol
+from myna_plugin.probing.heads import GRIDS
 from myna_plugin.probing.report.tables import Rows, markdown
-from myna_plugin.recipes.probe import cache_folder
 
 SETTINGS = Path(__file__).parents[2] / "recipes" / "pretrain" / "rendered.yaml"
 
@@ -313,9 +315,7 @@ def main(
                 [Contestant(name, "myna_plugin", str(weights))],
                 tasks_read,
                 folder,
-                grid=grid,
-                seeds=1,
-                device=device,
+                Protocol(grid, device=device),
                 workers=workers,
                 batch_size=BATCH_SIZES[device.partition(":")[0]],
                 cache=cache_folder() / "rendered",

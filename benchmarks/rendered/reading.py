@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.rendered.rows import SCENE_TASKS
 from myna_plugin.model.audio import AudioError
-from myna_plugin.probing.embeddings import digest_audio, digest_experiment
-from myna_plugin.probing.tasks import HEAR, Item, Task, TaskError, load_task
+from myna_plugin.probing.tasks import HEAR, Item, TaskError, load_task
 from myna_plugin.probing.tasks.giantsteps import KEYS
+from myna_plugin.probing.tasks.task_data import TaskData, digest_audio
 
 KEY_METRICS = ("weighted_key_score", "weighted_key_score_both_fifths", "accuracy")
 """HEAR has no score for keys beyond accuracy; here selection goes by the weighted one."""
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """A task with its clips.
-
-    Attributes:
-        task: as read, selecting by the weighted score where classes are keys.
-        items: its clips; one file has one path in all tasks.
-        digests: of the audio, by path.
-        digest: of all of it.
-    """
-
-    task: Task
-    items: list[Item]
-    digests: dict[Path, str]
-    digest: str
 
 
 def read_tasks(folder: Path, workers: int, progress: bool) -> list[TaskData]:
@@ -58,9 +41,7 @@ def read_tasks(folder: Path, workers: int, progress: bool) -> list[TaskData]:
     )
     if unreadable:
         raise AudioError(next(iter(unreadable.values())))
-    return [
-        TaskData(task, items, digests, digest_experiment(items, digests)) for task, items in read
-    ]
+    return [TaskData(task, {0: items}, digests) for task, items in read]
 
 
 def share_path(item: Item, paths: dict[tuple[int, int], Path]) -> Item:

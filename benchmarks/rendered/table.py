@@ -10,7 +10,7 @@ tasks share the embeddings. 216 heads are trained for each task and seed on the 
 one that is best on validation is scored on test. Of a hybrid model the square, the vertical and
 both features are probed, and the one that is best on validation is the model's score.
 
---grid fast trains 32 heads and --grid linear 4: quicker by far, and a little lower.
+--grid fast trains 32 heads, linear 16 and four 4: quicker by far, and a little lower.
 
 OUT receives table.md, results.json with all seeds, and OUT/MODEL/TASK/results.json for each score;
 scores that are there already are kept if nothing that they depend on has changed. --notes also runs
@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -42,53 +41,31 @@ from benchmarks.rendered.contestants import (
     parse_baselines,
     parse_weights,
 )
-from benchmarks.rendered.reading import TaskData, read_tasks
+from benchmarks.rendered.reading import read_tasks
 from benchmarks.rendered.rows import (
     NOTES_TASK,
     UNPROBED,
     table_rows,
 )
 from myna_plugin.cli.options import CACHE, MODEL_OPTIONS
+from myna_plugin.cli.task_options import PATIENCE_OPTION
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.files import read_json, write_json, write_text
 from myna_plugin.common.options import DEVICE, FOLDER, PATH, POSITIVE_INT, WORKERS
-from myna_plugin.common.provenance import now, versions
-from myna_plugin.probing.cache import EmbeddingCache, folder_name
-from myna_plugin.probing.embeddings import embed_items
-from myna_plugin.probing.heads import GRIDS as PROBE_GRIDS
-from myna_plugin.probing.heads import HeadConfig, build_grid
-from myna_plugin.probing.modules import ExperimentError, LoadedModule
-from myna_plugin.probing.probes import probe_parts
-from myna_plugin.probing.report.results import (
-    DISTRIBUTIONS,
-    FILE,
-    FORMAT,
-    describe_module,
-    describe_part,
-    describe_scores,
-    describe_task,
-)
+from myna_plugin.common.provenance import now
+from myna_plugin.probing.embeddings import cache_folder, open_cache
+from myna_plugin.probing.experiment import FILE, Protocol, is_current, run, write_results
+from myna_plugin.probing.heads import GRIDS
+from myna_plugin.probing.modules import ExperimentError
 from myna_plugin.probing.report.tables import markdown
 from myna_plugin.probing.tasks import encode_targets
 from myna_plugin.probing.tasks.giantsteps import KEYS
 from myna_plugin.probing.tasks.loading import describe_sizes
 from myna_plugin.probing.tasks.metrics import score_outputs
 from myna_plugin.probing.tasks.task import SPLITS
-from myna_plugin.recipes.probe import UNFINISHED, cache_folder
-
-LINEAR_GRID = build_grid(
-    standardize=(True,),
-    hidden_units=(0,),
-    batch_size=(64,),
-    learning_rate=(1e-3,),
-    dropout=(0.25, 0.75),
-    l2=(0.0, 1e-3),
-)
-"""Four linear heads: seconds on a CPU, for a quick look."""
-
-GRIDS: dict[str, tuple[HeadConfig, ...]] = {**PROBE_GRIDS, "linear": LINEAR_GRID}
+from myna_plugin.probing.tasks.task_data import TaskData
 
 BATCH_SIZES = {"cpu": 16, "cuda": 256}
 """Clips embedded together."""
@@ -110,16 +87,11 @@ def score_contestant(
     contestant: Contestant,
     tasks: Sequence[TaskData],
     out: Path,
+    protocol: Protocol,
     *,
-    grid: Sequence[HeadConfig],
-    grid_name: str,
-    seeds: int,
-    device: str,
-    workers: int,
-    batch_size: int,
     cache: Path,
     command: str,
-    progress: bool,
+    **options: Any,
 ) -> dict[str, Path]:
     """Score a contestant on all tasks, but for what is there already.
 
@@ -127,100 +99,37 @@ def score_contestant(
         contestant: what to score.
         tasks: on what.
         out: its folder.
-        grid: configurations of the probe.
-        grid_name: what the grid is called in the results.
-        seeds: of the probe, from 0.
-        device: where to embed and to train.
-        workers: files to decode at a time.
-        batch_size: clips to embed together.
+        protocol: how heads are selected; its device embeds, too.
         cache: folder of embeddings.
         command: for the record.
-        progress: show progress bars.
+        options: see `experiment.run`.
 
     Returns:
         The results files by task.
     """
-    module = load_contestant(contestant, device)
+    module = load_contestant(contestant, protocol.device)
     for warning in module.warnings:
         click.echo(f"{contestant.name}: {warning}", err=True)
-    embeddings = EmbeddingCache(cache / folder_name(module.identity()), module.identity())
-    probe = {
-        "grid": grid_name,
-        "configurations": len(grid),
-        "folds": 1,
-        "seeds": seeds,
-        "device": device,
-    }
+    embeddings = open_cache(cache, module)
     paths = {}
     for data in tasks:
-        start = time.monotonic()
         path = paths[data.task.name] = out / data.task.name / FILE
-        if is_current(read_json(path, None), module, data, probe):
+        if is_current(read_json(path, None), data, module, protocol):
             click.echo(f"{contestant.name}, {data.task.name}: kept from {path}", err=True)
             continue
-        vectors, _ = embed_items(
-            data.items,
-            module,
-            embeddings,
-            data.digests,
-            workers=workers,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        embedded_s = time.monotonic() - start
-        reported, results = probe_parts(
-            data.task,
-            [data.items],
-            vectors,
-            module.parts,
-            grid,
-            seeds=seeds,
-            device=device,
-            progress=progress,
-            records=path.parent / UNFINISHED,
-        )
+        began = time.monotonic()
+        experiment = run(data, module, embeddings, protocol, out=path.parent, **options)
+        content = experiment.describe(contestant.name, command, began)
         is_template = contestant.module.endswith(f".{TEMPLATES}") and data.task.labels == KEYS
-        duration_s = time.monotonic() - start
-        content = {
-            "format": FORMAT,
-            "name": contestant.name,
-            "task": {**describe_task(data.task, data.items), "test_folds": [0]},
-            "module": describe_module(module, embeddings.cost()),
-            "probe": probe,
-            "reported": reported,
-            "scores": describe_scores(results[reported].scores),
-            "parts": {part: describe_part(result, [0]) for part, result in results.items()},
-            UNPROBED: score_untrained(data, vectors) if is_template else None,
-            "data": {"digest": data.digest, "left_out": {}},
-            "versions": versions(DISTRIBUTIONS),
-            "date": now(),
-            "duration_s": round(duration_s, 1),
-            "command": command,
-        }
-        write_json(path, content)
-        if (path.parent / UNFINISHED).is_dir():
-            shutil.rmtree(path.parent / UNFINISHED)
+        vectors = experiment.probed.vectors
+        content[UNPROBED] = score_untrained(data, vectors) if is_template else None
+        write_results(path.parent, content)
         click.echo(
-            f"{contestant.name}, {data.task.name}: embedded in {embedded_s:.1f} s, "
-            f"probed in {duration_s - embedded_s:.1f} s",
+            f"{contestant.name}, {data.task.name}: embedded in {experiment.embedded_s:.1f} s, "
+            f"probed in {time.monotonic() - began - experiment.embedded_s:.1f} s",
             err=True,
         )
     return paths
-
-
-def is_current(
-    content: Any, module: LoadedModule, data: TaskData, probe: Mapping[str, Any]
-) -> bool:
-    """Whether a results file is of this module, data and probe."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        return False
-    identity = module.identity()
-    made_by = content["module"]
-    return (
-        {name: made_by.get(name) for name in identity} == identity
-        and content["data"]["digest"] == data.digest
-        and content["probe"] == dict(probe)
-    )
 
 
 def score_notes(
@@ -254,9 +163,10 @@ def score_notes(
 
 
 def describe_table(
-    results: Mapping[str, Mapping[str, Any]], tasks: Sequence[TaskData], grid: str, seeds: int
+    results: Mapping[str, Mapping[str, Any]], tasks: Sequence[TaskData], protocol: Protocol
 ) -> str:
     """The Markdown of a table, with what it is of."""
+    grid, seeds = protocol.grid, protocol.seeds
     sizes = "; ".join(f"{data.task.name}: {describe_sizes(data.items)}" for data in tasks)
     return (
         "# Rendered benchmark\n\n"
@@ -273,8 +183,8 @@ def read_results(paths: Mapping[str, Path]) -> dict[str, Any]:
     for task, path in paths.items():
         content = json.loads(path.read_text(encoding="utf-8"))
         for part in content["parts"].values():
-            for run in part["runs"]:
-                del run["heads"]
+            for one in part["runs"]:
+                del one["heads"]
         contents[task] = content
     return contents
 
@@ -293,6 +203,7 @@ def read_results(paths: Mapping[str, Path]) -> dict[str, Any]:
 )
 @click.option("--grid", type=click.Choice(list(GRIDS)), default="full", show_default=True)
 @click.option("--seeds", type=POSITIVE_INT, default=3, show_default=True)
+@PATIENCE_OPTION
 @DEVICE
 @WORKERS
 @click.option(
@@ -319,6 +230,7 @@ def main(
     baselines: str,
     grid: str,
     seeds: int,
+    patience: int,
     device: str,
     workers: int | None,
     batch_size: int | None,
@@ -338,9 +250,7 @@ def main(
         contestants,
         read_tasks(tasks, workers, progress),
         out,
-        grid=grid,
-        seeds=seeds,
-        device=device,
+        Protocol(grid, seeds, device, patience),
         workers=workers,
         batch_size=batch_size or BATCH_SIZES[device.partition(":")[0]],
         cache=cache or cache_folder() / "rendered",
@@ -355,10 +265,8 @@ def make_table(
     contestants: Sequence[Contestant],
     tasks: Sequence[TaskData],
     out: Path,
+    protocol: Protocol,
     *,
-    grid: str,
-    seeds: int,
-    device: str,
     workers: int,
     batch_size: int,
     cache: Path,
@@ -372,9 +280,7 @@ def make_table(
         contestants: in the order of the table.
         tasks: from `read_tasks`.
         out: where results go.
-        grid: a name in `GRIDS`.
-        seeds: of the probe, from 0.
-        device: where to embed and to train.
+        protocol: how heads are selected; its device embeds, too.
         workers: files to decode at a time.
         batch_size: clips to embed together.
         cache: folder of embeddings.
@@ -392,22 +298,19 @@ def make_table(
             contestant,
             tasks,
             folder,
-            grid=GRIDS[grid],
-            grid_name=grid,
-            seeds=seeds,
-            device=device,
-            workers=workers,
-            batch_size=batch_size,
+            protocol,
             cache=cache,
             command=command,
+            workers=workers,
+            batch_size=batch_size,
             progress=progress,
         )
         results[contestant.name] = read_results(paths)
         if notes is not None and not contestant.module.endswith(f".{TEMPLATES}"):
-            scores = score_notes(contestant, folder, device, *notes)
+            scores = score_notes(contestant, folder, protocol.device, *notes)
             results[contestant.name][NOTES_TASK] = {"scores": scores}
         # After each model, so that a run that is stopped leaves a table of what it did.
-        text = describe_table(results, tasks, grid, seeds)
+        text = describe_table(results, tasks, protocol)
         write_json(
             out / "results.json",
             {"command": command, "date": now(), "splits": list(SPLITS), "models": results},

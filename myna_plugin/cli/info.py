@@ -9,10 +9,10 @@ import click
 
 from myna_plugin.cli.options import EMBEDDING
 from myna_plugin.common.errors import ToldCommand
-from myna_plugin.library.building import fingerprint
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.checkpoint import load_encoder
 from myna_plugin.model.encoder import token_grid
+from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.sources import resolve
 from myna_plugin.model.spectrogram import HOP_LENGTH
 from myna_plugin.model.tensors import read_tensors
@@ -71,7 +71,7 @@ def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, A
             rows * columns
             for rows, columns in (token_grid(p, config.chunk_frames) for p in config.patchings)
         ],
-        "weights": fingerprint(encoder),
+        "weights": digest_weights(encoder.state_dict()),
     }
     metadata = read_tensors(path)[1]
     facts["format"] = (

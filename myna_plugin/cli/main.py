@@ -54,12 +54,9 @@ Exit status: 0 done, 1 failed, or done but for files that are named, 2 input tha
 
 def import_command(name: str) -> click.Command:
     """A command by its name; who stops it while it is imported sees a line."""
-    attribute = name.replace("-", "_")
-    module = f"myna_plugin.cli.{attribute}"
-    if name == "probe":
-        module, attribute = "myna_plugin.recipes.probe", "main"
+    module = name.replace("-", "_")
     with told(f"myna {name}"):
-        command = getattr(importlib.import_module(module), attribute)
+        command = getattr(importlib.import_module(f"myna_plugin.cli.{module}"), module)
     assert isinstance(command, click.Command)
     return command
 

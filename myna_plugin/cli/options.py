@@ -27,14 +27,6 @@ EMBEDDING = click.option(
     help="Which patches to embed with; auto takes all that the model has.",
 )
 
-MODULE = click.option(
-    "--module",
-    "module_name",
-    default="myna_plugin",
-    show_default=True,
-    help="HEAR module: an import path, or a name that `hear-eval --list` shows.",
-)
-
 MODEL_OPTIONS = click.option(
     "--model-options", type=JsonObject(), default="{}", help="load_model's keyword arguments."
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from myna_plugin.common.devices import choose_device
-from myna_plugin.common.errors import INTERRUPTED, ToldCommand
+from myna_plugin.common.errors import INTERRUPTED, InputError, ToldCommand
 from myna_plugin.common.files import write_text
 from myna_plugin.common.launch import launched_rank
 from myna_plugin.common.options import FILE, FOLDER, PATH
@@ -128,11 +128,10 @@ def open_probe(settings: Settings) -> EncoderProbe | None:
     # Imported on use: all that scores tasks, which most runs do without.
     from myna_plugin.common.cores import available_cores
     from myna_plugin.probing.encoders import EncoderProbe, read_tasks
-    from myna_plugin.probing.tasks import TaskError
 
     workers = available_cores()
     try:
         tasks = read_tasks(settings.probe_tasks, workers)
-    except TaskError as error:
+    except InputError as error:
         raise SettingsError(f"probe_tasks: {error}") from error
     return EncoderProbe(tasks, settings.probe_grid, choose_device(settings.device), workers)

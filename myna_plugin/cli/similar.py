@@ -12,9 +12,9 @@ from myna_plugin.api import Myna
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import InputError, ToldCommand
 from myna_plugin.common.options import DEVICE, PATH, POSITIVE_INT, NamedPath
-from myna_plugin.library.building import fingerprint
 from myna_plugin.library.neighbours import find_row, join_libraries, nearest
 from myna_plugin.library.table import Library
+from myna_plugin.model.identity import digest_weights
 
 EPILOG = """
 Examples:
@@ -69,7 +69,7 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
         device="cpu",
         **options,
     )
-    if fingerprint(myna.embedder.encoder) != facts["weights"]:
+    if digest_weights(myna.embedder.encoder.state_dict()) != facts["weights"]:
         raise InputError(
             f"the library was made with other weights than {facts['model'] or 'the default'!r} "
             "has now; name the right ones with --model"

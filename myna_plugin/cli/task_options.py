@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from myna_plugin.common.options import FILE, PATH
+from myna_plugin.common.options import FILE, PATH, POSITIVE_INT
+from myna_plugin.probing.heads import PATIENCE
 from myna_plugin.probing.tasks import HEAR, LAYOUTS, TASKS
 
 TASK = click.option(
@@ -22,4 +23,11 @@ METADATA = click.option("--metadata", type=FILE, help="JukeMIR's metadata file."
 SPLIT_FILE = click.option("--split-file", type=FILE, help="Splits to use, as JSON.")
 ALLOW_MISSING = click.option(
     "--allow-missing", is_flag=True, help="Go on with what there is of the data set."
+)
+PATIENCE_OPTION = click.option(
+    "--patience",
+    type=POSITIVE_INT,
+    default=PATIENCE,
+    show_default=True,
+    help="Evaluations without a new best after which a head stops; less is for a quick look.",
 )

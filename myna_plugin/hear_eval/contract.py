@@ -19,7 +19,7 @@ import torch
 
 from myna_plugin.common.errors import InputError, one_line
 from myna_plugin.common.registry import locate_package
-from myna_plugin.probing.modules import digest_code
+from myna_plugin.model.identity import digest_code
 
 NOISE_S = 1
 N_SOUNDS = 3

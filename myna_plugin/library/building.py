@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
@@ -10,11 +9,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from myna_plugin._version import __version__
@@ -25,6 +21,7 @@ from myna_plugin.library.table import Facts, check_name
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.decoding import AUDIO_SUFFIXES, find_files
 from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.spectrogram import HOP_LENGTH
 
 FLUSH_S = 30.0
@@ -81,7 +78,7 @@ def describe(embedder: Embedder, model: str, *, precision: str, timestamps: bool
     width = embedder.timestamp_embedding_size if timestamps else embedder.scene_embedding_size
     return {
         "model": model,
-        "weights": fingerprint(embedder.encoder),
+        "weights": digest_weights(embedder.encoder.state_dict()),
         "patchings": list(embedder.patchings),
         "width": width,
         "precision": precision,
@@ -91,19 +88,6 @@ def describe(embedder: Embedder, model: str, *, precision: str, timestamps: bool
         "scene_layers": None if timestamps else list(embedder.scene_layers),
         "version": __version__,
     }
-
-
-def fingerprint(module: torch.nn.Module) -> str:
-    """Digest of all weights, their names and shapes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()[:32]
-
-
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data
 
 
 def embed_tracks(

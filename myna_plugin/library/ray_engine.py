@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from myna_plugin.api import Myna
-from myna_plugin.library.building import Progress, embed_tracks, embed_units, fingerprint
+from myna_plugin.library.building import Progress, embed_tracks, embed_units
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.parts import Unit, encode_part
 from myna_plugin.library.table import Facts
+from myna_plugin.model.identity import digest_weights
 
 
 class RayEngine:
@@ -91,7 +92,7 @@ class _UnitEmbedder:
         self, model: dict[str, Any], facts: Facts, workers: int, batch_seconds: float | None
     ) -> None:
         self._myna = Myna.from_pretrained(**model)
-        if fingerprint(self._myna.embedder.encoder) != facts["weights"]:
+        if digest_weights(self._myna.embedder.encoder.state_dict()) != facts["weights"]:
             raise LibraryError(f"{model['name']}: another file on this node; copy it to all nodes")
         self._facts, self._workers, self._batch_seconds = facts, workers, batch_seconds
 

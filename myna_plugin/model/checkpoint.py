@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from myna_plugin.model.encoder import (
     EncoderConfig,
     MynaEncoder,
 )
+from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.sources import resolve
 from myna_plugin.model.tensors import CheckpointError, list_some, read_tensors, strip_wrappers
 from myna_plugin.model.vit import HEAD_DIM
@@ -262,11 +262,11 @@ def _check_tokenizer_order(
 
 def _digest(tensors: dict[str, Tensor], tokenizer: str) -> str:
     """Fingerprint of one tokenizer's numbers."""
-    digest = hashlib.blake2b(digest_size=16)
-    for key in sorted(tensors):
-        if key.startswith(f"{tokenizer}."):
-            digest.update(tensors[key].detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    prefix = f"{tokenizer}."
+    # Without the tokenizer's name: swapped ones have each other's numbers.
+    return digest_weights(
+        {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    )
 
 
 def _stored_config(path: Path, metadata: dict[str, str]) -> EncoderConfig | None:

@@ -1,76 +1,186 @@
-"""From a task's clips to vectors: files decoded in parallel, equal lengths embedded together."""
+"""From clips to vectors, kept on disk: files decoded in parallel, equal lengths together."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import os
+import re
+import uuid
+import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from myna_plugin.common.files import digest_path
+from myna_plugin.common.errors import say
+from myna_plugin.common.files import write_json, write_whole
 from myna_plugin.common.threads import map_ahead
 from myna_plugin.model.audio import AudioError
-from myna_plugin.probing.cache import EmbeddingCache
 from myna_plugin.probing.modules import ExperimentError, LoadedModule
 from myna_plugin.probing.tasks import Item, TaskError
 from myna_plugin.probing.tasks.clips import group_by_file, load_clips
+from myna_plugin.probing.tasks.task_data import TaskData, clip_key
 
 BLOCK_CLIPS = 256
 """Clips in a block of the cache: what an interruption may lose."""
+
+BATCH_SIZES = {"cpu": 8, "cuda": 32}
+"""Clips of one length to embed together, by kind of device."""
 
 WAITING_BATCHES = 4
 """Full batches' worth of clips that may wait for others of their length."""
 
 
-def digest_audio(
-    items: Sequence[Item], workers: int, progress: bool = False
-) -> tuple[dict[Path, str], dict[Path, str]]:
-    """SHA-256 of every audio file.
+@dataclass(frozen=True)
+class Cost:
+    """What embedding took: median seconds of computing per hour of audio, and where.
 
-    Args:
-        items: the clips.
-        workers: files to read at a time.
-        progress: show a progress bar.
-
-    Returns:
-        Digests by file, and what is wrong with the files that cannot be read.
+    The median over batches leaves out the first ones, which also set up the device.
     """
 
-    def digest(path: Path) -> tuple[str, str]:
-        try:
-            return digest_path(path) if path.is_file() else "", f"{path}: no such file"
-        except OSError as error:
-            return "", f"{path}: cannot be read ({error})"
-
-    paths = list(group_by_file(items))
-    digests = map_ahead(digest, paths, workers)
-    found = tqdm(digests, "audio", len(paths), unit="file", disable=not progress)
-    results = dict(zip(paths, found, strict=True))
-    return (
-        {path: value for path, (value, _) in results.items() if value},
-        {path: fault for path, (value, fault) in results.items() if not value},
-    )
+    seconds_per_hour: float
+    device: str
 
 
-def clip_key(item: Item, digest: str) -> str:
-    """Name of a clip in the cache.
+def folder_name(identity: Mapping[str, Any]) -> str:
+    """Folder of the embeddings that have this identity.
 
-    >>> clip_key(Item("a", "a", Path("a.wav"), "x", "test", 30.0, 60.0), "0f")
-    '0f 30.0 60.0'
+    >>> folder_name({"module": "my.hear"}) == folder_name({"module": "my.hear", "pool": "clip"})
+    False
     """
-    return f"{digest} {item.start_s} {item.end_s}"
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode())
+    module = re.sub(r"[^\w.-]", "_", str(identity["module"]))
+    return f"{module}-{digest.hexdigest()[:16]}"
 
 
-def embed_items(
-    items: Sequence[Item],
+class EmbeddingCache:
+    """Vectors by clip, where a clip is named by its audio file's digest and its place there.
+
+    A block is a file of its own, so an interrupted run keeps what it wrote, and several runs may
+    write at a time. Without a folder all is kept in memory, for as long as the cache is.
+
+    Attributes:
+        vectors: by clip, float32, shape (K, D).
+        damaged: block files that could not be read; they were removed.
+    """
+
+    def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
+        """Open a cache and read all that it holds.
+
+        Args:
+            folder: of these embeddings alone; made if absent. None for none.
+            identity: what they depend on, kept beside them for the reader.
+
+        Raises:
+            OSError: the folder cannot be made or read.
+        """
+        self.vectors: dict[str, np.ndarray] = {}
+        self.damaged: list[Path] = []
+        self._folder = folder
+        self._pending: dict[str, np.ndarray] = {}
+        self._batches: list[tuple[float, float]] = []
+        self._costs: dict[str, list[tuple[float, float]]] = {}
+        if folder is None:
+            return
+        write_json(folder / "about.json", dict(identity))
+        for path in sorted(folder.glob("*.npz")):
+            try:
+                self._read(path)
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                path.unlink()
+                self.damaged.append(path)
+
+    def _read(self, path: Path) -> None:
+        with np.load(path, allow_pickle=False) as block:
+            clips, counts, vectors = block["clips"], block["counts"], block["vectors"]
+            batches, device = block["batches"], str(block["device"])
+        rows = np.split(vectors, np.cumsum(counts)[:-1])
+        self.vectors.update(zip(clips.tolist(), rows, strict=True))
+        self._costs.setdefault(device, []).extend(map(tuple, batches))
+
+    def add(
+        self, vectors: Mapping[str, np.ndarray], seconds: float, audio_s: float, device: str
+    ) -> None:
+        """Take in a batch; `flush` writes it.
+
+        Args:
+            vectors: by clip, float32, shape (K, D).
+            seconds: that embedding it took.
+            audio_s: seconds of audio in it.
+            device: where it was computed.
+        """
+        self.vectors.update(vectors)
+        self._pending.update(vectors)
+        self._batches.append((seconds, audio_s))
+        self._device = device
+        self._costs.setdefault(device, []).append((seconds, audio_s))
+
+    @property
+    def n_pending(self) -> int:
+        """Clips that `flush` would write."""
+        return len(self._pending)
+
+    def flush(self) -> None:
+        """Write what was added since, as one block, where there is a folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if not self._pending or self._folder is None:
+            return
+        rows = list(self._pending.values())
+        file = io.BytesIO()
+        np.savez(
+            file,
+            clips=np.array(list(self._pending)),
+            counts=np.array([len(row) for row in rows]),
+            vectors=np.concatenate(rows),
+            batches=np.array(self._batches),
+            device=np.array(self._device),
+        )
+        write_whole(self._folder / f"{uuid.uuid4().hex}.npz", file.getbuffer())
+        self._pending, self._batches = {}, []
+
+    def cost(self) -> Cost | None:
+        """What embedding took on the device that embedded most; None for an empty cache."""
+        if not self._costs:
+            return None
+        device = max(self._costs, key=lambda name: sum(audio for _, audio in self._costs[name]))
+        rates = [3600.0 * seconds / audio for seconds, audio in self._costs[device]]
+        return Cost(float(np.median(rates)), device)
+
+
+def cache_folder() -> Path:
+    """Where embeddings are kept: $MYNA_PLUGIN_CACHE, else ~/.cache/myna_plugin/embeddings."""
+    chosen = os.environ.get("MYNA_PLUGIN_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "myna_plugin" / "embeddings"
+
+
+def open_cache(folder: Path, module: LoadedModule) -> EmbeddingCache:
+    """The cache of a module's embeddings; damaged blocks are reported and embedded anew.
+
+    Raises:
+        OSError: the folder cannot be made or read.
+    """
+    identity = module.identity()
+    cache = EmbeddingCache(folder / folder_name(identity), identity)
+    for path in cache.damaged:
+        say(f"{path}: damaged; its clips are embedded again")
+    return cache
+
+
+def embed_clips(
+    data: TaskData,
     module: LoadedModule,
     cache: EmbeddingCache,
-    digests: dict[Path, str],
     *,
     workers: int = 4,
     batch_size: int = 8,
@@ -82,10 +192,9 @@ def embed_items(
     Whatever is embedded before an error or an interruption is kept in the cache.
 
     Args:
-        items: the clips, with readable files.
+        data: the clips.
         module: what embeds them.
         cache: of that module.
-        digests: of their files, from `digest_audio`.
         workers: files to decode at a time.
         batch_size: clips of one length to embed together.
         allow_missing: leave out clips that cannot be decoded rather than stop.
@@ -98,7 +207,8 @@ def embed_items(
         AudioError, TaskError: a clip cannot be decoded; the message names the file.
         ExperimentError: the module failed on a clip; the message names the file.
     """
-    keys = {item.clip_id: clip_key(item, digests[item.path]) for item in items}
+    items = data.items
+    keys = {item.clip_id: clip_key(item, data.digests[item.path]) for item in items}
     # Files of the same content are embedded once.
     absent = {keys[i.clip_id]: i for i in items if keys[i.clip_id] not in cache.vectors}
     faults: dict[Path, str] = {}
@@ -190,12 +300,3 @@ def group_by_length(
             n_waiting -= len(waiting[longest])
             yield waiting.pop(longest)
     yield from waiting.values()
-
-
-def digest_experiment(items: Sequence[Item], digests: dict[Path, str]) -> str:
-    """Digest of the clips, their audio, targets and splits: the same data gives the same one."""
-    lines = sorted(
-        f"{item.clip_id} {item.split} {item.target} {clip_key(item, digests[item.path])}"
-        for item in items
-    )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

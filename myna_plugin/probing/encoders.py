@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,53 +11,16 @@ from myna_plugin.common.files import digest_path, read_json, write_json
 from myna_plugin.model.checkpoint import load_encoder
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import MynaEncoder
-from myna_plugin.probing.cache import EmbeddingCache
-from myna_plugin.probing.embeddings import digest_audio, digest_experiment, embed_items
-from myna_plugin.probing.heads import FAST_GRID, HeadConfig, Selection, Split, select
-from myna_plugin.probing.modules import SCENE, ExperimentError, LoadedModule
-from myna_plugin.probing.probes import build_probe_task, build_split
-from myna_plugin.probing.tasks import (
-    HEAR,
-    TASKS,
-    Item,
-    Task,
-    TaskError,
-    check,
-    load_task,
-    usable_items,
-)
-
-GRIDS: dict[str, tuple[HeadConfig, ...]] = {
-    "linear": tuple(config for config in FAST_GRID if not config.hidden_units),
-    "fast": FAST_GRID,
-}
-"""Grids for a quick look, by name; their scores are not comparable with published ones."""
-
-BATCH_SIZES = {"cpu": 8, "cuda": 32}
-"""Clips of one length to embed together."""
+from myna_plugin.probing.embeddings import BATCH_SIZES, EmbeddingCache
+from myna_plugin.probing.experiment import Protocol, run
+from myna_plugin.probing.heads import PATIENCE
+from myna_plugin.probing.modules import SCENE, LoadedModule
+from myna_plugin.probing.probes import Probed
+from myna_plugin.probing.tasks import HEAR, TASKS, TaskError, check, load_task
+from myna_plugin.probing.tasks.task_data import TaskData, find_data
 
 
-@dataclass(frozen=True)
-class ReadTask:
-    """A task whose files have been found.
-
-    Attributes:
-        task: what it is.
-        items: its usable clips.
-        digests: SHA-256 of their files.
-    """
-
-    task: Task
-    items: list[Item]
-    digests: dict[Path, str]
-
-    @property
-    def digest(self) -> str:
-        """Names the clips, their audio, targets and splits."""
-        return digest_experiment(self.items, self.digests)
-
-
-def read_task(text: str, workers: int, say: Callable[[str], None] = print) -> ReadTask:
+def read_task(text: str, workers: int, say: Callable[[str], None] = print) -> TaskData:
     """Find the files of a task.
 
     Args:
@@ -75,96 +36,29 @@ def read_task(text: str, workers: int, say: Callable[[str], None] = print) -> Re
         raise TaskError(f"{text}: no task {name!r}; there are {', '.join(TASKS)}")
     known = bool(equals) and name in TASKS
     task, items = load_task(name if known else HEAR, Path(root if known else text))
-    found = check(task, items, workers)
+    report = check(task, items, workers)
     try:
-        usable = usable_items(task, items, found, allow_missing=True)
+        data = find_data(task, {0: items}, report, allow_missing=True, workers=workers)
     except TaskError as error:
-        told = [fault.reason for fault in found.faults]
+        told = [fault.reason for fault in report.faults]
         raise TaskError(
             f"{error}; left out: {len(told)} clips ({told[0]})" if told else str(error)
         ) from error
-    digests, faults = digest_audio(usable, workers)
-    if faults:
-        raise TaskError(next(iter(faults.values())))
-    if len(usable) < len(items):
-        say(f"{task.name}: {len(items) - len(usable)} of {len(items)} clips are left out")
-    return ReadTask(task, usable, digests)
+    if data.left_out:
+        say(f"{task.name}: {len(data.left_out)} of {len(items)} clips are left out")
+    return data
 
 
 def read_tasks(
     texts: Sequence[str], workers: int, say: Callable[[str], None] = print
-) -> list[ReadTask]:
+) -> list[TaskData]:
     """`read_task` of each; TaskError if two have one name."""
     tasks = [read_task(text, workers, say) for text in texts]
-    names = [read.task.name for read in tasks]
+    names = [data.task.name for data in tasks]
     for name in names:
         if names.count(name) > 1:
             raise TaskError(f"two of {', '.join(texts)} are called {name!r}; give one of them")
     return tasks
-
-
-@dataclass(frozen=True)
-class Probed:
-    """The head selected for a task.
-
-    Attributes:
-        selection: the head that is best on validation.
-        test: the test split, not yet looked at.
-    """
-
-    selection: Selection
-    test: Split
-
-    @property
-    def valid_score(self) -> float:
-        """The task's primary metric on validation."""
-        return self.selection.valid_score
-
-    def score(self) -> dict[str, float]:
-        """The task's metrics on test."""
-        return self.selection.score(self.test).scores
-
-
-def probe_encoder(
-    encoder: MynaEncoder, read: ReadTask, grid: Sequence[HeadConfig], device: str, workers: int
-) -> Probed:
-    """Embed a task's clips with all patchings of an encoder, and select a head on validation.
-
-    Files are decoded again every time, so that nothing but digests is kept in memory. No global
-    random numbers are used.
-
-    Args:
-        encoder: moved to the device, and otherwise left as it is.
-        read: the task.
-        grid: heads to select from.
-        device: where to embed and to train heads.
-        workers: files to decode at a time.
-
-    Raises:
-        AudioError, TaskError: a file cannot be read any more; the message names it.
-        ExperimentError: embeddings or targets cannot be used.
-    """
-    module = describe_encoder(encoder, device)
-    with tempfile.TemporaryDirectory(prefix="myna-probe-") as folder:
-        vectors, _ = embed_items(
-            read.items,
-            module,
-            EmbeddingCache(Path(folder), module.identity()),
-            read.digests,
-            workers=workers,
-            batch_size=BATCH_SIZES[torch.device(device).type],
-        )
-    part = slice(0, module.width)
-    train, valid, test = (
-        build_split(read.task, read.items, vectors, split, part)
-        for split in ("train", "valid", "test")
-    )
-    task = build_probe_task(read.task)
-    try:
-        selection = select(train, valid, task, grid, device=device, progress=False)
-    except ValueError as error:
-        raise ExperimentError(f"{read.task.name}: {error}") from error
-    return Probed(selection, test)
 
 
 def describe_encoder(encoder: MynaEncoder, device: str) -> LoadedModule:
@@ -191,31 +85,44 @@ def describe_encoder(encoder: MynaEncoder, device: str) -> LoadedModule:
 class EncoderProbe:
     """Validation scores of an encoder on some tasks, as `pretraining.trainer` calls for them.
 
+    Files are decoded again every time, so that nothing but digests is kept in memory. No global
+    random numbers are used, and the encoder is moved to the device but otherwise left as it is.
+
     Args:
         tasks: from `read_tasks`.
-        grid: a name from `GRIDS`.
+        grid: a name in `GRIDS`.
         device: where to embed and to train heads.
         workers: files to decode at a time.
+        patience: evaluations without a new best after which a head stops.
     """
 
-    def __init__(self, tasks: Sequence[ReadTask], grid: str, device: str, workers: int) -> None:
-        self.tasks = tasks
-        self.grid_name = grid
-        self.grid = GRIDS[grid]
-        self.device = device
-        self.workers = workers
+    def __init__(
+        self,
+        tasks: Sequence[TaskData],
+        grid: str,
+        device: str,
+        workers: int,
+        patience: int = PATIENCE,
+    ) -> None:
+        self.tasks, self.workers = tasks, workers
+        self.protocol = Protocol(grid, device=device, patience=patience)
 
     def __call__(self, encoder: MynaEncoder) -> dict[str, float]:
-        """The primary metric of every task on validation, by the task's name."""
-        return {read.task.name: self._probe(encoder, read).valid_score for read in self.tasks}
+        """The primary metric of every task on validation, by the task's name.
+
+        Raises:
+            AudioError, TaskError: a file cannot be read any more; the message names it.
+            ExperimentError: embeddings or targets cannot be used.
+        """
+        return {data.task.name: self._run(encoder, data).valid_scores[SCENE] for data in self.tasks}
 
     def test(self, encoder: MynaEncoder) -> dict[str, dict[str, float]]:
         """All metrics of every task on test, of heads selected on validation, the primary first."""
         scores = {}
-        for read in self.tasks:
-            found = self._probe(encoder, read).score()
-            names = sorted(found, key=lambda name: name != read.task.primary)
-            scores[read.task.name] = {name: found[name] for name in names}
+        for data in self.tasks:
+            found = self._run(encoder, data).results[SCENE].scores
+            names = sorted(found, key=lambda name: name != data.task.primary)
+            scores[data.task.name] = {name: found[name][0] for name in names}
         return scores
 
     def test_file(self, weights: Path, kept: Path) -> dict[str, dict[str, float]]:
@@ -227,12 +134,12 @@ class EncoderProbe:
 
         Raises:
             CheckpointError: the weights cannot be read.
-            AudioError, TaskError, ExperimentError: see `probe_encoder`.
+            AudioError, TaskError, ExperimentError: as for a call.
         """
         identity = {
             "weights": digest_path(weights),
-            "grid": self.grid_name,
-            "data": {read.task.name: read.digest for read in self.tasks},
+            "grid": self.protocol.grid,
+            "data": {data.task.name: data.digest for data in self.tasks},
         }
         told = read_json(kept, None)
         if not isinstance(told, dict) or told.get("identity") != identity:
@@ -241,5 +148,9 @@ class EncoderProbe:
         scores: dict[str, dict[str, float]] = told["test"]
         return scores
 
-    def _probe(self, encoder: MynaEncoder, read: ReadTask) -> Probed:
-        return probe_encoder(encoder, read, self.grid, self.device, self.workers)
+    def _run(self, encoder: MynaEncoder, data: TaskData) -> Probed:
+        device = self.protocol.device
+        module = describe_encoder(encoder, device)
+        cache = EmbeddingCache(None, module.identity())
+        size = BATCH_SIZES[torch.device(device).type]
+        return run(data, module, cache, self.protocol, batch_size=size, workers=self.workers).probed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import time
 import warnings
@@ -16,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import myna_plugin.model
 from myna_plugin.common.errors import InputError, one_line
-from myna_plugin.common.files import digest_path
-from myna_plugin.common.registry import OUR_PACKAGE, list_models, locate_package, resolve
+from myna_plugin.common.files import digest_pairs, digest_path
+from myna_plugin.common.registry import list_models, resolve
 from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.identity import digest_code, digest_weights
 
 POOLS = ("clip", "chunk")
 
@@ -273,30 +272,11 @@ def cut_windows(audio: Tensor, window: int) -> list[Tensor]:
     return cuts
 
 
-def digest_code(module: ModuleType) -> str:
-    """What tells one state of a HEAR module's code from another: a digest of its source files.
-
-    Of a module of ours that is the folder `myna_plugin/model`, which decides every vector; of any
-    other its whole top-level package.
-    """
-    if module.__name__.partition(".")[0] == OUR_PACKAGE:
-        return digest_path(Path(str(myna_plugin.model.__file__)).parent)
-    return digest_path(locate_package(module))
-
-
 def _digest_weights(model: nn.Module, model_file: str) -> str:
     """Of every tensor of the model, and of the file, for models that keep numbers elsewhere."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
-    if model_file and Path(model_file).exists():
-        digest.update(digest_path(Path(model_file)).encode())
-    else:
-        digest.update(model_file.encode())
-    return digest.hexdigest()
+    tensors = {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
+    file = digest_path(Path(model_file)) if model_file and Path(model_file).exists() else model_file
+    return digest_pairs([("tensors", digest_weights(tensors)), ("file", file)])
 
 
 def _describe_device(device: str) -> str:

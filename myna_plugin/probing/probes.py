@@ -1,17 +1,31 @@
-"""Probes of a task on each part of an embedding, the part to report chosen on validation."""
+"""Probes of a task on each part of an embedding: chosen on validation, then scored on test once.
+
+What an interrupted run had trained is kept on disk, so that a restart trains only the rest.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
+from myna_plugin._version import __version__
+from myna_plugin.common.files import write_whole
 from myna_plugin.probing.heads import (
     METRICS,
+    PATIENCE,
     RULES,
     HeadConfig,
+    HeadScore,
     ProbeResult,
     ProbeTask,
     Selection,
@@ -20,11 +34,12 @@ from myna_plugin.probing.heads import (
     summarize_scores,
     tabulate_pair_scores,
 )
+from myna_plugin.probing.heads.stack import TrainedHead
 from myna_plugin.probing.modules import ExperimentError
-from myna_plugin.probing.records import GridRecord, digest_grid
 from myna_plugin.probing.tasks import Item, Task, encode_targets
 from myna_plugin.probing.tasks.metrics import METRICS as TASK_METRICS
 from myna_plugin.probing.tasks.metrics import score_outputs
+from myna_plugin.probing.tasks.task_data import Folds
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,7 @@ class PartResult:
 
     Attributes:
         width: D.
-        folds: for each way to split the data, one result a seed; one way but for a k-fold task.
+        folds: for each fold, one result a seed.
     """
 
     width: int
@@ -105,93 +120,210 @@ def build_split(
     return Split(rows[:, part], targets, names)
 
 
-def probe_parts(
+@dataclass(frozen=True)
+class Probed:
+    """Heads selected for a task, on each part of an embedding.
+
+    Attributes:
+        task: the task.
+        folds: its clips.
+        vectors: by clip_id, shape (K, D).
+        parts: slice of the features, by name.
+        chosen: of each part, for each fold, the best head of each seed.
+    """
+
+    task: Task
+    folds: Folds
+    vectors: Mapping[str, np.ndarray]
+    parts: Mapping[str, slice]
+    chosen: Mapping[str, Sequence[Sequence[Selection]]]
+
+    @property
+    def valid_scores(self) -> dict[str, float]:
+        """By part, the mean over folds and seeds of the winners' scores on validation."""
+        return {
+            part: float(np.mean([one.valid_score for fold in folds for one in fold]))
+            for part, folds in self.chosen.items()
+        }
+
+    @property
+    def reported(self) -> str:
+        """The part that is best on validation, the first of equals.
+
+        Source: paper §4.3, which does not say by which split the part is chosen.
+        """
+        return max(self.valid_scores, key=self.valid_scores.__getitem__)
+
+    @cached_property
+    def results(self) -> dict[str, PartResult]:
+        """What each part comes to on test, which nothing has looked at before.
+
+        Raises:
+            ExperimentError: features or targets of test cannot be used; names the field.
+        """
+        results = {}
+        for name, part in self.parts.items():
+            runs = []
+            for items, selections in zip(self.folds.values(), self.chosen[name], strict=True):
+                test = build_split(self.task, items, self.vectors, "test", part)
+                try:
+                    runs.append(tuple(selection.score(test) for selection in selections))
+                except ValueError as error:
+                    raise ExperimentError(f"{self.task.name}: {error}") from error
+            results[name] = PartResult(part.stop - part.start, tuple(runs))
+        return results
+
+
+def probe_vectors(
     task: Task,
-    folds: Sequence[Sequence[Item]],
+    folds: Folds,
     vectors: Mapping[str, np.ndarray],
     parts: Mapping[str, slice],
     grid: Sequence[HeadConfig],
     *,
     seeds: int = 1,
     device: str = "cpu",
+    patience: int = PATIENCE,
     progress: bool = False,
     records: Path | None = None,
-) -> tuple[str, dict[str, PartResult]]:
-    """Probe each part of an embedding; the winners are scored on test once all are chosen.
+) -> Probed:
+    """Select heads on each part of an embedding.
 
     Args:
         task: the task.
-        folds: its clips; of a k-fold task, once for each way to split them. Each has a grid of its
-            own: heareval searches on the first alone and trains its winner on the others, whose
-            test fold the search has then seen.
+        folds: its clips. Each fold has a grid of its own: heareval searches on the first alone and
+            trains its winner on the others, whose test fold the search has then seen.
         vectors: by clip_id, shape (K, D).
         parts: slice of the features, by name.
         grid: configurations.
         seeds: number of seeds, from 0.
         device: where to train.
+        patience: evaluations without a new best after which a head stops.
         progress: show a progress bar for each grid.
         records: folder in which unfinished grids are kept, and looked for; None for nowhere.
-
-    Returns:
-        The part with the best score on validation, the first of equals, and the results of all.
 
     Raises:
         ExperimentError: features or targets cannot be used; the message names the field.
         OSError: a record cannot be written.
-
-    Source: paper §4.3, which does not say by which split the part is chosen; here by validation.
     """
     probe_task = build_probe_task(task)
 
-    def split(items: Sequence[Item], name: str, part: slice) -> Split:
-        return build_split(task, items, vectors, name, part)
-
     def choose(items: Sequence[Item], part: slice) -> list[Selection]:
-        train, valid = split(items, "train", part), split(items, "valid", part)
-        return [
-            _select(train, valid, probe_task, grid, seed, device, progress, records)
-            for seed in range(seeds)
-        ]
+        train, valid = (
+            build_split(task, items, vectors, name, part) for name in ("train", "valid")
+        )
+        found = []
+        for seed in range(seeds):
+            options: dict[str, Any] = {}
+            if records is not None:
+                name = digest_grid(train, valid, probe_task, grid, seed, device, patience)
+                record = GridRecord(records / f"{name}.npz")
+                options = {"known": tuple(record.heads), "on_stack": record.add}
+            options |= {"device": device, "patience": patience, "progress": progress}
+            found.append(select(train, valid, probe_task, grid, seed=seed, **options))
+        return found
 
     try:
-        chosen = {name: [choose(items, part) for items in folds] for name, part in parts.items()}
-        results = {}
-        for name, part in parts.items():
-            tests = [split(items, "test", part) for items in folds]
-            results[name] = PartResult(
-                part.stop - part.start,
-                tuple(
-                    tuple(selection.score(test) for selection in selections)
-                    for selections, test in zip(chosen[name], tests, strict=True)
-                ),
-            )
+        chosen = {
+            name: [choose(items, part) for items in folds.values()] for name, part in parts.items()
+        }
     except ValueError as error:
         raise ExperimentError(f"{task.name}: {error}") from error
-    return max(results, key=lambda name: results[name].valid_score), results
+    return Probed(task, folds, vectors, parts, chosen)
 
 
-def _select(
+def digest_grid(
     train: Split,
     valid: Split,
     task: ProbeTask,
     grid: Sequence[HeadConfig],
     seed: int,
     device: str,
-    progress: bool,
-    records: Path | None,
-) -> Selection:
-    """As `select`, from where an interrupted run had come to."""
-    if records is None:
-        return select(train, valid, task, grid, seed=seed, device=device, progress=progress)
-    record = GridRecord(records / f"{digest_grid(train, valid, task, grid, seed, device)}.npz")
-    return select(
-        train,
-        valid,
-        task,
-        grid,
-        seed=seed,
-        device=device,
-        progress=progress,
-        known=tuple(record.heads),
-        on_stack=record.add,
-    )
+    patience: int = PATIENCE,
+) -> str:
+    """Digest of all that a grid's result depends on: the same again gives the same result.
+
+    Args:
+        train: training split.
+        valid: validation split.
+        task: loss, metric and rules.
+        grid: configurations.
+        seed: of the experiment.
+        device: where it is trained; its kind counts.
+        patience: see `select`.
+    """
+    pair_scores = task.metric.tolist() if isinstance(task.metric, np.ndarray) else task.metric
+    settings = [
+        *(task.loss, task.n_outputs, pair_scores, task.rules, [c.to_dict() for c in grid], seed),
+        patience,
+        *(torch.device(device).type, torch.__version__, __version__),
+    ]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for split in (train, valid):
+        for values in (split.features, split.targets, split.items):
+            if values is None:
+                digest.update(b"none")
+                continue
+            digest.update(f"{values.dtype} {values.shape}".encode())
+            digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+class GridRecord:
+    """Heads of a grid whose stacks have finished, in one file that is replaced as they come.
+
+    Attributes:
+        path: of the file.
+        heads: for `select` to start from; only the best of them has its weights.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read what there is; a file that is damaged counts as none.
+
+        Args:
+            path: of the file; it and its folder need not exist.
+        """
+        self.path = path
+        self.heads: list[TrainedHead] = []
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                self.heads = _parse(content)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            self.heads = []
+
+    def add(self, heads: Sequence[TrainedHead]) -> None:
+        """Take in the heads of a stack and write the file.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        found = [*self.heads, *heads]
+        # Of equals the first in the grid, as `select` has it.
+        best = max(found, key=lambda head: (head[1].valid_score, -head[0]))[0]
+        self.heads = [(place, score, w if place == best else {}) for place, score, w in found]
+        weights = next(w for place, _, w in self.heads if place == best)
+        file = io.BytesIO()
+        described = [[place, asdict(score)] for place, score, _ in self.heads]
+        np.savez(
+            file,
+            allow_pickle=False,
+            heads=np.array(json.dumps(described)),
+            best=np.array(best),
+            **{f"weights.{name}": value.numpy() for name, value in weights.items()},
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, file.getbuffer())
+
+
+def _parse(content: np.lib.npyio.NpzFile) -> list[TrainedHead]:
+    best = int(content["best"])
+    weights = {
+        name.removeprefix("weights."): torch.from_numpy(content[name])
+        for name in content.files
+        if name.startswith("weights.")
+    }
+    heads = []
+    for place, fields in json.loads(str(content["heads"])):
+        score = HeadScore(**{**fields, "config": HeadConfig(**fields["config"])})
+        heads.append((place, score, weights if place == best else {}))
+    return heads

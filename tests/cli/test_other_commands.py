@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from tiny_library import load_tiny, write_model, write_noise
 
 from myna_plugin.cli.main import COMMANDS, main
-from myna_plugin.library.building import fingerprint
 from myna_plugin.library.table import read_library
+from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.tensors import CheckpointError
 
 
@@ -121,7 +121,7 @@ def test_info_describes_a_checkpoint(tmp_path):
     assert facts["embedding size"] == 128
     assert (facts["scene layers"], facts["timestamp layer"]) == ([2], 2)
     assert (facts["width"], facts["depth"], facts["heads"]) == (64, 2, 1)
-    assert facts["weights"] == fingerprint(load_tiny(tmp_path).embedder.encoder)
+    assert facts["weights"] == digest_weights(load_tiny(tmp_path).embedder.encoder.state_dict())
     assert "parameters       100,736" in text
     assert myna("info", tmp_path / "nothing.pth").exit_code == 2
 

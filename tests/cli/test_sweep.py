@@ -13,7 +13,8 @@ from myna_plugin.pretraining.run import sweep as sweeping
 from myna_plugin.pretraining.run import trainer
 from myna_plugin.pretraining.run.sweep import read_sweep
 from myna_plugin.pretraining.step.training_step import TrainingStep
-from myna_plugin.probing.encoders import GRIDS, EncoderProbe
+from myna_plugin.probing.encoders import EncoderProbe
+from myna_plugin.probing.heads import GRIDS
 
 SWEEPS = Path(__file__).parents[2] / "recipes" / "sweeps"
 

@@ -11,15 +11,15 @@ from conftest import published_state_dict
 
 from myna_plugin import get_scene_embeddings, load_model
 from myna_plugin.model.audio import load_audio
-from myna_plugin.probing.cache import EmbeddingCache
 from myna_plugin.probing.embeddings import (
     WAITING_BATCHES,
-    digest_audio,
-    embed_items,
+    EmbeddingCache,
+    embed_clips,
     group_by_length,
 )
 from myna_plugin.probing.modules import load_module
-from myna_plugin.probing.tasks import Item
+from myna_plugin.probing.tasks import TASKS, Item
+from myna_plugin.probing.tasks.task_data import TaskData, digest_audio
 
 RATE = 16_000
 
@@ -47,7 +47,8 @@ def embed(items, module, folder, **options):
     digests, faults = digest_audio(items, 2)
     assert not faults
     cache = EmbeddingCache(folder, module.identity())
-    vectors, left_out = embed_items(items, module, cache, digests, **options)
+    data = TaskData(TASKS["gtzan"], {0: items}, digests)
+    vectors, left_out = embed_clips(data, module, cache, **options)
     assert not left_out
     return vectors
 
@@ -103,6 +104,19 @@ def test_batches_hold_one_length_and_little_waits():
         given += [item.clip_id for item, _ in batch]
         assert taken - len(given) < WAITING_BATCHES * 8
     assert Counter(given) == Counter(item.clip_id for item, _ in clips)
+
+
+def test_without_a_folder_vectors_are_kept_in_memory(items, weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    module = load_module("myna_plugin", str(weights))
+    found = embed(items, module, None, batch_size=2)
+    expected = embed(items, module, tmp_path / "cache", batch_size=2)
+    assert found.keys() == expected.keys()
+    for clip, row in expected.items():
+        np.testing.assert_array_equal(found[clip], row)
+    kept = {path for path in tmp_path.rglob("*") if tmp_path / "cache" not in (path, *path.parents)}
+    assert kept == before
 
 
 def test_two_runs_may_share_a_cache(tmp_path):

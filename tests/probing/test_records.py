@@ -5,16 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from myna_plugin.probing import probes
-from myna_plugin.probing.heads import HeadScore, ProbeTask, Split, build_grid, select, training
-from myna_plugin.probing.records import GridRecord, digest_grid
+from myna_plugin.probing.heads import HeadScore, ProbeTask, Split, build_grid, training
+from myna_plugin.probing.probes import GridRecord, PartResult, digest_grid, probe_vectors
 from myna_plugin.probing.tasks import TASKS, Item
 
 REPOSITORY = Path(__file__).parents[2]
@@ -55,15 +53,14 @@ def make_items() -> tuple[list[Item], dict[str, np.ndarray]]:
     return items, vectors
 
 
-def probe_both(records: Path | None) -> dict[str, probes.PartResult]:
+def probe_both(records: Path | None) -> dict[str, PartResult]:
     """Both parts on one thread, so that stacks finish one after another."""
     torch.set_num_threads(1)
     items, vectors = make_items()
-    before, probes.select = probes.select, partial(select, patience=PATIENCE)
-    try:
-        return probes.probe_parts(TASKS["gtzan"], [items], vectors, PARTS, GRID, records=records)[1]
-    finally:
-        probes.select = before
+    task, folds = TASKS["gtzan"], {0: items}
+    return probe_vectors(
+        task, folds, vectors, PARTS, GRID, patience=PATIENCE, records=records
+    ).results
 
 
 def finished(folder: Path) -> int:
@@ -84,9 +81,7 @@ def kill_in_the_middle(folder: Path) -> int:
     return finished(folder)
 
 
-def assert_same(
-    found: dict[str, probes.PartResult], expected: dict[str, probes.PartResult]
-) -> None:
+def assert_same(found: dict[str, PartResult], expected: dict[str, PartResult]) -> None:
     for part, result in expected.items():
         ((run,),), ((other,),) = found[part].folds, result.folds
         assert run.selection.heads == other.selection.heads
@@ -145,7 +140,7 @@ def test_record_keeps_the_weights_of_the_best_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", ["features", "targets", "items", "grid", "seed", "device", "rules"]
+    "change", ["features", "targets", "items", "grid", "seed", "device", "patience", "rules"]
 )
 def test_a_record_is_of_one_grid_on_one_set_of_data(change):
     def digest(changed: str) -> str:
@@ -166,6 +161,7 @@ def test_a_record_is_of_one_grid_on_one_set_of_data(change):
             grid,
             int(changed == "seed"),
             "cuda" if changed == "device" else "cpu",
+            3 if changed == "patience" else 256,
         )
 
     assert digest("") == digest("")

@@ -76,4 +76,23 @@ FAST_GRID = build_grid(
 Left out is what costs most (batches of 256, the slowest learning rate) and the middle L2.
 """
 
-GRIDS: dict[str, tuple[HeadConfig, ...]] = {"full": GRID, "fast": FAST_GRID}
+LINEAR_GRID = tuple(config for config in FAST_GRID if not config.hidden_units)
+"""The 16 linear heads of `FAST_GRID`."""
+
+FOUR_GRID = build_grid(
+    standardize=(True,),
+    hidden_units=(0,),
+    batch_size=(64,),
+    learning_rate=(1e-3,),
+    dropout=(0.25, 0.75),
+    l2=(0.0, 1e-3),
+)
+"""Four linear heads: seconds on a CPU."""
+
+GRIDS: dict[str, tuple[HeadConfig, ...]] = {
+    "full": GRID,
+    "fast": FAST_GRID,
+    "linear": LINEAR_GRID,
+    "four": FOUR_GRID,
+}
+"""Grids by name. Only scores of the full one may be compared with published ones."""

@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix, r2_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from myna_plugin.common.files import write_whole
+from myna_plugin.probing.experiment import Experiment
 from myna_plugin.probing.heads import ProbeResult
 from myna_plugin.probing.report.results import Result
 from myna_plugin.probing.tasks import Item, Task, giantsteps
@@ -54,6 +55,20 @@ CIRCLE = tuple(
 >>> CIRCLE[:4]
 ('C major', 'A minor', 'G major', 'E minor')
 """
+
+
+def draw_figures(folder: Path, experiment: Experiment) -> None:
+    """Write the figures of a task: its embeddings, and the first run's test predictions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.png"):  # of an earlier run, which may have been of another task
+        path.unlink()
+    task, probed = experiment.data.task, experiment.probed
+    part = probed.parts[probed.reported]
+    tsne = draw_tsne(task, experiment.data.items, probed.vectors, part)
+    if tsne is not None:
+        save(tsne, folder / "tsne.png")
+    for name, draw in figures_of_test(task).items():
+        save(draw(task, probed.results[probed.reported].folds[0][0]), folder / f"{name}.png")
 
 
 def save(figure: Figure, path: Path) -> None:

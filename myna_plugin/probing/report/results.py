@@ -1,107 +1,19 @@
-"""The results file of a probe: what it holds, writing it, and reading it back with care."""
+"""The results file of a probe, read back with care."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from myna_plugin.probing.cache import Cost
-from myna_plugin.probing.heads import GRIDS, ProbeResult
-from myna_plugin.probing.modules import ExperimentError, LoadedModule
-from myna_plugin.probing.probes import PartResult
-from myna_plugin.probing.tasks import Item, Task
-from myna_plugin.probing.tasks.task import SPLITS
-
-FILE = "results.json"
+from myna_plugin.probing.embeddings import Cost
+from myna_plugin.probing.experiment import FILE, FORMAT
+from myna_plugin.probing.heads import GRIDS, PATIENCE
+from myna_plugin.probing.modules import ExperimentError
 
 FIGURES = "figures"
-
-FORMAT = 1
-
-DISTRIBUTIONS = (
-    *("torch", "numpy", "scikit-learn", "mir_eval", "soundfile", "soxr", "nnAudio", "torchmetrics"),
-)
-"""What embeddings and scores may depend on."""
-
-
-def describe_task(task: Task, items: Sequence[Item]) -> dict[str, Any]:
-    """A task as a results file names it."""
-    return {
-        "name": task.name,
-        "title": task.title,
-        "loss": task.loss,
-        "metrics": list(task.metrics),
-        "primary": task.primary,
-        "reported_as": dict(task.reported_as),
-        "split_rule": task.split_rule,
-        "clip_rule": task.clip_rule.summary,
-        "clips": {split: sum(item.split == split for item in items) for split in SPLITS},
-        "clips_when_whole": dict(task.split_sizes),
-    }
-
-
-def describe_module(module: LoadedModule, cost: Cost | None) -> dict[str, Any]:
-    """What embedded, and what it took."""
-    return {
-        "name": module.name,
-        **module.identity(),
-        "distribution": module.distribution,
-        "model": module.model_file,
-        "warnings": list(module.warnings),
-        "cost": None
-        if cost is None
-        else {"seconds_per_hour": cost.seconds_per_hour, "device": cost.device},
-    }
-
-
-def describe_part(part: PartResult, folds: Sequence[int]) -> dict[str, Any]:
-    """Scores of one part of an embedding: means, then every run by its fold and seed."""
-    return {
-        "width": part.width,
-        "valid_score": part.valid_score,
-        "scores": describe_scores(part.scores),
-        "runs": [
-            {"fold": fold, **_describe_run(run)}
-            for fold, runs in zip(folds, part.folds, strict=True)
-            for run in runs
-        ],
-    }
-
-
-def describe_scores(scores: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """Mean and deviation by metric; None for the deviation of a single run."""
-    return {
-        name: {"mean": mean, "deviation": deviation if np.isfinite(deviation) else None}
-        for name, (mean, deviation) in scores.items()
-    }
-
-
-def _describe_run(run: ProbeResult) -> dict[str, Any]:
-    selection = run.selection
-    rules = selection.task.rules if selection.per_item else ()
-    return {
-        "seed": selection.seed,
-        "winner": selection.config.to_dict(),
-        "valid_score": selection.valid_score,
-        "rule": selection.rule,
-        "scores": run.scores,
-        "heads": [
-            {
-                **head.config.to_dict(),
-                # JSON has no infinity: a head whose metric never was a number has no score.
-                "valid_score": head.valid_score if np.isfinite(head.valid_score) else None,
-                "best_step": head.best_step,
-                "steps": head.steps,
-                "rule": rules[head.rule] if rules else None,
-            }
-            for head in selection.heads
-        ],
-    }
+"""Folder of figures, beside the file."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +33,7 @@ class Result:
         valid_scores: by part.
         cost: seconds of computing for an hour of audio, and the device; None if not known.
         grid: name of the grid.
+        patience: evaluations without a new best after which a head stopped.
         n_missing: clips left out.
         content: all of the file.
     """
@@ -137,6 +50,7 @@ class Result:
     valid_scores: dict[str, float]
     cost: Cost | None
     grid: str
+    patience: int
     n_missing: int
     content: dict[str, Any]
 
@@ -196,6 +110,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
         valid_scores={name: part["valid_score"] for name, part in content["parts"].items()},
         cost=Cost(float(cost["seconds_per_hour"]), str(cost["device"])) if cost else None,
         grid=str(content["probe"]["grid"]),
+        patience=int(content["probe"].get("patience", PATIENCE)),
         n_missing=len(content["data"]["left_out"]),
         content=content,
     )

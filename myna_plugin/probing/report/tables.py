@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from myna_plugin.probing.heads import GRID, GRIDS, PATIENCE
 from myna_plugin.probing.modules import ExperimentError
 from myna_plugin.probing.report.results import Result
 from myna_plugin.probing.tasks.published import COLUMNS, PUBLISHED, PublishedScores, average_columns
@@ -178,3 +179,21 @@ def _compared(ours: float | None, theirs: float | None) -> str:
     if ours is None:
         return ABSENT
     return f"{ours:.1f}" + (f" ({_difference(ours, theirs)})" if theirs is not None else "")
+
+
+def describe_result(result: Result) -> str:
+    """The Markdown that stands beside a results file."""
+    notes = [f"Test scores in percent; selected on validation by {result.primary}."]
+    if (deviations := describe_deviations(result)) is not None:
+        notes.append(deviations)
+    if result.n_missing:
+        notes.append(f"{result.n_missing} clips were left out, so the score is of the rest.")
+    if GRIDS[result.grid] != GRID:
+        notes.append(f"The {result.grid} grid is for a quick look: not comparable with the paper.")
+    if result.patience < PATIENCE:
+        notes.append(f"Heads stopped early (patience {result.patience}): not comparable either.")
+    return (
+        f"# {result.title}: {result.name}\n\n"
+        f"{' '.join(notes)}\n\n"
+        f"{markdown(task_rows(result))}\n\n{markdown(run_rows([result]))}\n"
+    )

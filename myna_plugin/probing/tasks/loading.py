@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -128,7 +129,7 @@ def _make_splits(task: Task, items: list[Item], path: Path) -> list[Item]:
     return items
 
 
-def describe_sizes(items: list[Item]) -> str:
+def describe_sizes(items: Sequence[Item]) -> str:
     """Clips of each split, in words.
 
     >>> describe_sizes([Item("a", "a", Path("a.wav"), "x", "train")])

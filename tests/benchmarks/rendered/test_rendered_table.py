@@ -15,8 +15,7 @@ from click.testing import CliRunner
 from benchmarks.rendered import reading, rows, table
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
-from myna_plugin.probing import probes
-from myna_plugin.probing.heads import FAST_GRID, select
+from myna_plugin.probing.heads import FAST_GRID, GRIDS
 from myna_plugin.probing.report.tables import markdown
 from myna_plugin.probing.tasks import Item, Task
 from myna_plugin.probing.tasks.giantsteps import KEYS
@@ -104,9 +103,8 @@ def tasks(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
-    """A grid of two heads that give up soon, and a cache of the test's own."""
-    monkeypatch.setattr(probes, "select", partial(select, patience=3))
-    monkeypatch.setitem(table.GRIDS, "fast", FAST_GRID[-2:])
+    """A grid of two heads, and a cache of the test's own."""
+    monkeypatch.setitem(GRIDS, "fast", FAST_GRID[-2:])
     monkeypatch.setenv("MYNA_PLUGIN_CACHE", str(tmp_path / "cache"))
     # As with `python -m`; else tests/benchmarks comes first, where modules are looked for by name.
     monkeypatch.syspath_prepend(str(Path(table.__file__).parents[2]))
@@ -127,6 +125,7 @@ def counting(tmp_path, monkeypatch):
 
 def run(tasks: Path, out: Path, *arguments: object):
     options = [tasks, "--out", out, "--grid", "fast", "--seeds", 1, "--device", "cpu"]
+    options += ["--patience", 3]
     return CliRunner().invoke(table.main, [str(o) for o in (*options, *arguments)])
 
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,6 @@ from click.testing import CliRunner
 from benchmarks.rendered import __main__ as whole
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
-from myna_plugin.probing import probes
-from myna_plugin.probing.heads import select
 
 pytest_plugins = ("rendered_fixtures",)
 
@@ -21,7 +18,6 @@ pytest_plugins = ("rendered_fixtures",)
 def tiny(tmp_path, soundfont, monkeypatch) -> list[object]:
     """Arguments of a benchmark of seconds."""
     pytest.importorskip("pretty_midi", reason="brings the soundfont to test with")
-    monkeypatch.setattr(probes, "select", partial(select, patience=3))
     # As with `python -m`; else tests/benchmarks comes first, where modules are looked for by name.
     monkeypatch.syspath_prepend(str(Path(whole.__file__).parents[2]))
     plan = replace(
@@ -29,6 +25,7 @@ def tiny(tmp_path, soundfont, monkeypatch) -> list[object]:
         sizes=(30, 20, 20),
         clip_seconds=2.0,
         composed=60,
+        patience=3,
         baselines=("chroma", "krumhansl"),
     )
     monkeypatch.setattr(whole, "SMALL", plan)
@@ -83,7 +80,8 @@ def test_without_small_it_is_the_whole_plan_and_options_prevail(tmp_path, tiny, 
     assert made["tasks"]["sizes"] == {"train": 28, "valid": 21, "test": 22}
     assert tuple(made["tasks"]["notes_sizes"].values()) == whole.WHOLE.notes_sizes
     assert made["tasks"]["seconds"] == whole.WHOLE.clip_seconds
-    assert (made["table"]["grid"], made["table"]["seeds"]) == ("full", 2)
+    protocol = made["table"]["protocol"]
+    assert (protocol.grid, protocol.seeds) == ("full", 2)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,13 @@ from click.testing import CliRunner
 from conftest import published_state_dict
 from task_layouts import BUILDERS, SIZES, write_kfold_task, write_tone
 
+from myna_plugin.cli.probe import probe
 from myna_plugin.probing import probes
-from myna_plugin.probing.heads import FAST_GRID, RULES, select
+from myna_plugin.probing.experiment import UNFINISHED
+from myna_plugin.probing.heads import FAST_GRID, GRIDS, RULES, select
+from myna_plugin.probing.modules import ExperimentError
+from myna_plugin.probing.probes import probe_vectors
 from myna_plugin.probing.tasks import TASKS, Item
-from myna_plugin.recipes import probe
 
 pytest_plugins = ("tiny_data_sets",)
 
@@ -71,22 +73,18 @@ def bands(tmp_path, monkeypatch):
     sys.modules.pop("bands", None)
 
 
-@pytest.fixture(autouse=True)
-def impatience(monkeypatch):
-    """Heads that give up soon: the grid itself is tested elsewhere."""
-    monkeypatch.setattr(probes, "select", partial(select, patience=3))
-
-
 @pytest.fixture
 def quick(monkeypatch):
     """Four heads and no figures, for tests of what comes before them."""
-    monkeypatch.setitem(probe.GRIDS, "fast", FAST_GRID[-4:])
+    monkeypatch.setitem(GRIDS, "fast", FAST_GRID[-4:])
     monkeypatch.setattr(probe, "draw_figures", lambda *arguments: None)
 
 
 def run(task: str, root: Path, *arguments: object):
-    options = ["--task", task, "--root", root, "--grid", "fast", "--device", "cpu", *arguments]
-    return CliRunner().invoke(probe.main, [str(option) for option in options])
+    """With heads that give up soon: the grid itself is tested elsewhere."""
+    options = ["--task", task, "--root", root, "--grid", "fast", "--patience", 3]
+    options += ["--device", "cpu", *arguments]
+    return CliRunner().invoke(probe, [str(option) for option in options])
 
 
 def score(task: str, root: Path, out: Path, *arguments: object) -> dict:
@@ -206,15 +204,15 @@ def test_unfinished_grids_are_kept_beside_the_results_until_they_are_written(
         trained.append(len(FAST_GRID[-4:]) - len(known))
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return select(*arguments, known=known, **options, patience=3)
+        return select(*arguments, known=known, **options)
 
     monkeypatch.setattr(probes, "select", count)
     arguments = ("gtzan", built("gtzan", "folder"), "--out", out, "--module", "bands", "--seeds", 3)
     assert run(*arguments).exit_code == 1
-    assert len(list((out / probe.UNFINISHED).iterdir())) == 2
+    assert len(list((out / UNFINISHED).iterdir())) == 2
     assert run(*arguments).exit_code == 0
     assert trained == [4, 4, 4, 0, 0, 4]
-    assert not (out / probe.UNFINISHED).exists()
+    assert not (out / UNFINISHED).exists()
     assert (out / "results.json").is_file()
 
 
@@ -324,14 +322,17 @@ def test_shuffled_test_labels_leave_what_is_chosen_unchanged():
     shuffled += [replace(item, target=t) for item, t in zip(test, targets, strict=True)]
 
     def choose(clips):
-        return probes.probe_parts(task, [clips], vectors, parts, FAST_GRID)
+        return probe_vectors(task, {0: clips}, vectors, parts, FAST_GRID, patience=3)
 
-    (name, before), (shuffled_name, after) = choose(items), choose(shuffled)
-    assert shuffled_name == name
+    before, after = choose(items), choose(shuffled)
+    name = before.reported
+    assert after.reported == name
     for part in parts:
-        assert after[part].folds[0][0].selection.heads == before[part].folds[0][0].selection.heads
-        assert after[part].folds[0][0].selection.winner == before[part].folds[0][0].selection.winner
-    assert before[name].scores["accuracy"][0] > after[name].scores["accuracy"][0] + 0.2
+        ((found,),), ((expected,),) = after.chosen[part], before.chosen[part]
+        assert found.heads == expected.heads
+        assert found.winner == expected.winner
+    scores = [probed.results[name].scores["accuracy"][0] for probed in (before, after)]
+    assert scores[0] > scores[1] + 0.2
 
 
 def test_part_is_chosen_on_validation_not_on_test():
@@ -347,9 +348,11 @@ def test_part_is_chosen_on_validation_not_on_test():
         second = clean + noise[1] * (6 if item.split == "valid" else 1)
         vectors[item.clip_id] = np.concatenate([first, second])[None]
     parts = {"second": slice(6, 12), "first": slice(0, 6)}
-    reported, results = probes.probe_parts(task, [items], vectors, parts, FAST_GRID)
-    assert reported == "first"
-    assert results["first"].valid_score > results["second"].valid_score
+    probed = probe_vectors(task, {0: items}, vectors, parts, FAST_GRID, patience=3)
+    assert probed.reported == "first"
+    assert probed.valid_scores["first"] > probed.valid_scores["second"]
+    results = probed.results
+    assert results["first"].valid_score == probed.valid_scores["first"]
     assert results["first"].scores["accuracy"] < results["second"].scores["accuracy"]
 
 
@@ -362,8 +365,9 @@ def test_tracks_are_scored_from_their_clips():
         replace(item, track_id=f"{item.split}-{int(item.clip_id.split('-')[1]) % 48}")
         for item in items
     ]
-    _, results = probes.probe_parts(task, [items], vectors, {"scene": slice(0, 12)}, FAST_GRID)
-    run = results["scene"].folds[0][0]
+    parts = {"scene": slice(0, 12)}
+    probed = probe_vectors(task, {0: items}, vectors, parts, FAST_GRID, patience=3)
+    run = probed.results["scene"].folds[0][0]
     assert len(run.targets) == 48
     assert run.selection.rule in RULES
     assert run.scores["weighted_key_score"] <= run.scores["weighted_key_score_both_fifths"]
@@ -538,14 +542,13 @@ def test_the_command_s_status(emomusic):
     assert done.stderr.count("\n") == 1
 
 
-def test_features_that_select_makes_nothing_of_are_named(monkeypatch):
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_features_that_a_probe_makes_nothing_of_are_named(split):
     """What the probe refuses comes out with the task's name."""
     rng = np.random.default_rng(3)
     task = TASKS["gtzan"]
     items, vectors = make_items(task, rng)
-    vectors["valid-3"] = vectors["valid-3"] * np.inf
-    from myna_plugin.probing.modules import ExperimentError
-
-    monkeypatch.setattr(probes, "select", select)
-    with pytest.raises(ExperimentError, match=r"gtzan: valid.features: 1 of 40 rows hold NaN"):
-        probes.probe_parts(task, [items], vectors, {"scene": slice(0, 12)}, FAST_GRID)
+    vectors[f"{split}-3"] = vectors[f"{split}-3"] * np.inf
+    parts = {"scene": slice(0, 12)}
+    with pytest.raises(ExperimentError, match=rf"gtzan: {split}.features: 1 of 40 rows hold NaN"):
+        _ = probe_vectors(task, {0: items}, vectors, parts, FAST_GRID, patience=3).results

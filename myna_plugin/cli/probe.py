@@ -1,0 +1,299 @@
+"""`myna probe`: a HEAR module scored on a probe task, by the protocol of the Myna paper."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from myna_plugin.cli.options import CACHE, MODEL_OPTIONS
+from myna_plugin.cli.task_options import (
+    ALLOW_MISSING,
+    LAYOUT,
+    METADATA,
+    PATIENCE_OPTION,
+    ROOT,
+    SPLIT_FILE,
+    TASK,
+)
+from myna_plugin.common.cores import available_cores
+from myna_plugin.common.devices import choose_device
+from myna_plugin.common.errors import BAD_INPUT, ToldCommand, say
+from myna_plugin.common.files import write_text
+from myna_plugin.common.options import (
+    DEVICE,
+    FOLDER,
+    NON_NEGATIVE_INT,
+    POSITIVE_INT,
+    WORKERS,
+    Number,
+)
+from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder, open_cache
+from myna_plugin.probing.experiment import FILE, Protocol, run, write_results
+from myna_plugin.probing.heads import GRIDS
+from myna_plugin.probing.modules import POOLS, ExperimentError, load_module
+from myna_plugin.probing.report.figures import draw_figures
+from myna_plugin.probing.report.results import FIGURES, read_result
+from myna_plugin.probing.report.tables import describe_result
+from myna_plugin.probing.tasks import (
+    CheckReport,
+    Item,
+    Layout,
+    Task,
+    TaskError,
+    check,
+    load_task,
+)
+from myna_plugin.probing.tasks.loading import describe_sizes
+from myna_plugin.probing.tasks.task_data import find_data
+
+EPILOG = """
+Examples:
+
+\b
+  myna probe --task gtzan --root data/gtzan --check
+  myna probe --task gtzan --root data/gtzan --model myna-hybrid --out out/gtzan
+  myna probe --task giantsteps --root data/giantsteps \\
+      --module my_package.hear --model-options '{"size": "small"}' --out out/mine
+  myna probe --task hear --root tasks/esc50-v2.0.0-full --out out/esc50
+
+Exit status: 0 done, 1 failed, 2 bad input, or --check found the data set incomplete, 130 stopped by
+Ctrl-C; the same command goes on.
+"""
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """The command's options, as `resolve` gives them."""
+
+    task_name: str
+    root: Path
+    out: Path | None
+    only_check: bool
+    allow_missing: bool
+    layout: Layout
+    metadata: Path | None
+    split_file: Path | None
+    test_fold: int | None
+    module_name: str
+    model_file: str
+    model_options: dict[str, Any]
+    name: str | None
+    pool: str
+    chunk_seconds: float
+    grid: str
+    seeds: int
+    patience: int
+    device: str
+    workers: int
+    batch_size: int
+    cache: Path
+    progress: bool
+    started: float = field(default_factory=time.monotonic)
+
+
+Folds = dict[int, list[Item]]
+
+
+def resolve(options: Mapping[str, Any]) -> ProbeOptions:
+    """ProbeOptions from the command's options, with the defaults that depend on the machine.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+    device = choose_device(options["device"])
+    found = {
+        "device": device,
+        "workers": options["workers"] or available_cores(),
+        "batch_size": options["batch_size"] or BATCH_SIZES[torch.device(device).type],
+        "cache": options["cache"] or cache_folder(),
+    }
+    # A log would fill with bars.
+    return ProbeOptions(**{**options, **found}, progress=sys.stderr.isatty())
+
+
+def load_folds(settings: ProbeOptions) -> tuple[Task, Folds]:
+    """The task, and its clips for each fold that is to test.
+
+    Raises:
+        TaskError: it cannot be loaded.
+    """
+
+    def load(fold: int) -> tuple[Task, list[Item]]:
+        return load_task(
+            settings.task_name,
+            settings.root,
+            settings.layout,
+            settings.metadata,
+            settings.split_file,
+            fold,
+        )
+
+    task, items = load(settings.test_fold or 0)
+    if settings.test_fold is not None:
+        if task.folds == 1:
+            raise TaskError(f"--test-fold {settings.test_fold}: {task.name} is not a k-fold task")
+        return task, {settings.test_fold: items}
+    return task, {0: items} | {fold: load(fold)[1] for fold in range(1, task.folds)}
+
+
+def first(folds: Folds) -> list[Item]:
+    """The clips as the first fold splits them: in every fold they are the same clips."""
+    return next(iter(folds.values()))
+
+
+def refuse_incomplete(report: CheckReport, allow_missing: bool) -> None:
+    """Stop before anything is computed if clips are faulty.
+
+    Raises:
+        TaskError: they are, and that is not allowed.
+    """
+    if not report.complete and not allow_missing:
+        fault = next(f for f in report.faults if f not in report.known)
+        raise TaskError(f"{fault.reason}; the data set is incomplete: --allow-missing goes on")
+
+
+def score(settings: ProbeOptions, out: Path, task: Task, folds: Folds, report: CheckReport) -> str:
+    """Embed the clips, probe, and write all results; the Markdown of them.
+
+    Raises:
+        AudioError, TaskError, ExperimentError, InputError, OSError: it cannot be done.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    module = load_module(
+        settings.module_name,
+        settings.model_file,
+        settings.model_options,
+        pool=settings.pool,
+        chunk_s=settings.chunk_seconds,
+        device=settings.device,
+    )
+    for warning in module.warnings:
+        say(f"{module.name}: {warning}")
+    options: dict[str, Any] = {
+        "allow_missing": settings.allow_missing,
+        "workers": settings.workers,
+        "progress": settings.progress,
+    }
+    data = find_data(task, folds, report, **options)
+    click.echo(f"{task.name}: {describe_sizes(data.items)}; {module.width} features")
+    experiment = run(
+        data,
+        module,
+        open_cache(settings.cache / task.name, module),
+        Protocol(settings.grid, settings.seeds, settings.device, settings.patience),
+        batch_size=settings.batch_size,
+        out=out,
+        **options,
+    )
+    # As a sub-command its own name comes first.
+    arguments = sys.argv[2 if click.get_current_context().parent else 1 :]
+    command = shlex.join(["myna", "probe", *arguments])
+    name = settings.name or _default_name(settings.module_name, settings.model_file)
+    content = experiment.describe(name, command, settings.started)
+    content["data"] |= {"root": str(settings.root), "check": report.as_dict()}
+    draw_figures(out / FIGURES, experiment)
+    # Last, so that a folder with results in it is whole.
+    write_results(out, content)
+    text = describe_result(read_result(out))
+    write_text(out / "results.md", text)
+    return text
+
+
+def _default_name(module: str, model_file: str) -> str:
+    return f"{module} {Path(model_file).stem}" if model_file else module
+
+
+@click.command("probe", cls=ToldCommand, epilog=EPILOG)
+@TASK
+@ROOT
+@click.option("--out", type=FOLDER, help="Folder for the results.")
+@click.option("--check", "only_check", is_flag=True, help="Look at the data set, and stop.")
+@ALLOW_MISSING
+@LAYOUT
+@METADATA
+@SPLIT_FILE
+@click.option(
+    "--test-fold",
+    type=NON_NEGATIVE_INT,
+    help="Test on this fold of a k-fold HEAR task alone.  [default: on each in turn, for the mean]",
+)
+@click.option(
+    "--module",
+    "module_name",
+    default="myna_plugin",
+    show_default=True,
+    help="HEAR module: an import path, or a name that `hear-eval --list` shows.",
+)
+@click.option("--model", "model_file", default="", help="Weights, as load_model takes them.")
+@MODEL_OPTIONS
+@click.option(
+    "--name", help="What to call the model in tables.  [default: the module and its weights]"
+)
+@click.option(
+    "--pool",
+    type=click.Choice(POOLS),
+    default="clip",
+    show_default=True,
+    help="Probe a vector of each clip, or its chunks, whose predictions are averaged.",
+)
+@click.option(
+    "--chunk-seconds",
+    type=Number(float, 0.1),
+    default=3.0,
+    show_default=True,
+    help="With --pool chunk: windows of modules that do not cut chunks themselves.",
+)
+@click.option(
+    "--grid",
+    type=click.Choice(list(GRIDS)),
+    default="full",
+    show_default=True,
+    help="Heads to choose from.",
+)
+@click.option(
+    "--seeds", type=POSITIVE_INT, default=1, show_default=True, help="Runs of the probe to average."
+)
+@PATIENCE_OPTION
+@DEVICE
+@WORKERS
+@click.option(
+    "--batch-size",
+    type=POSITIVE_INT,
+    help="Clips of one length to embed together.  [default: 8 on a CPU, 32 on CUDA]",
+)
+@CACHE
+def probe(**options: Any) -> None:
+    """Score a HEAR module on a probe task, by the protocol of the Myna paper.
+
+    The data set is checked, its clips are embedded once (and kept in --cache), 216 heads are
+    trained on the training split, the one that is best on validation is scored on test. Of a hybrid
+    Myna model the square, the vertical and both features are probed, and the one that is best on
+    validation is reported. OUT receives results.json, results.md and figures/*.png; `myna report`
+    makes a page of several.
+
+    A run that was interrupted goes on where it stopped when it is started again: clips that were
+    embedded and stacks of heads that were trained (in OUT/unfinished-grids) are kept.
+
+    --root holds the public data set, or JukeMIR's metadata or MARBLE's jsonl with the audio. For
+    --task hear it is a task folder in HEAR's format; of a k-fold task each fold tests in turn, and
+    the mean and deviation over folds are reported, as heareval does.
+    """
+    settings = resolve(options)
+    if settings.out is None and not settings.only_check:
+        raise ExperimentError("--out: say where the results go (or --check to look only)")
+    task, folds = load_folds(settings)
+    report = check(task, first(folds), settings.workers, progress=settings.progress)
+    click.echo(report.text())
+    if settings.out is None or settings.only_check:
+        sys.exit(0 if report.complete else BAD_INPUT)
+    refuse_incomplete(report, settings.allow_missing)
+    click.echo(score(settings, settings.out, task, folds, report))
+    click.echo(f"{settings.out / FILE}: written, with {FIGURES}")
