@@ -7,7 +7,7 @@ import pytest
 from benchmarks.rendered.tasks import choose_soundfonts
 from myna_plugin.common.errors import MissingPackageError
 from recipes.rendered import blocks
-from recipes.rendered.blocks import Plan, Sources, draw_block
+from recipes.rendered.blocks import StorePlan, draw_block
 from recipes.rendered.performance import PROGRAMS
 from recipes.rendered.render import render_notes
 from recipes.rendered.sampler import instruments_of
@@ -21,6 +21,7 @@ from recipes.rendered.soundfonts import (
     programs_of,
     soundfont_digest,
 )
+from recipes.rendered.sources import Sources
 
 pytest_plugins = ("rendered_fixtures",)
 
@@ -124,7 +125,7 @@ def test_programs_are_those_that_a_soundfont_has(soundfont, tmp_path):
 
 def test_a_soundfont_is_asked_for_its_own_programs_alone(soundfont, tmp_path, monkeypatch):
     few = str(write_soundfont(tmp_path / "few.sf2", seed=0, programs=[5, 40, 73]))
-    plan = Plan(Sources(composed=4), (soundfont, few), transpositions=1, clip_seconds=4.0)
+    plan = StorePlan(Sources(composed=4), (soundfont, few), transpositions=1, clip_seconds=4.0)
     clips = [clip for number in range(12) for clip in draw_block(plan, number)]
     drawn = {font: set() for font in plan.soundfonts}
     for clip in clips:
@@ -132,7 +133,7 @@ def test_a_soundfont_is_asked_for_its_own_programs_alone(soundfont, tmp_path, mo
     assert drawn[few] == {5, 40, 73}
     assert len(drawn[soundfont]) > 40
     # A soundfont with all programs is played as if nobody had asked.
-    whole = Plan(Sources(composed=4), (soundfont,), transpositions=1, clip_seconds=4.0)
+    whole = StorePlan(Sources(composed=4), (soundfont,), transpositions=1, clip_seconds=4.0)
     asked = [clip.performance for clip in draw_block(whole, 0)]
     monkeypatch.setattr(blocks, "programs_of", lambda path: range(128))
     assert [clip.performance for clip in draw_block(whole, 0)] == asked
