@@ -7,6 +7,7 @@ import torch
 from task_layouts import BUILDERS
 from tiny_task import write_task
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.pretraining.run.settings import Settings
@@ -15,7 +16,7 @@ from myna_plugin.probing.encoders import EncoderProbe, read_task, read_tasks
 from myna_plugin.probing.experiment import Protocol, run
 from myna_plugin.probing.heads import FAST_GRID, GRIDS
 from myna_plugin.probing.modules import load_module
-from myna_plugin.probing.tasks import TaskError, check, load_task
+from myna_plugin.probing.tasks import check, load_task
 from myna_plugin.probing.tasks.task_data import find_data
 
 
@@ -70,7 +71,7 @@ def test_a_task_whose_audio_is_not_there_says_which(tmp_path):
     root = write_task(tmp_path / "task", files=2)
     for path in (root / "8000" / "train").iterdir():
         path.unlink()
-    with pytest.raises(TaskError, match=r"no clips in split 'train'; left out: 4 .*low.wav"):
+    with pytest.raises(InputError, match=r"no clips in split 'train'; left out: 4 .*low.wav"):
         read_task(str(root), 2, quiet)
 
 
@@ -96,5 +97,5 @@ def test_tasks_that_cannot_be_probed_are_named(tmp_path, monkeypatch, texts, mes
     monkeypatch.chdir(tmp_path)
     write_task(tmp_path / "task", files=1)
     write_task(tmp_path / "twin", files=1)
-    with pytest.raises(TaskError, match=message):
+    with pytest.raises(InputError, match=message):
         read_tasks(texts, 1, quiet)

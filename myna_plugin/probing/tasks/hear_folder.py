@@ -41,9 +41,12 @@ PREDICTION_TYPES = ("multiclass", "multilabel")
 FOLD_MODES = ("new_split_kfold", "presplit_kfold")
 
 MISSING_VALUES = frozenset(
-    " #N/A #N/A~N/A #NA -1.#IND -1.#QNAN -NaN -nan 1.#IND 1.#QNAN <NA> N/A NA NULL NaN None n/a nan"
-    " null".replace("~", " ").split(" ")
+    (
+        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND"),
+        *("1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+    )
 )
+"""What pandas takes for no value."""
 
 Labels = dict[str, list[Any]]
 """By file name: strings for a scene, `{label, start, end}` with times in ms for events."""
@@ -251,11 +254,12 @@ def _check_duration(metadata: dict[str, Any], path: Path) -> float | None:
 def read_vocabulary(path: Path) -> tuple[str, ...]:
     """Labels by their index, as heareval has them, which reads them by pandas and makes them text.
 
-    So a column of numbers loses leading zeros ("007" is "7" if all labels are numbers, and stays
-    "007" beside words), and "NA", "None", "null" and their like are "nan".
+    So a column of numbers loses leading zeros: "007" is "7" if all labels are numbers, and stays
+    "007" beside words.
 
     Raises:
-        TaskError: it is missing or no such table; names it.
+        TaskError: it is missing or no such table, or has a label like "NA" or "None", which pandas
+            takes for none; names it.
     """
     if not path.is_file():
         raise TaskError(f"{path} is missing; unpack the task again")
@@ -273,33 +277,30 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
         str(i) for i in range(len(rows))
     ]
     _expect(in_order and len(rows) > 0, path, "idx must count the labels: 0, 1, 2 and so on")
-    labels = as_pandas_has_them([row[header.index("label")] for row in rows])
+    written = [row[header.index("label")] for row in rows]
+    lost = sorted(MISSING_VALUES.intersection(written))
+    _expect(not lost, path, f"label {', '.join(map(repr, lost))} is none for pandas; rename it")
+    labels = as_pandas_has_them(written)
     twice = [label for label, count in Counter(labels).items() if count > 1]
     _expect(not twice, path, f"label {', '.join(twice)} occurs more than once")
     return tuple(label for _, label in sorted(zip(map(int, indices), labels, strict=True)))
 
 
 def as_pandas_has_them(column: Sequence[str]) -> list[str]:
-    """The text of what `pandas.read_csv` makes of a column.
+    """The text of what `pandas.read_csv` makes of a column without missing values.
 
-    >>> as_pandas_has_them(["007", "10"]), as_pandas_has_them(["007", "NA"])
-    (['7', '10'], ['7.0', 'nan'])
-    >>> as_pandas_has_them(["007", "a"]), as_pandas_has_them(["NA", "a"])
-    (['007', 'a'], ['nan', 'a'])
+    >>> as_pandas_has_them(["007", "10"]), as_pandas_has_them(["007", "a"])
+    (['7', '10'], ['007', 'a'])
     """
-    known = [text for text in column if text not in MISSING_VALUES]
-    is_whole = len(known) == len(column)
 
     def all_match(pattern: str) -> bool:
-        return bool(known) and all(re.fullmatch(pattern, text, re.ASCII) for text in known)
+        return all(re.fullmatch(pattern, text, re.ASCII) for text in column)
 
-    if all_match(r"\s*[+-]?\d+\s*") and is_whole:
+    if all_match(r"\s*[+-]?\d{1,4000}\s*"):
         return [str(int(text)) for text in column]
-    if all_match(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"):
-        return [str(float(text)) if text in known else "nan" for text in column]
-    if all_match("True|TRUE|true|False|FALSE|false"):
-        return [text.capitalize() if text in known else "nan" for text in column]
-    return [text if text in known else "nan" for text in column]
+    if all_match(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(?i:inf|infinity)\s*"):
+        return [str(float(text)) for text in column]
+    return [text.capitalize() for text in column] if all_match("(?i:true|false)") else list(column)
 
 
 def _check_labels(

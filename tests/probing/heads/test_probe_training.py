@@ -209,8 +209,10 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_ends_training_and_its_threads() -> None:
-    command = [sys.executable, "-c", INTERRUPTED, str(Path(__file__).parents[2]), "1.0"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", INTERRUPTED, str(Path(__file__).parent), "1.0"]
+    environment = os.environ | {
+        "PYTHONPATH": f"{Path(__file__).parents[3]}:{Path(__file__).parents[2]}"
+    }
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=60, check=False
     )

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from task_layouts import BUILDERS, KEY, MTG, SIZES, write_text
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.probing.tasks import (
     TASKS,
-    TaskError,
     check,
     encode_targets,
     gtzan,
@@ -41,7 +41,7 @@ def test_contract(name):
     assert set(task.reported_as) <= set(task.metrics)
     assert set(task.split_sizes) == set(SPLITS)
     assert task.clip_rule.duration_s > 0
-    assert None not in (task.read_folder, task.jukemir, task.marble)
+    assert None not in (task.public, task.jukemir, task.marble)
     assert [task.parse_label(label) for label in task.labels] == list(task.labels)
     assert task.marble.monitor.removeprefix("val/") in task.marble.metrics
 
@@ -173,6 +173,8 @@ SPOILT = {
         ('"split"', '"splt"', r"gtzan_ff.json: clip .*split"),
         ('"valid"', '"val"', r"gtzan_ff.json: clip .*'val'"),
         ('"valid"', "null", r"gtzan: no clips in split 'valid'"),
+        ('"id": "', '"id": "/x/', r"gtzan_ff.json: clip .*'/x/.*leads out"),
+        ('"id": "', '"id": "../', r"gtzan_ff.json: clip .*leads out of the data folder"),
         ("{", "", r"gtzan_ff.json: not JSON"),
     ],
     ("gtzan", "marble", GTZAN_VALID): [
@@ -183,12 +185,17 @@ SPOILT = {
         ('"audio_path": "', '"audio_path": 3, "path": "', r"val.jsonl: line 1: .*int"),
         ("{", "", r"val.jsonl: line 1: not JSON"),
         ("{", '["', r"val.jsonl: line 1: not JSON"),
+        ("{", "[" * 100_000, r"val.jsonl: line 1: .*recursion"),
+        ('"data/GTZAN', '"/data/GTZAN', r"val.jsonl: line 1: .*is outside"),
+        ('"data/GTZAN', '"../data/GTZAN', r"val.jsonl: line 1: .*leads out of the data folder"),
+        ('"label"', '"clip_id": "../x", "label"', r"'../x' is not a plain name"),
     ],
     ("gtzan", "marble", GTZAN_TEST): [("00006", "00005", r"'\w+.00005' is listed 2 times")],
     ("magnatagatune", "folder", "annotations_final.csv"): [
         ('"harpsichord"', '"harpsicord"', r"annotations_final.csv: no column 'harpsichord'"),
         ('"12"', '"twelve"', r"annotations_final.csv: clip_id: 'twelve' is not a number"),
         ('"c/lvx', '"g/lvx', r"annotations_final.csv: clip 00014: mp3_path 'g/lvx"),
+        ('"c/lvx', '"c/../../lvx', r"annotations_final.csv: clip 00014: .*leads out"),
     ],
     ("magnatagatune", "jukemir", "magnatagatune.json"): [
         ('"harpsichord"', '"cembalo"', r"magnatagatune.json: clip '000\d\d': label 'cembalo'"),
@@ -196,6 +203,7 @@ SPOILT = {
         ('"mp3_path"', '"path"', r"magnatagatune.json: clip '00012': .*'mp3_path'"),
     ],
     ("emomusic", "folder", "songs_info.csv"): [
+        ("\n13,", "\n../13,", r"songs_info.csv: song_id: '../13' leads out of the data folder"),
         ("Artist", "Singer", r"songs_info.csv: no column 'Artist'"),
     ],
     ("emomusic", "folder", "static_annotations.csv"): [
@@ -221,7 +229,7 @@ def test_bad_annotations_name_the_place(built, tmp_path, name, layout, file, old
     text = (root / file).read_text()
     assert old in text
     (root / file).write_text(text.replace(old, new))
-    with pytest.raises(TaskError, match=message):
+    with pytest.raises(InputError, match=message):
         load_items(TASKS[name], root)
 
 
@@ -236,24 +244,24 @@ def test_bad_annotations_name_the_place(built, tmp_path, name, layout, file, old
 def test_a_lacking_file_is_named(built, tmp_path, file, name, layout):
     root = copy_of(built, name, layout, tmp_path)
     (root / file).unlink()
-    with pytest.raises(TaskError, match=Path(file).name.replace(".", r"\.")):
+    with pytest.raises(InputError, match=Path(file).name.replace(".", r"\.")):
         load_items(TASKS[name], root)
 
 
 def test_a_lacking_folder_is_named(tmp_path):
-    with pytest.raises(TaskError, match="nowhere: no such folder"):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
         load_items(TASKS["gtzan"], tmp_path / "nowhere")
-    with pytest.raises(TaskError, match="no folder giantsteps-mtg-key-dataset"):
+    with pytest.raises(InputError, match="no folder giantsteps-mtg-key-dataset"):
         load_items(TASKS["giantsteps"], tmp_path)
-    with pytest.raises(TaskError, match="layout 'jukemir'"):
+    with pytest.raises(InputError, match="layout 'jukemir'"):
         load_items(TASKS["gtzan"], tmp_path, layout="jukemir")
-    with pytest.raises(TaskError, match="no task 'gztan'"):
+    with pytest.raises(InputError, match="no task 'gztan'"):
         load_task("gztan", tmp_path)
 
 
 def test_gtzan_without_torchaudio_says_what_else_will_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "myna_plugin.common.torchaudio_bridge", None)
-    with pytest.raises(TaskError, match=r"torchaudio's.*gtzan_ff\.json\.gz"):
+    with pytest.raises(InputError, match=r"torchaudio's.*gtzan_ff\.json\.gz"):
         gtzan.filtered_lists()
 
 
@@ -261,5 +269,5 @@ def test_one_class_in_validation_is_refused(built, tmp_path):
     root = copy_of(built, "gtzan", "marble", tmp_path)
     path = root / "data/GTZAN/GTZANGenre.val.jsonl"
     path.write_text("\n".join(line for line in path.read_text().split("\n") if '"jazz"' in line))
-    with pytest.raises(TaskError, match="split 'valid': all 2 clips are of class 'jazz'"):
+    with pytest.raises(InputError, match="split 'valid': all 2 clips are of class 'jazz'"):
         load_items(TASKS["gtzan"], root)

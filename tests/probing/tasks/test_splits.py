@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from task_layouts import MTG, giantsteps_folder
 
-from myna_plugin.probing.tasks import TASKS, Item, TaskError, load_items
+from myna_plugin.common.errors import InputError
+from myna_plugin.probing.tasks import TASKS, Item, load_items
 from myna_plugin.probing.tasks.giantsteps import KEYS
 from myna_plugin.probing.tasks.splits import (
     FRACTIONS,
@@ -78,7 +79,7 @@ def test_saved_splits_come_back(tmp_path):
 )
 def test_bad_split_files_are_named(tmp_path, content, message):
     (tmp_path / "splits.json").write_text(content)
-    with pytest.raises(TaskError, match=f"splits.json.*{message}"):
+    with pytest.raises(InputError, match=f"splits.json.*{message}"):
         apply_splits(tmp_path / "splits.json", catalogue())
 
 
@@ -112,5 +113,5 @@ def test_a_named_split_file_overrides_any_list(built, tmp_path):
     items = [replace(item, split=other[item.split]) for item in load_items(task, root)]
     save_splits(tmp_path / "mine.json", items, "turned round")
     assert load_items(task, root, split_file=tmp_path / "mine.json") == items
-    with pytest.raises(TaskError, match=r"nowhere\.json: no such file"):
+    with pytest.raises(InputError, match=r"nowhere\.json: no such file"):
         load_items(task, root, split_file=tmp_path / "nowhere.json")
