@@ -24,6 +24,7 @@ def write_task(folder: Path, name: str = "pitches", files: int = 6) -> Path:
         "split_mode": "trainvaltest",
         "sample_duration": 0.5,
         "evaluation": ["top1_acc"],
+        "splits": ["train", "valid", "test"],
     }
     (folder / "task_metadata.json").write_text(json.dumps(metadata))
     (folder / "labelvocabulary.csv").write_text("idx,label\n0,low\n1,high\n")

@@ -199,3 +199,17 @@ def locate_package(module: ModuleType) -> Path:
     if file is None:  # a namespace package: shared by distributions, so take the module itself
         file = Path(str(module.__file__))
     return file.parent if file.name == "__init__.py" else file
+
+
+def positive_int(module: str, model: Any, attribute: str) -> int:
+    """What a HEAR model says of itself, such as its `sample_rate`.
+
+    Raises:
+        InputError: it says no positive int.
+    """
+    value = getattr(model, attribute, None)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(
+            f"{module}: the model's {attribute} is {value!r}; the HEAR API asks for a positive int"
+        )
+    return value

@@ -9,7 +9,6 @@ from pathlib import Path
 from myna_plugin.common.errors import InputError, say
 from myna_plugin.common.files import digest_pairs, digest_path
 from myna_plugin.hear_eval.audio_check import AudioCheck, AudioFacts
-from myna_plugin.hear_eval.hear_task import METADATA, VOCABULARY, HearTask
 from myna_plugin.hear_eval.resampling import (
     AudioPlan,
     Key,
@@ -17,11 +16,12 @@ from myna_plugin.hear_eval.resampling import (
     planned_frames,
     resample_task,
 )
+from myna_plugin.probing.tasks.hear_folder import METADATA, VOCABULARY, HearFolder
 
 
 def prepare_audio(
-    tasks: Mapping[HearTask, AudioCheck], sample_rate: int, allow_silent: bool
-) -> dict[HearTask, str]:
+    tasks: Mapping[HearFolder, AudioCheck], sample_rate: int, allow_silent: bool
+) -> dict[HearFolder, str]:
     """Check the audio of all tasks, then give those that lack it a folder at `sample_rate`.
 
     Nothing is written before every file of every task has passed.
@@ -38,7 +38,7 @@ def prepare_audio(
         InputError: one line for each file that cannot be used.
     """
     plans = {task: plan_audio(task, sample_rate) for task in tasks}
-    facts: dict[HearTask, dict[Path, AudioFacts]] = {}
+    facts: dict[HearFolder, dict[Path, AudioFacts]] = {}
     faults: list[str] = []
     for task, plan in plans.items():
         facts[task], found = check_audio(task, plan, tasks[task], sample_rate, allow_silent)
@@ -60,7 +60,7 @@ def prepare_audio(
 
 
 def check_audio(
-    task: HearTask, plan: AudioPlan, check: AudioCheck, sample_rate: int, allow_silent: bool
+    task: HearFolder, plan: AudioPlan, check: AudioCheck, sample_rate: int, allow_silent: bool
 ) -> tuple[dict[Path, AudioFacts], list[str]]:
     """Look into every file of a task.
 
@@ -94,7 +94,7 @@ def heareval_batch_size(sample_duration: float | None, sample_rate: int) -> int:
     return max(1, int(0.7 * (120 / sample_duration) * (16000 / sample_rate)))
 
 
-def digest_task(task: HearTask, plan: AudioPlan, facts: Mapping[Path, AudioFacts]) -> str:
+def digest_task(task: HearFolder, plan: AudioPlan, facts: Mapping[Path, AudioFacts]) -> str:
     """A digest of a task's labels, metadata and samples; neither dates nor formats matter."""
     texts = [METADATA, VOCABULARY, *(f"{split}.json" for split in task.splits)]
     pairs = [(name, digest_path(task.folder / name)) for name in texts]
@@ -102,7 +102,7 @@ def digest_task(task: HearTask, plan: AudioPlan, facts: Mapping[Path, AudioFacts
     return digest_pairs(pairs)
 
 
-def _say_resampled(task: HearTask, sources: Sequence[AudioFacts], sample_rate: int) -> None:
+def _say_resampled(task: HearFolder, sources: Sequence[AudioFacts], sample_rate: int) -> None:
     rates = " and ".join(str(rate) for rate in sorted({facts.sample_rate for facts in sources}))
     message = f"{task.name}: made {len(sources)} files of {sample_rate} Hz from {rates} Hz"
     lower = sum(facts.sample_rate < sample_rate for facts in sources)
@@ -119,7 +119,7 @@ def _present_faults(path: Path, facts: AudioFacts, sample_rate: int) -> list[str
 
 
 def _length_faults(
-    task: HearTask, plan: AudioPlan, facts: Mapping[Path, AudioFacts], sample_rate: int
+    task: HearFolder, plan: AudioPlan, facts: Mapping[Path, AudioFacts], sample_rate: int
 ) -> Iterator[str]:
     """heareval stacks a batch of sounds into one array, so they must be equally long."""
     batch_size = heareval_batch_size(task.sample_duration, sample_rate)
@@ -140,7 +140,7 @@ def _length_faults(
 
 
 def _frames(
-    task: HearTask,
+    task: HearFolder,
     plan: AudioPlan,
     facts: Mapping[Path, AudioFacts],
     key: Key,

@@ -16,9 +16,9 @@ from myna_plugin.common.options import DEVICE, FILE, PATH, POSITIVE_INT, JsonObj
 from myna_plugin.common.registry import GROUP, HearModel, list_models, resolve
 from myna_plugin.hear_eval.device import device_environment, uses_cuda
 from myna_plugin.hear_eval.evaluation import Run, Settings, evaluate
-from myna_plugin.hear_eval.hear_task import ALL, find_tasks, read_task
 from myna_plugin.hear_eval.requirements import check_requirements
 from myna_plugin.hear_eval.results import TaskResult, format_table
+from myna_plugin.probing.tasks.hear_folder import ALL, find_tasks, read_folder
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz", ".h5", ".pkl", ".onnx")
 EPILOG = """
@@ -150,7 +150,7 @@ def main(
         from myna_plugin.hear_eval.demo import unpack_demo_tasks
 
         tasks_dir = unpack_demo_tasks(tasks_dir)
-    tasks = [read_task(folder) for folder in find_tasks(tasks_dir, task_names)]
+    tasks = [read_folder(folder) for folder in find_tasks(tasks_dir, task_names)]
     settings = Settings(
         module=hear_model.module,
         model=weights,

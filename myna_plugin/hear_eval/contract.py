@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from myna_plugin.common.errors import InputError, one_line
-from myna_plugin.common.registry import locate_package
+from myna_plugin.common.registry import locate_package, positive_int
 from myna_plugin.model.identity import digest_code
 
 NOISE_S = 1
@@ -73,13 +73,13 @@ def examine_module(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         embedding = _load(module, model, model_options)
-    sample_rate = _positive_int(module, embedding.model, "sample_rate")
+    sample_rate = positive_int(module, embedding.model, "sample_rate")
     noise = (
         torch.rand(N_SOUNDS, NOISE_S * sample_rate, generator=torch.Generator().manual_seed(0)) * 2
         - 1
     )
     for kind in embedding_types:
-        size = _positive_int(module, embedding.model, SIZES[kind])
+        size = positive_int(module, embedding.model, SIZES[kind])
         _try_function(module, embedding, kind, noise, size)
     location = locate_package(imported)
     return ModuleFacts(
@@ -124,15 +124,6 @@ def _load(module: str, model: str | None, model_options: dict[str, Any]) -> Any:
             + [f"{key}={value!r}" for key, value in model_options.items()]
         )
         raise InputError(f"{module}.load_model({call}) failed: {one_line(error)}") from error
-
-
-def _positive_int(module: str, model: Any, attribute: str) -> int:
-    value = getattr(model, attribute, None)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(
-            f"{module}: the model's {attribute} is {value!r}; the HEAR API asks for a positive int"
-        )
-    return value
 
 
 def _try_function(module: str, embedding: Any, kind: str, noise: torch.Tensor, size: int) -> None:

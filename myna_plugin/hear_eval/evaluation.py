@@ -24,10 +24,10 @@ from myna_plugin.common.provenance import RECORDS, Inputs, Record
 from myna_plugin.hear_eval.audio_check import AudioCheck
 from myna_plugin.hear_eval.audio_preparation import prepare_audio
 from myna_plugin.hear_eval.contract import ModuleFacts
-from myna_plugin.hear_eval.hear_task import HearTask
 from myna_plugin.hear_eval.heareval_process import HearevalProcess, Job, JobError
 from myna_plugin.hear_eval.results import SCORES, TaskResult, read_scores
 from myna_plugin.model.audio import AudioError
+from myna_plugin.probing.tasks.hear_folder import HearFolder
 
 EMBEDDINGS, PREDICTIONS = "embeddings", "predictions"
 
@@ -100,14 +100,14 @@ class Run:
         """Where heareval puts the folders of the tasks."""
         return self.heareval_dir / (self.facts["name"] + self.facts["slug"])
 
-    def log(self, task: HearTask, stage: str) -> Path:
+    def log(self, task: HearFolder, stage: str) -> Path:
         return self.folder / RECORDS / "logs" / f"{task.name}.{stage}.log"
 
-    def record(self, task: HearTask) -> Record:
+    def record(self, task: HearFolder) -> Record:
         return Record(self.folder / RECORDS / f"{task.name}.json")
 
 
-def evaluate(settings: Settings, tasks: Sequence[HearTask]) -> tuple[Run, list[TaskResult]]:
+def evaluate(settings: Settings, tasks: Sequence[HearFolder]) -> tuple[Run, list[TaskResult]]:
     """Embed and score every task.
 
     Args:
@@ -144,7 +144,7 @@ def evaluate(settings: Settings, tasks: Sequence[HearTask]) -> tuple[Run, list[T
     return run, list(results.values())
 
 
-def examine(settings: Settings, tasks: Sequence[HearTask], process: HearevalProcess) -> Run:
+def examine(settings: Settings, tasks: Sequence[HearFolder], process: HearevalProcess) -> Run:
     """Try the module on noise.
 
     Raises:
@@ -172,7 +172,7 @@ def examine(settings: Settings, tasks: Sequence[HearTask], process: HearevalProc
 
 
 def embed_task(
-    run: Run, task: HearTask, task_digest: str, process: HearevalProcess, result: TaskResult
+    run: Run, task: HearFolder, task_digest: str, process: HearevalProcess, result: TaskResult
 ) -> None:
     """Have heareval embed one task, unless that is done and nothing has changed since.
 
@@ -212,7 +212,7 @@ def embed_task(
     result.made[EMBEDDINGS] = record.made(EMBEDDINGS)
 
 
-def _run_embeddings(run: Run, task: HearTask, process: HearevalProcess, folder: Path) -> None:
+def _run_embeddings(run: Run, task: HearFolder, process: HearevalProcess, folder: Path) -> None:
     settings = run.settings
     arguments = [settings.module, "--tasks-dir", str(task.folder.parent), "--task", task.name]
     arguments += ["--embeddings-dir", str(run.heareval_dir)]
@@ -232,7 +232,7 @@ def _run_embeddings(run: Run, task: HearTask, process: HearevalProcess, folder: 
     say(f"{task.name}: embedded {total} files")
 
 
-def predict_task(run: Run, task: HearTask, process: HearevalProcess, result: TaskResult) -> None:
+def predict_task(run: Run, task: HearFolder, process: HearevalProcess, result: TaskResult) -> None:
     """Have heareval train and test predictors for one task, unless that is done already.
 
     Raises:
@@ -264,7 +264,7 @@ def predict_task(run: Run, task: HearTask, process: HearevalProcess, result: Tas
     result.status = "scored"
 
 
-def _run_predictions(run: Run, task: HearTask, process: HearevalProcess, folder: Path) -> None:
+def _run_predictions(run: Run, task: HearFolder, process: HearevalProcess, folder: Path) -> None:
     settings = run.settings
     arguments = [str(folder), "--grid", settings.grid, "--grid-points", str(settings.grid_points)]
     job = Job("predict", {"arguments": arguments}, _fresh_log(run, task, PREDICTIONS))
@@ -279,7 +279,7 @@ def _run_predictions(run: Run, task: HearTask, process: HearevalProcess, folder:
     say(f"{task.name}: scored")
 
 
-def count_embedded(folder: Path, task: HearTask) -> int:
+def count_embedded(folder: Path, task: HearFolder) -> int:
     """Files that heareval has embedded so far."""
     count = 0
     for split in task.splits:
@@ -311,7 +311,7 @@ def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int]
 
 
 @contextmanager
-def failure_noted(run: Run, task: HearTask, stage: str, result: TaskResult) -> Iterator[None]:
+def failure_noted(run: Run, task: HearFolder, stage: str, result: TaskResult) -> Iterator[None]:
     """Turn a JobError in the block into the reason why the task failed."""
     try:
         yield
@@ -322,14 +322,14 @@ def failure_noted(run: Run, task: HearTask, stage: str, result: TaskResult) -> I
         say(f"{task.name}: failed")
 
 
-def _fresh_log(run: Run, task: HearTask, stage: str) -> Path:
+def _fresh_log(run: Run, task: HearFolder, stage: str) -> Path:
     log = run.log(task, stage)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     return log
 
 
-def _audio_cache(settings: Settings, task: HearTask) -> Path:
+def _audio_cache(settings: Settings, task: HearFolder) -> Path:
     place = hashlib.sha256(str(task.folder).encode()).hexdigest()[:6]
     return settings.embeddings_dir / RECORDS / "audio" / f"{task.name}-{place}.json"
 

@@ -27,8 +27,8 @@ from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import PARTIALS, write_whole
 from myna_plugin.common.parallel import run_in_threads
 from myna_plugin.hear_eval.audio_check import AudioFacts, stamp_of
-from myna_plugin.hear_eval.hear_task import HearTask
 from myna_plugin.model.audio import load_audio, read_info
+from myna_plugin.probing.tasks.hear_folder import HearFolder
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 """Looked for in this order where a file is there under another suffix; lossless ones first."""
@@ -59,7 +59,7 @@ class AudioPlan:
     sources: dict[Key, Path]
 
 
-def plan_audio(task: HearTask, sample_rate: int) -> AudioPlan:
+def plan_audio(task: HearFolder, sample_rate: int) -> AudioPlan:
     """Find each file of a task at `sample_rate`, Hz, or something to make it from.
 
     A file that we made is made again if its source has changed since.
@@ -79,7 +79,7 @@ def plan_audio(task: HearTask, sample_rate: int) -> AudioPlan:
     return AudioPlan(present, _find_sources(task, missing, rate_dir))
 
 
-def planned_frames(task: HearTask, facts: AudioFacts, sample_rate: int) -> int:
+def planned_frames(task: HearFolder, facts: AudioFacts, sample_rate: int) -> int:
     """Samples that a source has once resampled: the task's duration if it is within the tolerance.
 
     Args:
@@ -95,7 +95,10 @@ def planned_frames(task: HearTask, facts: AudioFacts, sample_rate: int) -> int:
 
 
 def resample_task(
-    task: HearTask, sources: Mapping[Key, Path], facts: Mapping[Path, AudioFacts], sample_rate: int
+    task: HearFolder,
+    sources: Mapping[Key, Path],
+    facts: Mapping[Path, AudioFacts],
+    sample_rate: int,
 ) -> None:
     """Make `TASK/<sample_rate>/SPLIT/NAME` from each of `sources`.
 
@@ -146,7 +149,7 @@ def resample_file(source: Path, target: Path, sample_rate: int, frames: int) -> 
 
 def _fill(
     staging: Path,
-    task: HearTask,
+    task: HearFolder,
     sources: Mapping[Key, Path],
     facts: Mapping[Path, AudioFacts],
     sample_rate: int,
@@ -213,7 +216,7 @@ def _has_changed(task_folder: Path, line: dict[str, Any]) -> bool:
     return source.is_file() and stamp_of(source) != line["stamp"]
 
 
-def _find_sources(task: HearTask, missing: Sequence[Key], rate_dir: Path) -> dict[Key, Path]:
+def _find_sources(task: HearFolder, missing: Sequence[Key], rate_dir: Path) -> dict[Key, Path]:
     if not missing:
         return {}
     matches = [_match(folder, missing, rate_dir) for folder in _audio_folders(task, rate_dir)]
@@ -235,7 +238,7 @@ def _find_sources(task: HearTask, missing: Sequence[Key], rate_dir: Path) -> dic
     return best
 
 
-def _audio_folders(task: HearTask, rate_dir: Path) -> list[Path]:
+def _audio_folders(task: HearFolder, rate_dir: Path) -> list[Path]:
     """Where to look for sources: other formats at this rate, the highest rate first, the rest."""
     folders = [
         entry

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from myna_plugin.hear_eval.hear_task import HearTask
+from myna_plugin.probing.tasks.hear_folder import HearFolder
 
 SCORES = "test.predicted-scores.json"
 """What heareval's predictions runner leaves in the task's embeddings folder."""
@@ -71,7 +71,7 @@ class TaskResult:
         return without_nan({**asdict(self), "total_seconds": self.total_seconds})
 
 
-def read_scores(task: HearTask, folder: Path) -> tuple[list[Score], dict[str, dict[str, Any]]]:
+def read_scores(task: HearFolder, folder: Path) -> tuple[list[Score], dict[str, dict[str, Any]]]:
     """Read what heareval's predictions runner left for a task.
 
     Args:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from myna_plugin.common.errors import InputError, one_line
 from myna_plugin.common.files import digest_pairs, digest_path
-from myna_plugin.common.registry import list_models, resolve
+from myna_plugin.common.registry import list_models, positive_int, resolve
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.identity import digest_code, digest_weights
 
@@ -161,7 +161,7 @@ def load_module(
     except (RuntimeError, AssertionError) as error:
         raise ExperimentError(f"--device {device}: {one_line(error)}") from error
     sample_rate, width = (
-        _positive_int(name, model, field) for field in ("sample_rate", "scene_embedding_size")
+        positive_int(name, model, field) for field in ("sample_rate", "scene_embedding_size")
     )
     own_chunks = isinstance(model, Embedder)
     return LoadedModule(
@@ -192,15 +192,6 @@ def _import(path: str) -> ModuleType:
         if not callable(getattr(module, function, None)):
             raise ExperimentError(f"{path} is no HEAR module: it has no function {function}")
     return module
-
-
-def _positive_int(name: str, model: nn.Module, attribute: str) -> int:
-    value = getattr(model, attribute, None)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ExperimentError(
-            f"{name}: the model's {attribute} is {value!r}; HEAR asks for a positive int"
-        )
-    return value
 
 
 def _find_parts(model: nn.Module, width: int) -> dict[str, slice]:

@@ -77,7 +77,7 @@ def bands(tmp_path, monkeypatch):
 def quick(monkeypatch):
     """Four heads and no figures, for tests of what comes before them."""
     monkeypatch.setitem(GRIDS, "fast", FAST_GRID[-4:])
-    monkeypatch.setattr(probe, "draw_figures", lambda *arguments: None)
+    monkeypatch.setattr("myna_plugin.cli.probe.draw_figures", lambda *arguments: None)
 
 
 def run(task: str, root: Path, *arguments: object):
@@ -208,7 +208,7 @@ def test_unfinished_grids_are_kept_beside_the_results_until_they_are_written(
 
     monkeypatch.setattr(probes, "select", count)
     arguments = ("gtzan", built("gtzan", "folder"), "--out", out, "--module", "bands", "--seeds", 3)
-    assert run(*arguments).exit_code == 1
+    assert run(*arguments).exit_code == 130
     assert len(list((out / UNFINISHED).iterdir())) == 2
     assert run(*arguments).exit_code == 0
     assert trained == [4, 4, 4, 0, 0, 4]
@@ -449,8 +449,8 @@ def test_a_damaged_block_is_embedded_again(quick, bands, emomusic, tmp_path):
     [
         (("--module", "no_such"), "unknown module no_such"),
         (("--module", "json"), "json is no HEAR module: it has no function load_model"),
-        (("--model-options", "{"), "--model-options: not JSON"),
-        (("--model-options", "[]"), "--model-options: expected an object"),
+        (("--model-options", "{"), "'--model-options': '{' is no JSON object"),
+        (("--model-options", "[]"), "is no JSON object"),
         (("--model-options", '{"fault": "load"}'), "load_model failed: RuntimeError: no such"),
         (("--model-options", '{"fault": "nan"}'), "returned NaN or infinity"),
         (("--model-options", '{"fault": "width"}'), "width 23; its scene_embedding_size is 24"),

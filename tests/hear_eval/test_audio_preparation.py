@@ -10,7 +10,7 @@ from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval import audio_check
 from myna_plugin.hear_eval.audio_check import AudioCheck, inspect_file
 from myna_plugin.hear_eval.audio_preparation import heareval_batch_size, prepare_audio
-from myna_plugin.hear_eval.hear_task import read_task
+from myna_plugin.probing.tasks.hear_folder import read_folder
 
 from .generate_tasks import event_task, scene_task
 
@@ -19,7 +19,7 @@ RATE = 16_000
 
 def prepare(*folders, cache=None, allow_silent=False):
     checks = {
-        read_task(folder): AudioCheck(cache or folder.parent / "cache.json") for folder in folders
+        read_folder(folder): AudioCheck(cache or folder.parent / "cache.json") for folder in folders
     }
     return [*prepare_audio(checks, RATE, allow_silent).values()]
 

@@ -19,9 +19,9 @@ from myna_plugin.hear_eval.evaluation import (
     failure_noted,
     predict_task,
 )
-from myna_plugin.hear_eval.hear_task import read_task
 from myna_plugin.hear_eval.heareval_process import JobError
 from myna_plugin.hear_eval.results import SCORES, TaskResult
+from myna_plugin.probing.tasks.hear_folder import read_folder
 
 from .generate_tasks import scene_task
 
@@ -69,7 +69,7 @@ def process():
 
 @pytest.fixture
 def task(tmp_path):
-    return read_task(scene_task(tmp_path / "tasks" / "scene"))
+    return read_folder(scene_task(tmp_path / "tasks" / "scene"))
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import soxr
 from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval import resampling
 from myna_plugin.hear_eval.audio_check import inspect_file
-from myna_plugin.hear_eval.hear_task import read_task
 from myna_plugin.hear_eval.resampling import plan_audio, resample_file, resample_task
 from myna_plugin.model.audio import AudioError
+from myna_plugin.probing.tasks.hear_folder import read_folder
 
 from .generate_tasks import scene_task
 
@@ -24,7 +24,7 @@ RATE = 16_000
 
 def make(folder, rate=RATE):
     """Plan and resample; what was made anew."""
-    task = read_task(folder)
+    task = read_folder(folder)
     plan = plan_audio(task, rate)
     facts = {path: inspect_file(path) for path in plan.sources.values()}
     if plan.sources:
@@ -58,7 +58,7 @@ def calls(monkeypatch):
 def test_every_format_becomes_mono_wav_of_the_same_sound(tmp_path, suffix, rate):
     folder = scene_task(tmp_path / "task", rate=rate, suffix=suffix)
     make(folder)
-    for split, name in read_task(folder).files():
+    for split, name in read_folder(folder).files():
         made, made_rate = soundfile.read(folder / str(RATE) / split / name)
         source = folder / str(rate) / split / Path(name).with_suffix(suffix)
         samples, _ = soundfile.read(source, frames=rate // 2)  # an MP3 is a little longer
@@ -74,7 +74,7 @@ def test_names_and_labels_stay(tmp_path):
     make(folder)
     assert {name: (folder / name).read_bytes() for name in before} == before
     made = {path.relative_to(folder / str(RATE)).as_posix() for path in files(folder / str(RATE))}
-    listed = {f"{split}/{name}" for split, name in read_task(folder).files()}
+    listed = {f"{split}/{name}" for split, name in read_folder(folder).files()}
     assert made == listed | {resampling.RECORD}
 
 
@@ -207,7 +207,7 @@ def test_highest_rate_is_the_source(tmp_path):
     for rate in (8_000, 48_000):
         scene_task(tmp_path / str(rate), rate=rate)
         (tmp_path / str(rate) / str(rate)).rename(folder / str(rate))
-    plan = plan_audio(read_task(folder), RATE)
+    plan = plan_audio(read_folder(folder), RATE)
     assert {path.parents[1].name for path in plan.sources.values()} == {"48000"}
 
 
@@ -227,11 +227,11 @@ def test_missing_audio_is_bad_input_and_named(tmp_path):
     folder = scene_task(tmp_path / "task")
     (folder / "48000" / "valid" / "valid2.wav").unlink()
     with pytest.raises(InputError, match=r"16000/valid/valid2\.wav is missing.*valid\.json"):
-        plan_audio(read_task(folder), RATE)
+        plan_audio(read_folder(folder), RATE)
     for path in files(folder / "48000"):
         path.unlink()
     with pytest.raises(InputError, match="has no audio"):
-        plan_audio(read_task(folder), RATE)
+        plan_audio(read_folder(folder), RATE)
 
 
 @contextmanager
@@ -272,7 +272,7 @@ def test_read_only_folder_is_bad_input(tmp_path, monkeypatch):
 
 def test_source_that_went_bad_after_its_check_is_an_audio_error(tmp_path):
     folder = scene_task(tmp_path / "task")
-    task = read_task(folder)
+    task = read_folder(folder)
     plan = plan_audio(task, RATE)
     facts = {path: inspect_file(path) for path in plan.sources.values()}
     Path(plan.sources["test", "test0.wav"]).write_bytes(b"not audio")

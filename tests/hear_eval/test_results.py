@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from myna_plugin.hear_eval.hear_task import read_task
 from myna_plugin.hear_eval.results import (
     SCORES,
     Score,
@@ -12,6 +11,7 @@ from myna_plugin.hear_eval.results import (
     format_table,
     read_scores,
 )
+from myna_plugin.probing.tasks.hear_folder import read_folder
 
 from .generate_tasks import scene_task
 
@@ -24,7 +24,7 @@ def scores(tmp_path):
     """A function that reads the scores of a scene task from what heareval reports."""
 
     def read(report):
-        task = read_task(scene_task(tmp_path / "task"))
+        task = read_folder(scene_task(tmp_path / "task"))
         (tmp_path / SCORES).write_text(json.dumps(report))
         return read_scores(task, tmp_path)
 

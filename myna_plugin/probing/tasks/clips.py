@@ -65,6 +65,14 @@ def is_whole_file(item: Item, sample_rate: int | None = None) -> bool:
     return sample_rate is None or read_info(item.path).sample_rate == sample_rate
 
 
+def link_file(link: Path, file: Path) -> None:
+    """Have a symbolic link to a file, unless something good is there already."""
+    if not link.exists():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)  # a link to data that has moved
+        link.symlink_to(file.resolve())
+
+
 def write_clips(
     items: Sequence[Item],
     destinations: Mapping[str, Path],

@@ -16,16 +16,8 @@ from myna_plugin.probing.tasks.folders import (
     read_table,
     table_columns,
 )
-from myna_plugin.probing.tasks.task import (
-    UNSPLIT,
-    ClipRule,
-    Item,
-    JukemirLayout,
-    Located,
-    MarbleLayout,
-    Task,
-    TaskError,
-)
+from myna_plugin.probing.tasks.layouts import JukemirLayout, Located, MarbleLayout, PublicLayout
+from myna_plugin.probing.tasks.task import UNSPLIT, ClipRule, Item, Task, TaskError
 
 OUTPUTS = ("arousal", "valence")
 
@@ -68,6 +60,10 @@ def read_folder(root: Path) -> list[Item]:
     official = (OFFICIAL_SET,) if OFFICIAL_SET in table_columns(songs) else ()
     rated = _read_ratings(ratings)
     rows = list(read_table(songs, ("song_id", "Artist", *official)))
+    try:
+        paths = [find_audio(folders, row["song_id"], SUFFIXES) for row in rows]
+    except TaskError as error:
+        raise TaskError(f"{songs}: song_id: {error}") from error
     lacking = [row["song_id"] for row in rows if row["song_id"] not in rated]
     if lacking:
         raise TaskError(f"{ratings}: no rating of song {lacking[0]!r}, which {songs.name} lists")
@@ -77,12 +73,12 @@ def read_folder(root: Path) -> list[Item]:
         Item(
             clip_id=row["song_id"].zfill(4),
             track_id=row["song_id"].zfill(4),
-            path=find_audio(folders, row["song_id"], SUFFIXES),
+            path=path,
             target=target,
             split=split,
             artist=row["Artist"],
         )
-        for row, split, target in zip(rows, splits, targets, strict=True)
+        for row, path, split, target in zip(rows, paths, splits, targets, strict=True)
     ]
 
 
@@ -137,9 +133,7 @@ TASK = Task(
     "some artists are in both the test set and the rest",
     split_sizes={"train": 504, "valid": 115, "test": 125},
     clip_rule=ClipRule("whole files, 45 s", duration_s=45.0),
-    audio_folders=FOLDERS,
-    audio_suffixes=SUFFIXES,
-    read_folder=read_folder,
+    public=PublicLayout(FOLDERS, SUFFIXES, read_folder),
     jukemir=JukemirLayout("emomusic", _locate),
     marble=MarbleLayout(
         stem="EMO",

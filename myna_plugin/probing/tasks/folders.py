@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from myna_plugin.probing.tasks.task import TaskError
+from myna_plugin.probing.tasks.task import TaskError, is_plain_name
 
 
 def audio_folders(root: Path, patterns: Sequence[str]) -> list[Path]:
@@ -25,8 +25,29 @@ def _matching(root: Path, pattern: str) -> list[Path]:
     return [match for match in matches if match.is_dir()]
 
 
+def check_inside(name: str) -> str:
+    """A name of a file below a folder, as it is.
+
+    Raises:
+        TaskError: it leads out of the folder, or is the name of no file.
+
+    >>> check_inside("f/a.mp3")
+    'f/a.mp3'
+    """
+    parts = name.split("/")
+    plain = [part for part in parts if part not in ("", ".")]
+    if parts[0] == "" or not plain or not all(map(is_plain_name, plain)):
+        raise TaskError(f"{name!r} leads out of the data folder; names must stay inside")
+    return name
+
+
 def find_audio(folders: Sequence[Path], name: str, suffixes: Sequence[str]) -> Path:
-    """The first existing `FOLDER/NAME+SUFFIX`; where none exists, the first one of them."""
+    """The first existing `FOLDER/NAME+SUFFIX`; where none exists, the first one of them.
+
+    Raises:
+        TaskError: the name leads out of the folders.
+    """
+    check_inside(name)
     candidates = [folder / (name + suffix) for folder in folders for suffix in suffixes]
     return next((path for path in candidates if path.is_file()), candidates[0])
 

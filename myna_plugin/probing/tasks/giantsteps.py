@@ -15,16 +15,8 @@ from myna_plugin.probing.tasks.folders import (
     read_table,
 )
 from myna_plugin.probing.tasks.jukemir import clip_end
-from myna_plugin.probing.tasks.task import (
-    UNSPLIT,
-    ClipRule,
-    Item,
-    JukemirLayout,
-    Located,
-    MarbleLayout,
-    Task,
-    TaskError,
-)
+from myna_plugin.probing.tasks.layouts import JukemirLayout, Located, MarbleLayout, PublicLayout
+from myna_plugin.probing.tasks.task import UNSPLIT, ClipRule, Item, Task, TaskError
 
 TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
 
@@ -254,9 +246,7 @@ TASK = Task(
         tolerance_s=0.1,
         per_track=True,
     ),
-    audio_folders=FOLDERS,
-    audio_suffixes=SUFFIXES,
-    read_folder=read_folder,
+    public=PublicLayout(FOLDERS, SUFFIXES, read_folder),
     jukemir=JukemirLayout("giantsteps_clips", _locate),
     marble=MarbleLayout(
         stem="GS",

@@ -7,16 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from myna_plugin.probing.tasks.folders import audio_folders, find_audio
-from myna_plugin.probing.tasks.task import (
-    SPLITS,
-    ClipRule,
-    Item,
-    JukemirLayout,
-    Located,
-    MarbleLayout,
-    Task,
-    TaskError,
-)
+from myna_plugin.probing.tasks.layouts import JukemirLayout, Located, MarbleLayout, PublicLayout
+from myna_plugin.probing.tasks.task import SPLITS, ClipRule, Item, Task, TaskError
 
 GENRES = (
     "blues",
@@ -91,9 +83,7 @@ TASK = Task(
     split_rule="fault-filtered lists (torchaudio has them); 70 of the 1,000 clips are in none",
     split_sizes={"train": 443, "valid": 197, "test": 290},
     clip_rule=ClipRule("whole files, 30 s", duration_s=30.0, tolerance_s=1.0),
-    audio_folders=FOLDERS,
-    audio_suffixes=SUFFIXES,
-    read_folder=read_folder,
+    public=PublicLayout(FOLDERS, SUFFIXES, read_folder),
     jukemir=JukemirLayout("gtzan_ff", _locate),
     marble=MarbleLayout(
         stem="GTZANGenre",

@@ -1,7 +1,4 @@
-"""HEAR's task folders: reading any scene task, and writing one of ours.
-
-Source: hearbenchmark.com/hear-tasks.html; heareval 2021.1.3.
-"""
+"""HEAR's scene tasks as probe tasks, and probe tasks written as HEAR's."""
 
 from __future__ import annotations
 
@@ -9,13 +6,20 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from myna_plugin.common.files import read_json, write_json, write_text
 from myna_plugin.model.audio import SAMPLE_RATE, read_info
-from myna_plugin.probing.tasks.clips import is_whole_file, write_clips
-from myna_plugin.probing.tasks.folders import read_table
-from myna_plugin.probing.tasks.task import SPLITS, ClipRule, Item, Task, TaskError, parse_target
+from myna_plugin.probing.tasks.clips import is_whole_file, link_file, write_clips
+from myna_plugin.probing.tasks.hear_folder import METADATA, VOCABULARY, HearFolder, read_folder
+from myna_plugin.probing.tasks.task import (
+    SPLITS,
+    ClipRule,
+    Item,
+    Task,
+    TaskError,
+    check_names,
+    parse_target,
+)
 
 LOSSES: dict[str, str] = {"multiclass": "cross_entropy", "multilabel": "bce"}
 """Our loss for each of HEAR's prediction types."""
@@ -41,23 +45,16 @@ WRITTEN_SCORES: dict[str, tuple[str, ...]] = {
 """The scores that a written task asks heareval for, by our loss, the primary one first."""
 
 
-def is_task_folder(folder: Path) -> bool:
-    """Whether a folder is a task in HEAR's format."""
-    return (folder / "task_metadata.json").is_file()
-
-
 def read_task(
     folder: Path, test_fold: int = 0, sample_rate: int = SAMPLE_RATE
 ) -> tuple[Task, list[Item]]:
     """Read a scene task.
 
-    A k-fold task is split as heareval does: one fold tests, the next one validates, the others
-    train. Scores that heareval defines for another kind of task (`top1_acc` of a multi-label
-    one) are left out.
+    Scores that heareval defines for another kind of task (`top1_acc` of a multi-label one) are left
+    out.
 
     Args:
-        folder: holds `task_metadata.json`, `labelvocabulary.csv`, `SPLIT.json` and
-            `SAMPLE_RATE/SPLIT/*.wav`.
+        folder: see `hear_folder`.
         test_fold: which fold tests, from 0; 0 where splits are given.
         sample_rate: preferred sample rate of the audio, Hz; else the highest there is.
 
@@ -67,81 +64,50 @@ def read_task(
     Raises:
         TaskError: an event task, or a file or field that is missing or wrong; names it.
     """
-    path = folder / "task_metadata.json"
-    metadata = read_json(path)
-    if not isinstance(metadata, dict):
-        raise TaskError(f"{path}: expected an object")
-    try:
-        task = _describe(folder, metadata)
-        folds = _folds(metadata)
-    except KeyError as error:
-        raise TaskError(f"{path}: no field {error}") from error
-    except TaskError as error:
-        raise TaskError(f"{path}: {error}") from error
-    if not 0 <= test_fold < task.folds:
-        raise TaskError(f"{path}: the task has {task.folds} ways to split, not {test_fold + 1}")
+    read = read_folder(folder)
+    path = folder / METADATA
+    if read.embedding_type != "scene":
+        raise TaskError(f"{path}: embedding_type {read.embedding_type!r}: only scenes are probed")
+    if not 0 <= test_fold < len(read.ways):
+        raise TaskError(f"{path}: the task has {len(read.ways)} ways to split, not {test_fold + 1}")
+    known = SCORES[read.prediction_type]
+    scores = [known[name] for name in read.metrics if name in known]
+    if not scores:
+        told = ", ".join(read.metrics)
+        raise TaskError(f"{path}: evaluation {told}: none is for a {read.prediction_type} task")
+    task = _describe(read, tuple(dict.fromkeys(scores)))
     audio = _audio_folder(folder, sample_rate)
     items = []
-    for split, names in folds[test_fold].items():
+    for split, names in read.ways[test_fold].items():
         for name in names:
-            items += _read_split(task, folder / f"{name}.json", audio / name, split)
+            for file, labels in read.splits[name].items():
+                stem = file.removesuffix(".wav")
+                # As heareval compares them: some tasks write numbers.
+                found = [str(label) for label in labels]
+                target = parse_target(task, found[0] if task.loss == "cross_entropy" else found)
+                items.append(Item(stem, stem, audio / name / file, target, split))
     return task, items
 
 
-def _describe(folder: Path, metadata: Mapping[str, Any]) -> Task:
-    if metadata["embedding_type"] != "scene":
-        raise TaskError(f"embedding_type {metadata['embedding_type']!r}: only scene tasks are read")
-    kind = metadata["prediction_type"]
-    if kind not in LOSSES:
-        raise TaskError(f"prediction_type {kind!r} is not one of {', '.join(LOSSES)}")
-    scores = [SCORES[kind][name] for name in metadata["evaluation"] if name in SCORES[kind]]
-    if not scores:
-        raise TaskError(f"evaluation {metadata['evaluation']}: none is for a {kind} task")
-    duration = metadata["sample_duration"]
+def _describe(read: HearFolder, metrics: tuple[str, ...]) -> Task:
+    duration = read.sample_duration
     return Task(
-        name=metadata["task_name"],
-        title=metadata["task_name"],
-        source=f"HEAR task, version {metadata.get('version', 'unknown')}",
-        labels=_read_vocabulary(folder / "labelvocabulary.csv"),
-        loss="cross_entropy" if kind == "multiclass" else "bce",
-        metrics=tuple(dict.fromkeys(scores)),
-        primary=scores[0],
+        name=read.task_name,
+        title=read.task_name,
+        source=f"HEAR task, version {read.version}",
+        labels=read.vocabulary,
+        loss="cross_entropy" if read.prediction_type == "multiclass" else "bce",
+        metrics=metrics,
+        primary=metrics[0],
         reported_as={},
-        split_rule=f"HEAR: {metadata['split_mode']}",
+        split_rule=f"HEAR: {read.split_mode}",
         clip_rule=ClipRule(
             "whole files" if duration is None else f"whole files, {duration:g} s",
             duration_s=duration,
             tolerance_s=0.05,
         ),
-        folds=len(_folds(metadata)),
+        folds=len(read.ways),
     )
-
-
-def _read_vocabulary(path: Path) -> tuple[str, ...]:
-    rows = list(read_table(path, ("idx", "label")))
-    labels = tuple(row["label"] for row in rows)
-    if [row["idx"] for row in rows] != [str(i) for i in range(len(rows))] or not rows:
-        raise TaskError(f"{path.name}: idx does not count from 0")
-    if len(set(labels)) != len(labels):
-        raise TaskError(f"{path.name}: a label is there more than once")
-    return labels
-
-
-def _folds(metadata: Mapping[str, Any]) -> list[dict[str, list[str]]]:
-    """Every way to split: names of HEAR's own splits for each of ours."""
-    if metadata["split_mode"] == "trainvaltest":
-        return [{split: [split] for split in SPLITS}]
-    if metadata["split_mode"] not in ("new_split_kfold", "presplit_kfold"):
-        raise TaskError(f"split_mode {metadata['split_mode']!r} is not known")
-    names = sorted(metadata["splits"])
-    if len(names) < 3:
-        raise TaskError(f"{len(names)} folds; training, validation and test need 3")
-    ways = []
-    for i, test in enumerate(names):
-        valid = names[(i + 1) % len(names)]
-        train = [name for name in names if name not in (test, valid)]
-        ways.append({"train": train, "valid": [valid], "test": [test]})
-    return ways
 
 
 def _audio_folder(folder: Path, sample_rate: int) -> Path:
@@ -149,29 +115,6 @@ def _audio_folder(folder: Path, sample_rate: int) -> Path:
     if not rates:
         raise TaskError(f"{folder}: no folder of audio named by its sample rate")
     return folder / str(sample_rate if sample_rate in rates else rates[-1])
-
-
-def _read_split(task: Task, path: Path, audio: Path, split: str) -> list[Item]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise TaskError(f"{path}: expected labels by file name")
-    items = []
-    for name, labels in content.items():
-        if task.loss == "cross_entropy" and (not isinstance(labels, list) or len(labels) != 1):
-            raise TaskError(f"{path}: {name}: expected a list of one label, got {labels!r}")
-        value = labels[0] if task.loss == "cross_entropy" else labels
-        try:
-            target = parse_target(task, _as_text(value))
-        except TaskError as error:
-            raise TaskError(f"{path}: {name}: {error}") from error
-        stem = name.removesuffix(".wav")
-        items.append(Item(stem, stem, audio / name, target, split))
-    return items
-
-
-def _as_text(value: object) -> object:
-    """Labels as heareval compares them: some tasks write numbers."""
-    return [str(label) for label in value] if isinstance(value, list) else str(value)
 
 
 def prediction_type(task: Task) -> str:
@@ -211,10 +154,12 @@ def write_task(
         progress: show a progress bar.
 
     Raises:
-        TaskError: a regression task, or the folder holds something else.
+        TaskError: a regression task, a name that leads out of the folder, or the folder holds
+            something else.
         AudioError: an audio file cannot be decoded.
     """
     kind = prediction_type(task)
+    check_names(task, items)
     splits = {
         split: {f"{item.clip_id}.wav": _label_list(item) for item in items if item.split == split}
         for split in SPLITS
@@ -234,10 +179,8 @@ def _place_audio(
         name = names[item.clip_id]
         if not _is_ready(item, sample_rate):
             to_write.append(item)
-        elif not name.exists():
-            name.parent.mkdir(parents=True, exist_ok=True)
-            name.unlink(missing_ok=True)  # a link to data that has moved
-            name.symlink_to(item.path.resolve())
+        else:
+            link_file(name, item.path)
     write_clips(to_write, names, sample_rate, jobs=jobs, progress=progress)
     durations = {read_info(path).duration_s for path in names.values()}
     return durations.pop() if len(durations) == 1 else None
@@ -273,7 +216,7 @@ def _write_tables(
     for split, labels in splits.items():
         write_json(folder / f"{split}.json", labels)
     rows = [("idx", "label"), *((str(i), label) for i, label in enumerate(task.labels))]
-    write_text(folder / "labelvocabulary.csv", _csv(rows))
+    write_text(folder / VOCABULARY, _csv(rows))
     metadata = {
         "task_name": task.name,
         "version": "1.0.0",
@@ -285,7 +228,7 @@ def _write_tables(
         "evaluation": list(WRITTEN_SCORES[task.loss]),
         "splits": list(SPLITS),
     }
-    write_json(folder / "task_metadata.json", metadata)
+    write_json(folder / METADATA, metadata)
 
 
 def _csv(rows: Sequence[tuple[str, str]]) -> str:

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from myna_plugin.common.files import read_json
-from myna_plugin.probing.tasks.folders import read_table
+from myna_plugin.probing.tasks.hear_folder import HearFolder, read_folder
 from myna_plugin.probing.tasks.task import TaskError
 
 PREDICTIONS = "test.predictions.pkl"
@@ -70,21 +69,20 @@ def read_test_predictions(folder: Path) -> TestPredictions:
     Raises:
         TaskError: a file is missing or not what heareval writes, or the order does not fit.
     """
-    metadata = read_json(folder / "task_metadata.json")
-    labels = tuple(row["label"] for row in read_table(folder / "labelvocabulary.csv", ("label",)))
+    read = read_folder(folder)
     path = folder / PREDICTIONS
     content = _read_tensors(path)
     try:
         outputs, one_hot = (content[key].numpy() for key in ("prediction_logit", "target"))
-        order = _shuffled_clips(folder, metadata["splits"])["test"]
-        annotated = read_json(folder / "test.json")
+        order = _shuffled_clips(read)["test"]
     except (KeyError, TypeError, AttributeError) as error:
         raise TaskError(f"{path}: not the test predictions of such a task ({error})") from error
     targets = one_hot.argmax(axis=1)
-    if [annotated[name] for name in order] != [[labels[target]] for target in targets]:
+    labels, annotated = read.vocabulary, read.splits["test"]
+    if [[str(x) for x in annotated[name]] for name in order] != [[labels[t]] for t in targets]:
         raise TaskError(f"{path}: rows do not follow the order of heareval's embeddings")
     clips = [name.removesuffix(".wav") for name in order]
-    return TestPredictions(metadata["task_name"], labels, clips, outputs, targets)
+    return TestPredictions(read.task_name, labels, clips, outputs, targets)
 
 
 def _read_tensors(path: Path) -> Any:
@@ -97,11 +95,10 @@ def _read_tensors(path: Path) -> Any:
         raise TaskError(f"{path}: not heareval's test predictions ({error})") from error
 
 
-def _shuffled_clips(folder: Path, splits: list[str]) -> dict[str, list[str]]:
+def _shuffled_clips(read: HearFolder) -> dict[str, list[str]]:
     generator = random.Random(0)
     orders = {}
-    for split in splits:
-        names = list(read_json(folder / f"{split}.json"))
-        generator.shuffle(names)
-        orders[split] = names
+    for split, labels in read.splits.items():
+        orders[split] = list(labels)
+        generator.shuffle(orders[split])
     return orders

@@ -11,10 +11,10 @@ from typing import Any
 
 from myna_plugin.common.files import read_json
 from myna_plugin.probing.tasks.folders import audio_folders, find_audio
+from myna_plugin.probing.tasks.layouts import JukemirLayout
 from myna_plugin.probing.tasks.task import (
     SPLITS,
     Item,
-    JukemirLayout,
     Task,
     TaskError,
     parse_target,
@@ -42,14 +42,14 @@ def read_items(task: Task, metadata: Path, root: Path) -> list[Item]:
     Raises:
         TaskError: not such a file; names the file, the clip and the field.
     """
-    if task.jukemir is None:
+    if task.jukemir is None or task.public is None:
         raise TaskError(f"{task.name} has no JukeMIR metadata")
     content = read_json(metadata)
     if not isinstance(content, dict) or not content:
         raise TaskError(f"{metadata}: expected clips by key")
     processed = [folder / "wav" for folder in (metadata.parent, root, root / task.jukemir.name)]
     folders = [folder for folder in processed if folder.is_dir()]
-    public = audio_folders(root, task.audio_folders)
+    public = audio_folders(root, task.public.audio_folders)
     items = []
     for key, entry in content.items():
         try:
@@ -72,13 +72,14 @@ def _read_entry(
     if split not in SPLITS:
         raise TaskError(f"split: expected one of {', '.join(SPLITS)} or null, got {split!r}")
     assert task.jukemir is not None
+    assert task.public is not None
     located = task.jukemir.locate(key, entry)
     start_s, end_s = located.start_s, located.end_s
     path = find_audio(processed, key, (".wav",)) if processed else None
     if path is not None and path.is_file():
         start_s, end_s = 0.0, None
     else:
-        path = find_audio(public, located.name, task.audio_suffixes)
+        path = find_audio(public, located.name, task.public.audio_suffixes)
     return Item(
         clip_id=located.clip_id,
         track_id=located.track_id,

@@ -65,7 +65,7 @@ def find_source(task: Task, root: Path, layout: Layout = "auto") -> Source:
         folder = marble.jsonl_folder(task, root)
         if folder:
             return Source("marble", folder)
-    if layout in ("auto", "folder") and task.read_folder:
+    if layout in ("auto", "folder") and task.public:
         return Source("folder", root)
     raise TaskError(f"{root}: holds nothing of {task.name} in the layout {layout!r}")
 
@@ -115,8 +115,8 @@ def _read(task: Task, source: Source, root: Path) -> list[Item]:
         return jukemir.read_items(task, source.path, root)
     if source.layout == "marble":
         return marble.read_items(task, source.path)
-    assert task.read_folder is not None
-    return task.read_folder(source.path)
+    assert task.public is not None
+    return task.public.read(source.path)
 
 
 def _make_splits(task: Task, items: list[Item], path: Path) -> list[Item]:

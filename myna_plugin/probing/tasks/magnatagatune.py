@@ -13,15 +13,8 @@ from myna_plugin.probing.tasks.folders import (
     parse_number,
     read_table,
 )
-from myna_plugin.probing.tasks.task import (
-    ClipRule,
-    Item,
-    JukemirLayout,
-    Located,
-    MarbleLayout,
-    Task,
-    TaskError,
-)
+from myna_plugin.probing.tasks.layouts import JukemirLayout, Located, MarbleLayout, PublicLayout
+from myna_plugin.probing.tasks.task import ClipRule, Item, Task, TaskError
 
 TAGS = (
     *("guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast"),
@@ -83,6 +76,7 @@ def read_folder(root: Path) -> list[Item]:
             continue
         try:
             split = folder_split(row["mp3_path"])
+            path = find_audio(folders, row["mp3_path"].removesuffix(".mp3"), SUFFIXES)
         except TaskError as error:
             raise TaskError(f"{annotations}: clip {clip_id}: {error}") from error
         track_id, artist = songs.get(clip_id, (clip_id, None))
@@ -90,7 +84,7 @@ def read_folder(root: Path) -> list[Item]:
             Item(
                 clip_id=clip_id,
                 track_id=track_id,
-                path=find_audio(folders, row["mp3_path"].removesuffix(".mp3"), SUFFIXES),
+                path=path,
                 target=tuple(tag for tag in TAGS if row[tag] == "1"),
                 split=split,
                 artist=artist,
@@ -150,9 +144,7 @@ TASK = Task(
     split_rule="12:1:3 by folder: 0 … b train, c valid, d … f test; 56 artists are in several",
     split_sizes={"train": 18_706, "valid": 1_825, "test": 5_329},
     clip_rule=ClipRule("whole files, 29.1 s", duration_s=29.1),
-    audio_folders=FOLDERS,
-    audio_suffixes=SUFFIXES,
-    read_folder=read_folder,
+    public=PublicLayout(FOLDERS, SUFFIXES, read_folder),
     jukemir=JukemirLayout("magnatagatune", _locate),
     marble=MarbleLayout(
         stem="MTT",

@@ -12,8 +12,17 @@ from typing import Any
 
 from myna_plugin.common.files import read_text, write_text
 from myna_plugin.model.audio import read_info
-from myna_plugin.probing.tasks.clips import is_whole_file, write_clips
-from myna_plugin.probing.tasks.task import SPLITS, Item, MarbleLayout, Task, TaskError, parse_target
+from myna_plugin.probing.tasks.clips import is_whole_file, link_file, write_clips
+from myna_plugin.probing.tasks.folders import check_inside
+from myna_plugin.probing.tasks.layouts import MarbleLayout
+from myna_plugin.probing.tasks.task import (
+    SPLITS,
+    Item,
+    Task,
+    TaskError,
+    check_names,
+    parse_target,
+)
 
 SPLIT_NAMES: dict[str, str] = {"train": "train", "valid": "val", "test": "test"}
 """What MARBLE calls our splits."""
@@ -62,7 +71,7 @@ def read_items(task: Task, folder: Path) -> list[Item]:
                 raise TaskError(f"{path}: line {number}: not JSON ({error})") from error
             except KeyError as error:
                 raise TaskError(f"{path}: line {number}: no field {error}") from error
-            except (TypeError, TaskError) as error:
+            except (TypeError, RecursionError, ValueError) as error:
                 raise TaskError(f"{path}: line {number}: {error}") from error
     return items
 
@@ -81,11 +90,25 @@ def _read_line(task: Task, fields: Mapping[str, Any], split: str, folder: Path) 
 
 
 def _resolve(name: PurePosixPath, folder: Path) -> Path:
-    """MARBLE's paths are relative to where it runs: two or more folders above the jsonl files."""
+    """Where a clip lies: below the jsonl files.
+
+    MARBLE's paths begin where it runs, two or more folders above those: their first parts are the
+    last ones of the folder itself.
+
+    Raises:
+        TaskError: the name leads out of the folder.
+    """
+    home = folder.resolve()
     if name.is_absolute():
-        return Path(name)
-    bases = (folder, *folder.resolve().parents)
-    return next((base / name for base in bases if (base / name.parts[0]).exists()), folder / name)
+        if not Path(name).is_relative_to(home):
+            raise TaskError(f"audio_path {str(name)!r} is outside {home}; link the audio below it")
+        name = name.relative_to(PurePosixPath(home))
+    check_inside(str(name))
+    if (folder / name.parts[0]).exists():
+        return folder / name
+    shared = range(len(name.parts) - 1, 0, -1)
+    start = next((n for n in shared if home.parts[-n:] == name.parts[:n]), 0)
+    return folder.joinpath(*name.parts[start:])
 
 
 def write_items(
@@ -99,7 +122,7 @@ def write_items(
     """Write a task as MARBLE's jsonl files.
 
     MARBLE slices whole files, so a clip that is part of a file is cut into `audio/RATE/SPLIT`.
-    A whole file is named where it lies, unless a sample rate is asked for that it lacks.
+    A whole file is linked there, unless a sample rate is asked for that it lacks.
 
     Args:
         task: a task with a `marble` layout.
@@ -113,12 +136,18 @@ def write_items(
         TaskError: no layout for MARBLE, or an audio file cannot be read or written.
     """
     layout = layout_of(task)
-    paths = {item.clip_id: item.path.resolve() for item in items}
-    cut = [item for item in items if not is_whole_file(item, sample_rate)]
+    check_names(task, items)
     audio = folder.resolve() / "audio" / (f"{sample_rate}" if sample_rate else "original")
-    destinations = {item.clip_id: audio / item.split / f"{item.clip_id}.wav" for item in cut}
-    write_clips(cut, destinations, sample_rate, jobs=jobs, progress=progress)
-    paths.update(destinations)
+    paths, cut = {}, []
+    for item in items:
+        whole = is_whole_file(item, sample_rate)
+        name = f"{item.clip_id}{item.path.suffix if whole else '.wav'}"
+        paths[item.clip_id] = audio / item.split / name
+        if whole:
+            link_file(paths[item.clip_id], item.path)
+        else:
+            cut.append(item)
+    write_clips(cut, paths, sample_rate, jobs=jobs, progress=progress)
     for split in SPLITS:
         lines = [
             json.dumps(_line(task, item, paths[item.clip_id]), ensure_ascii=False)

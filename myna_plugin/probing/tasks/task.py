@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.probing.tasks.layouts import JukemirLayout, MarbleLayout, PublicLayout
 
 SPLITS = ("train", "valid", "test")
 
@@ -69,59 +71,6 @@ class ClipRule:
 
 
 @dataclass(frozen=True)
-class Located:
-    """A clip as JukeMIR's metadata describes it.
-
-    Attributes:
-        clip_id: see `Item`.
-        track_id: see `Item`.
-        name: audio file relative to the public audio folder, without its suffix.
-        start_s: where the clip starts in the public audio file, seconds.
-        end_s: where it ends there; None for the end of the file.
-        artist: see `Item`.
-    """
-
-    clip_id: str
-    track_id: str
-    name: str
-    start_s: float = 0.0
-    end_s: float | None = None
-    artist: str | None = None
-
-
-@dataclass(frozen=True)
-class JukemirLayout:
-    """How JukeMIR's metadata presents the task.
-
-    Attributes:
-        name: its data-set name: the metadata is `NAME.json`, `NAME.json.gz` or `meta.json`.
-        locate: from a clip's key and entry to where its audio is.
-    """
-
-    name: str
-    locate: Callable[[str, Mapping[str, Any]], Located]
-
-
-@dataclass(frozen=True)
-class MarbleLayout:
-    """How MARBLE presents the task.
-
-    Attributes:
-        stem: name of its task module, and of its files `STEM.{train,val,test}.jsonl`.
-        folder: the folder under `data/` that holds them.
-        clip_seconds: length of the slices that its loader cuts.
-        metrics: its metrics, by name: `{"class_path": ..., "init_args": ...}`.
-        monitor: the metric that selects the checkpoint.
-    """
-
-    stem: str
-    folder: str
-    clip_seconds: float
-    metrics: Mapping[str, Mapping[str, Any]]
-    monitor: str
-
-
-@dataclass(frozen=True)
 class Task:
     """A probe task. Adding one is a file with such an object, and a line in `TASKS`.
 
@@ -137,10 +86,8 @@ class Task:
         split_rule: where the splits come from, in words.
         split_sizes: clips of each split when the data set is whole.
         clip_rule: what a clip is.
-        audio_folders: glob patterns, relative to the data folder, of folders that hold audio.
-        audio_suffixes: suffixes that audio comes in, the public one first.
-        read_folder: from the public data folder to items; None if there is no public layout.
-        jukemir: JukeMIR's metadata; None if it has none.
+        public: the public data folder; None if it has none.
+        jukemir: JukeMIR's metadata, of the public audio; None if it has none.
         marble: MARBLE's jsonl; None if it has none.
         known_faults: clip_id -> what is wrong with that clip in the public data set.
         parse_label: from a label as annotated to one of `labels`.
@@ -158,9 +105,7 @@ class Task:
     split_rule: str
     clip_rule: ClipRule
     split_sizes: Mapping[str, int] = field(default_factory=dict)
-    audio_folders: tuple[str, ...] = (".",)
-    audio_suffixes: tuple[str, ...] = (".wav",)
-    read_folder: Callable[[Path], list[Item]] | None = None
+    public: PublicLayout | None = None
     jukemir: JukemirLayout | None = None
     marble: MarbleLayout | None = None
     known_faults: Mapping[str, str] = field(default_factory=dict)
@@ -210,10 +155,11 @@ def validate_items(task: Task, items: Sequence[Item]) -> None:
     """Refuse items that no experiment can run on.
 
     Raises:
-        TaskError: a clip named twice, a target outside the vocabulary, a split that is not one
-            or has no clips; validation or test clips that cannot be scored, because all are of
-            one class or a label is on none or all of them.
+        TaskError: a name that is not plain, a clip named twice, a target outside the vocabulary,
+            a split that is not one or has no clips; validation or test clips that cannot be
+            scored, because all are of one class or a label is on none or all of them.
     """
+    check_names(task, items)
     clip, count = Counter(item.clip_id for item in items).most_common(1)[0] if items else ("", 0)
     if count > 1:
         raise TaskError(f"{task.name}: clip {clip!r} is listed {count} times")
@@ -228,6 +174,31 @@ def validate_items(task: Task, items: Sequence[Item]) -> None:
             )
     for split in SPLITS:
         _validate_split(task, split, [item for item in items if item.split == split])
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether something names a file in its folder, wherever it is joined to a path as it is.
+
+    >>> is_plain_name("a.wav"), is_plain_name("../a.wav"), is_plain_name("a/b.wav")
+    (True, False, False)
+    """
+    if not isinstance(name, str) or name in ("", ".", ".."):
+        return False
+    return not re.search("[/\\\\\0\ud800-\udfff]", name)
+
+
+def check_names(task: Task, items: Sequence[Item]) -> None:
+    """Refuse names that are not plain: files are written under them.
+
+    Raises:
+        TaskError: the task's, a clip's or a split's.
+    """
+    if not is_plain_name(task.name):
+        raise TaskError(f"task {task.name!r}: not a plain name")
+    for item in items:
+        for name in (item.clip_id, item.split or "unsplit"):
+            if not is_plain_name(name):
+                raise TaskError(f"{task.name}: clip {item.clip_id!r}: {name!r} is not a plain name")
 
 
 def _validate_split(task: Task, split: str, items: Sequence[Item]) -> None:

@@ -56,7 +56,7 @@ def faked(monkeypatch):
         (run / "score").write_text(str(0.5 + 0.1 * len(settings.patchings) + 0.01 * settings.seed))
         return run / "score"
 
-    def make_table(contestants, tasks, out, **options):
+    def make_table(contestants, tasks, out, protocol, **options):
         (contestant,) = contestants
         score = {"mean": float(Path(contestant.model_file).read_text())}
         task = {"scores": {KEY[1]: score, "top1_acc": {"mean": 0.0}}}

@@ -241,7 +241,7 @@ def test_table_golden():
         (("--baselines", "melody"), "--baselines melody: there are mel_statistics"),
         (("--baselines", "none"), "nothing to score"),
         (("--weights", "a=", "--weights", "a="), "two models are called 'a'"),
-        (("--model-options", "[1]"), "--model-options: expected an object"),
+        (("--model-options", "[1]"), "'--model-options': '[1]' is no JSON object"),
         (("--device", "tpu"), "device tpu: must be"),
     ],
 )

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from benchmarks.rendered import clips, table, tasks
 from benchmarks.rendered.contestants import baseline
-from myna_plugin.hear_eval.hear_task import find_tasks
-from myna_plugin.hear_eval.hear_task import read_task as read_for_heareval
 from myna_plugin.probing.tasks import HEAR, TaskError, load_task
 from myna_plugin.probing.tasks.giantsteps import KEYS
+from myna_plugin.probing.tasks.hear_folder import find_tasks
+from myna_plugin.probing.tasks.hear_folder import read_folder as read_for_heareval
 from recipes.rendered.instruments import GROUPS, TAGS, draw_programs, sounding_tags
 from recipes.rendered.performance import PROGRAMS
 from recipes.rendered.scores import Score, ScoreError

@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
+from hear_eval.generate_tasks import event_task
 from task_layouts import RATE, write_kfold_task, write_tone
 
 from myna_plugin.probing.tasks import TASKS, TaskError, check, encode_targets, load_items, load_task
 from myna_plugin.probing.tasks.hear_format import read_task, write_task
+from myna_plugin.probing.tasks.marble import write_items
 
 pytest_plugins = ("tiny_data_sets",)
 
@@ -51,38 +53,21 @@ def test_scores_that_do_not_fit_a_multilabel_task_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("metrics", "message"),
     [
-        ({"embedding_type": "event"}, "task_metadata.json: embedding_type 'event': only scene"),
-        ({"prediction_type": "regression"}, "prediction_type 'regression'"),
-        ({"split_mode": "random"}, "split_mode 'random'"),
-        ({"evaluation": ["event_onset_200ms_fms"]}, "evaluation .*event_onset"),
-        ({"splits": ["fold00", "fold01"]}, "2 folds"),
+        (["d_prime"], "task_metadata.json: evaluation d_prime: none is for a multiclass task"),
+        (["event_onset_200ms_fms"], "evaluation: heareval has no metric event_onset_200ms_fms"),
     ],
 )
-def test_tasks_that_cannot_be_probed_are_refused(tmp_path, fields, message):
-    write_kfold_task(tmp_path, **fields)
+def test_tasks_without_a_score_of_ours_are_refused(tmp_path, metrics, message):
+    write_kfold_task(tmp_path, evaluation=metrics)
     with pytest.raises(TaskError, match=message):
         read_task(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("task_metadata.json", "{}", "task_metadata.json: no field 'embedding_type'"),
-        ("task_metadata.json", "[]", "task_metadata.json: expected an object"),
-        ("labelvocabulary.csv", "idx,label\n1,near\n", "labelvocabulary.csv: idx"),
-        ("labelvocabulary.csv", "idx,label\n0,near\n1,near\n", "more than once"),
-        ("fold02.json", '{"a.wav": ["loud"]}', "fold02.json: a.wav: label 'loud'"),
-        ("fold02.json", '{"a.wav": ["near", "far"]}', "fold02.json: a.wav: .*one label"),
-        ("fold02.json", "[]", "fold02.json: expected labels by file name"),
-    ],
-)
-def test_bad_files_are_named(tmp_path, file, content, message):
-    write_kfold_task(tmp_path)
-    (tmp_path / file).write_text(content)
-    with pytest.raises(TaskError, match=message):
-        read_task(tmp_path)
+def test_event_tasks_are_refused(tmp_path):
+    with pytest.raises(TaskError, match=r"task_metadata.json: embedding_type 'event': only scene"):
+        read_task(event_task(tmp_path / "events"))
 
 
 @pytest.mark.parametrize("name", ["gtzan", "magnatagatune", "giantsteps"])
@@ -147,3 +132,16 @@ def test_regression_is_refused(built, tmp_path):
     with pytest.raises(TaskError, match="emomusic is a regression task; HEAR knows multiclass"):
         write_task(TASKS["emomusic"], items, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", ".."])
+def test_nothing_is_written_outside_the_folder(built, tmp_path, name):
+    items = load_items(TASKS["gtzan"], built("gtzan", "folder"))
+    items[3] = replace(items[3], clip_id=name)
+    with pytest.raises(TaskError, match=f"'{name}' is not a plain name"):
+        write_task(TASKS["gtzan"], items, tmp_path / "out")
+    with pytest.raises(TaskError, match=f"'{name}' is not a plain name"):
+        write_items(TASKS["gtzan"], items, tmp_path / "out")
+    with pytest.raises(TaskError, match=f"task '{name}'"):
+        write_task(replace(TASKS["gtzan"], name=name), items, tmp_path / "out")
+    assert not any(tmp_path.iterdir())

@@ -27,7 +27,15 @@ def write_predictions(folder, estimate, task_name="giantsteps"):
         }
         for split, tracks in (("train", range(9)), ("valid", range(9, 12)), ("test", range(12, 20)))
     }
-    metadata = {"task_name": task_name, "splits": list(splits)}
+    metadata = {
+        "task_name": task_name,
+        "embedding_type": "scene",
+        "prediction_type": "multiclass",
+        "split_mode": "trainvaltest",
+        "sample_duration": 30.0,
+        "evaluation": ["top1_acc"],
+        "splits": list(splits),
+    }
     (folder / "task_metadata.json").write_text(json.dumps(metadata))
     lines = "".join(f"{i},{key}\n" for i, key in enumerate(KEYS))
     (folder / "labelvocabulary.csv").write_text("idx,label\n" + lines)

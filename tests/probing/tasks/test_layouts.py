@@ -41,7 +41,7 @@ def test_contract(name):
     assert set(task.reported_as) <= set(task.metrics)
     assert set(task.split_sizes) == set(SPLITS)
     assert task.clip_rule.duration_s > 0
-    assert None not in (task.read_folder, task.jukemir, task.marble)
+    assert None not in (task.public, task.jukemir, task.marble)
     assert [task.parse_label(label) for label in task.labels] == list(task.labels)
     assert task.marble.monitor.removeprefix("val/") in task.marble.metrics
 
@@ -173,6 +173,8 @@ SPOILT = {
         ('"split"', '"splt"', r"gtzan_ff.json: clip .*split"),
         ('"valid"', '"val"', r"gtzan_ff.json: clip .*'val'"),
         ('"valid"', "null", r"gtzan: no clips in split 'valid'"),
+        ('"id": "', '"id": "/x/', r"gtzan_ff.json: clip .*'/x/.*leads out"),
+        ('"id": "', '"id": "../', r"gtzan_ff.json: clip .*leads out of the data folder"),
         ("{", "", r"gtzan_ff.json: not JSON"),
     ],
     ("gtzan", "marble", GTZAN_VALID): [
@@ -183,12 +185,17 @@ SPOILT = {
         ('"audio_path": "', '"audio_path": 3, "path": "', r"val.jsonl: line 1: .*int"),
         ("{", "", r"val.jsonl: line 1: not JSON"),
         ("{", '["', r"val.jsonl: line 1: not JSON"),
+        ("{", "[" * 100_000, r"val.jsonl: line 1: .*recursion"),
+        ('"data/GTZAN', '"/data/GTZAN', r"val.jsonl: line 1: .*is outside"),
+        ('"data/GTZAN', '"../data/GTZAN', r"val.jsonl: line 1: .*leads out of the data folder"),
+        ('"label"', '"clip_id": "../x", "label"', r"'../x' is not a plain name"),
     ],
     ("gtzan", "marble", GTZAN_TEST): [("00006", "00005", r"'\w+.00005' is listed 2 times")],
     ("magnatagatune", "folder", "annotations_final.csv"): [
         ('"harpsichord"', '"harpsicord"', r"annotations_final.csv: no column 'harpsichord'"),
         ('"12"', '"twelve"', r"annotations_final.csv: clip_id: 'twelve' is not a number"),
         ('"c/lvx', '"g/lvx', r"annotations_final.csv: clip 00014: mp3_path 'g/lvx"),
+        ('"c/lvx', '"c/../../lvx', r"annotations_final.csv: clip 00014: .*leads out"),
     ],
     ("magnatagatune", "jukemir", "magnatagatune.json"): [
         ('"harpsichord"', '"cembalo"', r"magnatagatune.json: clip '000\d\d': label 'cembalo'"),
@@ -196,6 +203,7 @@ SPOILT = {
         ('"mp3_path"', '"path"', r"magnatagatune.json: clip '00012': .*'mp3_path'"),
     ],
     ("emomusic", "folder", "songs_info.csv"): [
+        ("\n13,", "\n../13,", r"songs_info.csv: song_id: '../13' leads out of the data folder"),
         ("Artist", "Singer", r"songs_info.csv: no column 'Artist'"),
     ],
     ("emomusic", "folder", "static_annotations.csv"): [

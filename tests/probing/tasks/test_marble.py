@@ -1,6 +1,7 @@
 """MARBLE's jsonl: written, read back, and with the fields that its loaders read."""
 
 import json
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -40,7 +41,7 @@ def test_fields(built, tmp_path):
     line = json.loads((tmp_path / "GTZANGenre.val.jsonl").read_text().splitlines()[0])
     assert line == {
         "clip_id": "blues.00003",
-        "audio_path": str(built("gtzan", "folder") / "genres/blues/blues.00003.wav"),
+        "audio_path": str(tmp_path / "audio/original/valid/blues.00003.wav"),
         "ori_uid": "blues.00003",
         "label": "blues",
         "duration": 30.0,
@@ -48,7 +49,9 @@ def test_fields(built, tmp_path):
         "num_samples": 30 * RATE,
         "channels": 1,
     }
-    assert not (tmp_path / "audio").exists()
+    linked = Path(line["audio_path"])
+    assert linked.is_symlink()
+    assert linked.resolve() == built("gtzan", "folder") / "genres/blues/blues.00003.wav"
 
 
 def test_a_sample_rate_makes_files(built, tmp_path):

@@ -1,20 +1,26 @@
 """A HEAR task on disk: its metadata, labels and splits, checked before anything runs.
 
 Format (hear-preprocess): `TASK/task_metadata.json`, `TASK/labelvocabulary.csv` (idx, label),
-`TASK/SPLIT.json` and `TASK/<sample rate>/SPLIT/*.wav`.
+`TASK/SPLIT.json` and `TASK/<sample rate>/SPLIT/*.wav`. heareval's own checks are assertions without
+a message, some of them only reached after hours of embedding.
+
+Source: hearbenchmark.com/hear-tasks.html; heareval 2021.1.3.
 """
 
 from __future__ import annotations
 
-import json
+import csv
+import io
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from myna_plugin.common.errors import InputError, one_line
+from myna_plugin.common.files import read_json, read_text
+from myna_plugin.probing.tasks.task import SPLITS, TaskError, is_plain_name
 
 METADATA = "task_metadata.json"
 VOCABULARY = "labelvocabulary.csv"
@@ -32,30 +38,46 @@ METRICS = {
 """Embedding type to the metrics that heareval has for it (score.py:365)."""
 
 PREDICTION_TYPES = ("multiclass", "multilabel")
-FIXED_SPLITS = ("train", "valid", "test")
 FOLD_MODES = ("new_split_kfold", "presplit_kfold")
 
+MISSING_VALUES = frozenset(
+    (
+        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND"),
+        *("1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+    )
+)
+"""What pandas takes for no value."""
+
 Labels = dict[str, list[Any]]
+"""By file name: strings for a scene, `{label, start, end}` with times in ms for events."""
 
 
 @dataclass(frozen=True, eq=False)
-class HearTask:
-    """One task.
+class HearFolder:
+    """A task in HEAR's format.
 
     Attributes:
         folder: where it lies; its name is the task's name for heareval.
+        task_name: its name for the reader.
+        version: of the task.
         embedding_type: "scene" or "event".
+        prediction_type: "multiclass" or "multilabel".
         metrics: in order; heareval selects its models by the first.
         sample_duration: seconds that every sound lasts; None where they differ.
-        splits: for each split, file name to labels: strings for a scene, `{label, start, end}`
-            with times in ms for events.
+        split_mode: "trainvaltest", or one of `FOLD_MODES`.
+        vocabulary: labels, in the order of a head's outputs.
+        splits: labels of each split.
     """
 
     folder: Path
+    task_name: str
+    version: str
     embedding_type: str
+    prediction_type: str
     metrics: tuple[str, ...]
     sample_duration: float | None
     split_mode: str
+    vocabulary: tuple[str, ...]
     splits: dict[str, Labels]
 
     @property
@@ -63,9 +85,25 @@ class HearTask:
         return self.folder.name
 
     @property
+    def ways(self) -> list[dict[str, list[str]]]:
+        """Every way to split, as heareval does: names of `splits` for each of ours.
+
+        Of a k-fold task one fold tests, the next one validates, the others train.
+        """
+        if self.split_mode not in FOLD_MODES:
+            return [{split: [split] for split in SPLITS}]
+        names = sorted(self.splits)
+        ways = []
+        for i, test in enumerate(names):
+            valid = names[(i + 1) % len(names)]
+            train = [name for name in names if name not in (test, valid)]
+            ways.append({"train": train, "valid": [valid], "test": [test]})
+        return ways
+
+    @property
     def models_per_grid(self) -> int:
         """Predictors trained beside the grid: one for each fold after the first."""
-        return len(self.splits) - 1 if self.split_mode in FOLD_MODES else 0
+        return len(self.ways) - 1
 
     def files(self) -> Iterator[tuple[str, str]]:
         """Every (split, file name), in heareval's order."""
@@ -82,12 +120,12 @@ def find_tasks(tasks_dir: Path, names: Sequence[str]) -> list[Path]:
         names: names of tasks, or "all".
 
     Raises:
-        InputError: the folder or a task is missing, or there is no task at all.
+        TaskError: the folder or a task is missing, or there is no task at all.
     """
     if not tasks_dir.is_dir():
-        raise InputError(f"{tasks_dir}: no such folder; give the folder of tasks by --tasks-dir")
+        raise TaskError(f"{tasks_dir}: no such folder; give the folder of tasks by --tasks-dir")
     if (tasks_dir / METADATA).is_file():
-        raise InputError(
+        raise TaskError(
             f"{tasks_dir} is one task, not a folder of tasks; "
             f"use --tasks-dir {tasks_dir.parent} --task {tasks_dir.resolve().name}"
         )
@@ -97,23 +135,20 @@ def find_tasks(tasks_dir: Path, names: Sequence[str]) -> list[Path]:
         if entry.is_dir() and not entry.name.startswith((".", "__"))
     }
     if not found:
-        raise InputError(f"{tasks_dir} holds no tasks; unpack HEAR tasks into it, or try --demo")
+        raise TaskError(f"{tasks_dir} holds no tasks; unpack HEAR tasks into it, or try --demo")
     if ALL in names:
         return list(found.values())
     unknown = [name for name in names if name not in found]
     if unknown:
-        raise InputError(f"{tasks_dir} has no task {', '.join(unknown)}; it has {', '.join(found)}")
+        raise TaskError(f"{tasks_dir} has no task {', '.join(unknown)}; it has {', '.join(found)}")
     return [found[name] for name in sorted(set(names))]
 
 
-def read_task(folder: Path) -> HearTask:
-    """Read and check everything of a task but its audio.
-
-    What passes here is what heareval can use: its own checks are assertions without a message,
-    some of them only reached after hours of embedding.
+def read_folder(folder: Path) -> HearFolder:
+    """Read and check everything of a task but its audio: what passes, heareval can use.
 
     Raises:
-        InputError: naming the file, the fault and the remedy.
+        TaskError: naming the file, the fault and the remedy.
     """
     metadata = _read_metadata(folder)
     path = folder / METADATA
@@ -135,24 +170,30 @@ def read_task(folder: Path) -> HearTask:
         path,
         "evaluation_params must be an object, or be left out",
     )
-    vocabulary = _read_vocabulary(folder / VOCABULARY)
+    task_name = metadata.get("task_name")
+    _expect(is_plain_name(task_name), path, f"task_name is {task_name!r}; it must be a plain name")
+    vocabulary = read_vocabulary(folder / VOCABULARY)
     splits = {name: _read_json_object(folder / f"{name}.json") for name in split_names}
     for name, labels in splits.items():
         is_single = embedding_type == "scene" and prediction_type == "multiclass"
         _check_labels(labels, embedding_type, is_single, vocabulary, folder / f"{name}.json")
-    return HearTask(
+    return HearFolder(
         folder=folder,
+        task_name=str(task_name),
+        version=str(metadata.get("version", "unknown")),
         embedding_type=embedding_type,
+        prediction_type=prediction_type,
         metrics=metrics,
         sample_duration=_check_duration(metadata, path),
         split_mode=split_mode,
+        vocabulary=vocabulary,
         splits=splits,
     )
 
 
 def _expect(condition: bool, path: Path, fault: str) -> None:
     if not condition:
-        raise InputError(f"{path}: {fault}")
+        raise TaskError(f"{path}: {fault}")
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
@@ -161,8 +202,8 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
         return _read_json_object(path)
     deeper = sorted(folder.glob(f"*/{METADATA}"))
     if deeper:
-        raise InputError(f"{folder} is a folder of tasks, not a task; use --tasks-dir {folder}")
-    raise InputError(
+        raise TaskError(f"{folder} is a folder of tasks, not a task; use --tasks-dir {folder}")
+    raise TaskError(
         f"{path} is missing, so {folder.name} is no HEAR task; "
         "complete it, move it away, or name the tasks to run by --task"
     )
@@ -170,11 +211,8 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
 
 def _read_json_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path} is missing; unpack the task again")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # malformed JSON, or not UTF-8
-        raise InputError(f"{path} is not JSON ({one_line(error)}); mend it") from error
+        raise TaskError(f"{path} is missing; unpack the task again")
+    value = read_json(path)
     _expect(isinstance(value, dict), path, "must hold a JSON object")
     return value
 
@@ -199,17 +237,8 @@ def _check_split_names(split_mode: str, names: tuple[str, ...], path: Path) -> N
     if split_mode in FOLD_MODES:
         _expect(len(names) >= 3, path, f"splits: k-fold needs at least 3 folds, not {len(names)}")
     else:
-        missing = [name for name in FIXED_SPLITS if name not in names]
+        missing = [name for name in SPLITS if name not in names]
         _expect(not missing, path, f"splits: {', '.join(missing)} missing")
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether `name` names something in its folder: heareval joins it to paths as it is.
-
-    >>> is_plain_name("a.wav"), is_plain_name("../a.wav"), is_plain_name("a/b.wav")
-    (True, False, False)
-    """
-    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def _check_duration(metadata: dict[str, Any], path: Path) -> float | None:
@@ -222,26 +251,60 @@ def _check_duration(metadata: dict[str, Any], path: Path) -> float | None:
     return float(duration)
 
 
-def _read_vocabulary(path: Path) -> set[str]:
-    import pandas as pd  # heareval reads the labels with it, "007" becoming 7 and "NA" nan
+def read_vocabulary(path: Path) -> tuple[str, ...]:
+    """Labels by their index, as heareval has them, which reads them by pandas and makes them text.
 
+    So a column of numbers loses leading zeros: "007" is "7" if all labels are numbers, and stays
+    "007" beside words.
+
+    Raises:
+        TaskError: it is missing or no such table, or has a label like "NA" or "None", which pandas
+            takes for none; names it.
+    """
     if not path.is_file():
-        raise InputError(f"{path} is missing; unpack the task again")
+        raise TaskError(f"{path} is missing; unpack the task again")
     try:
-        table = pd.read_csv(path)
-    except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path} is not CSV ({one_line(error)}); mend it") from error
-    _expect({"idx", "label"} <= set(table.columns), path, "must have the columns idx and label")
-    in_order = sorted(table["idx"].tolist()) == list(range(len(table)))
-    _expect(in_order and len(table) > 0, path, "idx must count the labels: 0, 1, 2 and so on")
-    labels = table["label"].astype(str).tolist()
+        rows = [row for row in csv.reader(io.StringIO(read_text(path))) if row]
+    except csv.Error as error:
+        raise TaskError(f"{path} is not CSV ({error}); mend it") from error
+    _expect(bool(rows), path, "is not CSV: it is empty; mend it")
+    header, *rows = rows
+    _expect({"idx", "label"} <= set(header), path, "must have the columns idx and label")
+    for row in rows:
+        _expect(len(row) == len(header), path, f"is not CSV: {','.join(row)!r}; mend it")
+    indices = [row[header.index("idx")].strip() for row in rows]
+    in_order = sorted(indices, key=lambda text: (len(text), text)) == [
+        str(i) for i in range(len(rows))
+    ]
+    _expect(in_order and len(rows) > 0, path, "idx must count the labels: 0, 1, 2 and so on")
+    written = [row[header.index("label")] for row in rows]
+    lost = sorted(MISSING_VALUES.intersection(written))
+    _expect(not lost, path, f"label {', '.join(map(repr, lost))} is none for pandas; rename it")
+    labels = as_pandas_has_them(written)
     twice = [label for label, count in Counter(labels).items() if count > 1]
     _expect(not twice, path, f"label {', '.join(twice)} occurs more than once")
-    return set(labels)
+    return tuple(label for _, label in sorted(zip(map(int, indices), labels, strict=True)))
+
+
+def as_pandas_has_them(column: Sequence[str]) -> list[str]:
+    """The text of what `pandas.read_csv` makes of a column without missing values.
+
+    >>> as_pandas_has_them(["007", "10"]), as_pandas_has_them(["007", "a"])
+    (['7', '10'], ['007', 'a'])
+    """
+
+    def all_match(pattern: str) -> bool:
+        return all(re.fullmatch(pattern, text, re.ASCII) for text in column)
+
+    if all_match(r"\s*[+-]?\d{1,4000}\s*"):
+        return [str(int(text)) for text in column]
+    if all_match(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(?i:inf|infinity)\s*"):
+        return [str(float(text)) for text in column]
+    return [text.capitalize() for text in column] if all_match("(?i:true|false)") else list(column)
 
 
 def _check_labels(
-    labels: Labels, embedding_type: str, is_single: bool, vocabulary: set[str], path: Path
+    labels: Labels, embedding_type: str, is_single: bool, vocabulary: Sequence[str], path: Path
 ) -> None:
     _expect(bool(labels), path, "lists no files; unpack the task again")
     for name, own in labels.items():
@@ -253,8 +316,8 @@ def _check_labels(
             own = [event["label"] for event in own]
         if is_single:
             _expect(len(own) == 1, path, f"{name}: a multiclass task needs 1 label, not {len(own)}")
-        unknown = {str(label) for label in own} - vocabulary
-        _expect(not unknown, path, f"{name}: {', '.join(sorted(unknown))} is not in {VOCABULARY}")
+        unknown = sorted({str(label) for label in own} - set(vocabulary))
+        _expect(not unknown, path, f"{name}: {', '.join(map(repr, unknown))} not in {VOCABULARY}")
 
 
 def _check_event(event: Any, name: str, path: Path) -> None:
