@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from myna_plugin.model import checkpoint, spectrogram
+from myna_plugin.model import sources, spectrogram
 from myna_plugin.model.checkpoint import read_tensors, to_safetensors
 
 TOOL = Path(__file__).parents[1] / "tools" / "make_golden.py"
@@ -44,14 +44,14 @@ def test_vectors_are_the_golden_ones(tool):
 
 
 def test_other_weights_of_the_same_shape_are_noticed(tool, tmp_path, monkeypatch):
-    tensors, metadata = read_tensors(checkpoint.DEFAULT_WEIGHTS)
+    tensors, metadata = read_tensors(sources.DEFAULT_WEIGHTS)
     name = "transformer.layers.3.1.net.1.weight"
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(tensors[name].shape, generator=generator).to(tensors[name].dtype)
     tensors[name] = tensors[name] + 0.01 * tensors[name].std() * noise
     other = tmp_path / "default.safetensors"
     other.write_bytes(to_safetensors(tensors, metadata))
-    monkeypatch.setattr(checkpoint, "DEFAULT_WEIGHTS", other)
+    monkeypatch.setattr(sources, "DEFAULT_WEIGHTS", other)
     assert largest_error(tool) > 2e-4
 
 

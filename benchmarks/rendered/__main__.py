@@ -39,7 +39,7 @@ from benchmarks.rendered.tasks import (
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, say
-from myna_plugin.common.options import DEVICE, FOLDER, POSITIVE_INT, SEED, WORKERS
+from myna_plugin.common.options import DEVICE, FILE, FOLDER, POSITIVE_INT, SEED, WORKERS
 from myna_plugin.probing.experiment import Protocol
 from myna_plugin.probing.heads import GRIDS, PATIENCE
 from myna_plugin.probing.tasks.task import SPLITS
@@ -105,8 +105,8 @@ SMALL = Extent(
     default=("myna=",),
     help="FILE or NAME=FILE; may be repeated. Default: the packaged weights.",
 )
-@click.option("--soundfonts", multiple=True, type=FOLDER, help="To train and validate with.")
-@click.option("--test-soundfonts", multiple=True, type=FOLDER, help="To test with alone.")
+@click.option("--soundfonts", multiple=True, type=FILE, help="To train and validate with.")
+@click.option("--test-soundfonts", multiple=True, type=FILE, help="To test with alone.")
 @click.option(
     "--sizes",
     type=(SIZE, SIZE, SIZE),

@@ -38,7 +38,7 @@ from benchmarks.rendered.rows import KEY_TASK, NOTES_TASK, SCENE_TASKS, STYLE_TA
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.files import write_json, write_text
-from myna_plugin.common.options import FOLDER, NON_NEGATIVE_INT, SEED, WORKERS, Number
+from myna_plugin.common.options import FILE, FOLDER, NON_NEGATIVE_INT, SEED, WORKERS, Number
 from myna_plugin.common.provenance import now, versions
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.probing.tasks import Item, Task, TaskError, validate_items
@@ -371,8 +371,8 @@ SIZE = Number(int, 1, 99_999)  # names have five digits
 @click.option(
     "--clip-seconds", type=Number(float, 1, 3600), default=CLIP_SECONDS, show_default=True
 )
-@click.option("--soundfonts", multiple=True, type=FOLDER, help="To train and validate with.")
-@click.option("--test-soundfonts", multiple=True, type=FOLDER, help="To test with alone.")
+@click.option("--soundfonts", multiple=True, type=FILE, help="To train and validate with.")
+@click.option("--test-soundfonts", multiple=True, type=FILE, help="To test with alone.")
 @SEED
 @WORKERS
 def main(

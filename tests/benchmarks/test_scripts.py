@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 MAIN = re.compile(r'^if __name__ == "__main__":', re.MULTILINE)
 SCRIPTS = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
-    for path in (ROOT / "benchmarks").rglob("*.py")
+    for folder in ("benchmarks", "recipes/rendered")
+    for path in (ROOT / folder).rglob("*.py")
     if MAIN.search(path.read_text())
 )
 
@@ -146,6 +147,7 @@ TOY: dict[str, list[object]] = {
 RUN_ELSEWHERE = {
     "benchmarks.rendered": ROOT / "tests/benchmarks/rendered/test_whole.py",
     "benchmarks.rendered.table": ROOT / "tests/benchmarks/rendered/test_rendered_table.py",
+    "recipes.rendered.recorded_bank": ROOT / "tests/recipes/rendered/test_recorded_bank.py",
 }
 """Scripts whose `main` another test module runs at toy size."""
 
@@ -226,7 +228,7 @@ def test_every_script_has_a_toy_run():
     assert set(TOY) == set(PRINTS)
     assert sorted([*TOY, *RUN_ELSEWHERE]) == SCRIPTS
     for path in RUN_ELSEWHERE.values():
-        assert re.search(r"CliRunner\(\)\.invoke\(\w+\.main", path.read_text())
+        assert re.search(r"CliRunner\(\)\.invoke\(\w+\.main|\bmain\(\[", path.read_text())
 
 
 TAKES_LONG = {"benchmarks.rendered.claims"}

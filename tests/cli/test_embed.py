@@ -219,7 +219,7 @@ def test_what_was_read_off_another_block_is_not_gone_on_with(tmp_path, music):
         ),
         (
             ["--timestamps", "--timestamp-layer", 0],
-            "timestamp_layer must be 1 to 2, got 0",
+            "Invalid value for '--timestamp-layer': must be at least 1",
         ),
         (
             ["--timestamps", "--scene-layers", "1"],

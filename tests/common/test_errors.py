@@ -23,7 +23,7 @@ from myna_plugin.common.errors import (
         (InputError("one", "two"), BAD_INPUT, "myna: one\nmyna: two\n"),
         (UnfinishedError("a worker died"), FAILED, "myna: a worker died\n"),
         (OSError(28, "No space left", "x"), FAILED, "myna: [Errno 28] No space left: 'x'\n"),
-        (KeyboardInterrupt(), INTERRUPTED, "\nmyna: stopped; the same command goes on from here\n"),
+        (KeyboardInterrupt(), INTERRUPTED, "myna: stopped; the same command goes on from here\n"),
         (
             ModuleNotFoundError("No module", name="mir_eval.key"),
             BAD_INPUT,

@@ -165,7 +165,7 @@ BLOCKS = {
     "flac": ("flac", {}),
     "mp3": ("libmp3lame", {"b": "128k"}),
     "m4a": ("aac", {"b": "128k"}),
-    "opus": ("libopus", {"b": "96k"}),
+    "opus": ("libopus", {"b": "256k"}),
 }
 
 

@@ -64,8 +64,8 @@ def test_without_small_it_is_the_whole_plan_and_options_prevail(tmp_path, tiny, 
         made["works"], made["tasks"] = len(works), options
         return ["rendered"]
 
-    def make_table(contestants, tasks, out, **options):
-        made["contestants"], made["table"] = [c.name for c in contestants], options
+    def make_table(contestants, tasks, out, protocol, **options):
+        made["contestants"], made["protocol"] = [c.name for c in contestants], protocol
         return "the table"
 
     whole_plan = replace(whole.WHOLE, composed=7, baselines=("chroma",))
@@ -80,8 +80,7 @@ def test_without_small_it_is_the_whole_plan_and_options_prevail(tmp_path, tiny, 
     assert made["tasks"]["sizes"] == {"train": 28, "valid": 21, "test": 22}
     assert tuple(made["tasks"]["notes_sizes"].values()) == whole.WHOLE.notes_sizes
     assert made["tasks"]["seconds"] == whole.WHOLE.clip_seconds
-    protocol = made["table"]["protocol"]
-    assert (protocol.grid, protocol.seeds) == ("full", 2)
+    assert (made["protocol"].grid, made["protocol"].seeds) == ("full", 2)
 
 
 @pytest.mark.parametrize(
