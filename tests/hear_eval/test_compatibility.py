@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from myna_plugin.hear_eval import compatibility
+from myna_plugin.probing.tasks import hear_folder
 
 HEAREVAL = Path(importlib.util.find_spec("heareval").origin).parent
 CITED = {
@@ -41,7 +42,7 @@ def run_python(code):
 
 
 def test_every_line_of_heareval_that_we_name_is_checked_here():
-    sources = Path(compatibility.__file__).parent.glob("*.py")
+    sources = [*Path(compatibility.__file__).parent.glob("*.py"), Path(hear_folder.__file__)]
     named = {
         citation
         for source in sources
