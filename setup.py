@@ -100,7 +100,7 @@ setup(
         "probe": PROBE,
         "pretrain": PRETRAIN,
         "hear-eval": HEAR_EVAL,
-        "rendered": RENDERED,
+        "rendered": PROBE + RENDERED,
         "ray": ["ray[data]>=2.40"],
         "onnx": ONNX,
         "transformers": TRANSFORMERS,

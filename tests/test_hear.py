@@ -73,7 +73,7 @@ def test_hybrid_is_the_concatenation_of_its_halves(tmp_path, sound, embedding, w
 @pytest.mark.parametrize("variant", ["square", "vertical"])
 def test_variant_modules_load_their_patching_alone(tmp_path, sound, variant):
     torch.save(published_state_dict(2), tmp_path / "weights.pth")
-    module = importlib.import_module(f"myna_plugin.hear_{variant}")
+    module = importlib.import_module(f"myna_plugin.hear.{variant}")
     model = module.load_model(str(tmp_path / "weights.pth"))
     expected = load_model(tmp_path / "weights.pth", embedding=variant)
     assert torch.equal(

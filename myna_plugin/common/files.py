@@ -83,12 +83,16 @@ def read_json(path: Path, default: Any = _Required) -> Any:
         default: what to take where there is no file, or no whole one; without it that is an error.
 
     Raises:
-        InputError: the file is missing or not JSON, and there is no default; names it.
+        InputError: the file is missing or not JSON, and there is no default; or it is there and
+            the disk or its permissions keep it from being read. Names it.
     """
     try:
         return json.loads(read_text(path))
     except (InputError, ValueError, RecursionError) as error:
-        if default is not _Required:
+        kept_out = isinstance(error.__cause__, OSError) and not isinstance(
+            error.__cause__, (FileNotFoundError, NotADirectoryError, gzip.BadGzipFile)
+        )
+        if default is not _Required and not kept_out:
             return default
         if isinstance(error, InputError):
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -104,16 +105,12 @@ def stream_audio(
         AudioError: as `load_audio`, perhaps after some blocks.
     """
     path = Path(path)
-    _check_file(path)
     n_samples = 0
-    try:
-        stretches = _mono_blocks(path, note)
-        for block in _resampled(stretches, sample_rate):
+    with _named(path):
+        for block in _resampled(_mono_blocks(path, note), sample_rate):
             n_samples += len(block)
             if len(block):
                 yield block
-    except (DecodingError, soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: cannot be decoded ({error})") from error
     if n_samples == 0:
         raise AudioError(f"{path}: holds no samples")
 
@@ -125,11 +122,8 @@ def read_info(path: str | Path) -> Header:
         AudioError: the file is missing, or is not audio.
     """
     path = Path(path)
-    _check_file(path)
-    try:
+    with _named(path):
         return read_header(path)
-    except (DecodingError, soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: cannot be decoded ({error})") from error
 
 
 def probe_ends(path: str | Path) -> tuple[Header, str]:
@@ -139,17 +133,20 @@ def probe_ends(path: str | Path) -> tuple[Header, str]:
         AudioError: as `read_info`.
     """
     path = Path(path)
-    _check_file(path)
-    try:
+    with _named(path):
         return probe(path)
-    except (DecodingError, soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: cannot be decoded ({error})") from error
 
 
-def _check_file(path: Path) -> None:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever keeps the block from reading a file becomes an `AudioError` with its name."""
     if not path.is_file():
         is_there = path.exists()
         raise AudioError(f"{path}: {'is not a file' if is_there else 'no such file'}")
+    try:
+        yield
+    except (DecodingError, soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{path}: cannot be decoded ({error})") from error
 
 
 class _Mix:

@@ -15,6 +15,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -26,8 +27,8 @@ import soundfile
 from myna_plugin.model.mp3_headers import frame_bytes, has_length
 
 FORMATS = (
-    "3gp aac ac3 aiff amr ape asf au avi caf dsf dts dtshd eac3 flac flv iff loas matroska mlp mov "
-    "mp3 mpc mpc8 mpeg mpegts nut ogg oma qcp rm shn sox tak truehd tta voc w64 wav wv xwma"
+    "3gp,aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,iff,loas,matroska,mlp,mov,"
+    "mp3,mpc,mpc8,mpeg,mpegts,nut,ogg,oma,qcp,rm,shn,sox,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
 """FFmpeg's formats that hold sound themselves; playlists, which open other files, are not there."""
 
@@ -239,26 +240,12 @@ class _Container:
     """A file opened with FFmpeg's libraries; it opens no other one, and nothing elsewhere."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115, closed in __exit__
-        self._path = path
-        try:
-            self._container = av.open(
-                _Nameless(self._file),
-                "r",
-                container_options={"format_whitelist": _whitelist(), "protocol_whitelist": "none"},
-                io_open=_refuse,
-                buffer_size=BUFFER_BYTES,
-                metadata_errors="replace",
-            )
+        with ExitStack() as opening:
+            self._file = opening.enter_context(open(path, "rb"))
+            self._container = opening.enter_context(_open_container(self._file))
             if not self._container.streams.audio:
-                self._container.close()
                 raise DecodingError("holds no audio")
-        except (av.FFmpegError, DecodingError) as error:
-            self._file.close()
-            raise DecodingError(_reason(error)) from error
-        except BaseException:
-            self._file.close()
-            raise
+            self._opened = opening.pop_all()
         self._stream = self._container.streams.audio[0]
         self._context = self._stream.codec_context
         # Workers decode one file each; more threads would only take cores from the others.
@@ -272,8 +259,7 @@ class _Container:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._container.close()
-        self._file.close()
+        self._opened.close()
 
     def blocks(self, seconds: float) -> Iterator[Block]:
         """All samples; DecodingError if there are none because all are damaged."""
@@ -393,6 +379,20 @@ class _Container:
         )
 
 
+def _open_container(file: io.BufferedReader) -> av.container.InputContainer:
+    try:
+        return av.open(
+            _Nameless(file),
+            "r",
+            container_options={"format_whitelist": FORMATS, "protocol_whitelist": "none"},
+            io_open=_refuse,
+            buffer_size=BUFFER_BYTES,
+            metadata_errors="replace",
+        )
+    except av.FFmpegError as error:
+        raise DecodingError(_reason(error)) from error
+
+
 class _Nameless:
     """A file without a name, from which FFmpeg would guess what is in it."""
 
@@ -402,10 +402,6 @@ class _Nameless:
 
 def _refuse(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
     raise PermissionError(f"leads to another file ({url}), which is not opened")
-
-
-def _whitelist() -> str:
-    return ",".join(FORMATS.split())
 
 
 def _drain(queue: av.AudioFifo, rate: int) -> Iterator[Block]:
@@ -442,9 +438,7 @@ def _has_last_page(file: io.BufferedReader) -> bool:
 
 def _reason(error: Exception) -> str:
     """What is wrong, the same on every run."""
-    if isinstance(error, DecodingError):
-        return str(error)
-    if isinstance(error, (av.InvalidDataError, av.ArgumentError, av.FFmpegError)):
+    if isinstance(error, av.FFmpegError):
         said = getattr(error, "strerror", None) or type(error).__name__
         return f"not audio, or damaged: {said}"
     return str(error)

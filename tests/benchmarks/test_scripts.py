@@ -46,7 +46,7 @@ for script in json.loads(sys.argv[2]):
             status = "ended without exiting"
         except SystemExit as stopped:
             status = stopped.code or 0
-        except BaseException:
+        except BaseException:  # whatever it is, it is this script's and is told with its name
             status = traceback.format_exc()
     found[script] = [status, out.getvalue()]
 print(json.dumps(found))
@@ -74,9 +74,17 @@ def needed_in_turn(requirements: Iterable[Requirement]) -> set[str]:
 
 
 def optional_imports() -> list[str]:
-    """What cannot be counted on to be importable: extras, less what the base install needs."""
+    """What cannot be counted on to be importable: extras, less what the base install needs.
+
+    Nor is `probe` such an extra: the scripts are about probing, and import it at their start, so
+    that what is missing is told before hours of work.
+    """
     own = [Requirement(text) for text in metadata.requires("myna-plugin") or []]
-    base = [r for r in own if r.marker is None or r.marker.evaluate({"extra": ""})]
+    base = [
+        r
+        for r in own
+        if r.marker is None or any(r.marker.evaluate({"extra": e}) for e in ("", "probe"))
+    ]
     optional = {canonicalize_name(r.name) for r in own} | NOT_ON_PYPI_AS_EXTRAS
     optional -= needed_in_turn(base)
     return sorted(

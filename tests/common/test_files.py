@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from myna_plugin.common.files import PARTIALS, replacing
+from myna_plugin.common.errors import InputError
+from myna_plugin.common.files import PARTIALS, read_json, replacing
 
 
 def contents(folder):
@@ -74,3 +75,25 @@ def test_written_files_have_the_usual_permissions(tmp_path):
         partial.touch()
     modes = [(tmp_path / name).stat().st_mode for name in ("plain", "replaced")]
     assert modes[0] == modes[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("none.json", None),
+        ("half.json", b'{"a": '),
+        ("half.json.gz", b"no gzip"),
+        ("a.json", b"\xff"),
+    ],
+)
+def test_where_no_whole_json_is_the_default_is_taken(tmp_path, name, data):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    assert read_json(tmp_path / name, "default") == "default"
+    with pytest.raises(InputError, match=name):
+        read_json(tmp_path / name)
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_a_missing_one(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_json(tmp_path, "default")
