@@ -64,7 +64,7 @@ def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, A
         "heads": config.num_heads,
         "perceptron": config.mlp_dim,
         "parameters": sum(p.numel() for p in encoder.parameters()),
-        "input": "log(1 + mel power)" if config.log_mel else "mel power",
+        "input": str(config.input_scaling),
         "chunk": f"{config.chunk_frames} frames, "
         f"{config.chunk_frames * HOP_LENGTH / SAMPLE_RATE:.3f} s at {SAMPLE_RATE} Hz",
         "tokens a chunk": [

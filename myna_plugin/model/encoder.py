@@ -26,6 +26,9 @@ PATCHINGS: dict[str, tuple[int, int]] = {"square": (16, 16), "vertical": (128, 2
 
 PATCH_AREA = 256
 
+PATCH_NORM_EPS = 1e-5
+"""Of the LayerNorm that a tokenizer begins with."""
+
 TOKENIZER_NAMES = ("to_patch_embedding", "to_patch_embedding_b")
 """Where a checkpoint keeps its first and second tokenizer."""
 
@@ -48,6 +51,48 @@ SIZES: dict[str, Size] = {
 }
 
 
+@dataclass(frozen=True)
+class InputScaling:
+    """How a tokenizer scales mel power.
+
+    Attributes:
+        log_mel: take log(1 + gain * power) instead of power.
+        fixed: gain, mean and deviation; every value becomes (log - mean) / deviation, so that a
+            patch keeps its loudness. None: the gain is 1, and every patch is scaled to mean 0 and
+            variance 1 by itself, as in published models.
+    """
+
+    log_mel: bool = False
+    fixed: tuple[float, ...] | None = None
+
+    def __str__(self) -> str:
+        """As `myna info` tells it.
+
+        >>> print(InputScaling(log_mel=True, fixed=(1e3, 4.4, 3.0)))
+        (log(1 + 1000 * mel power) - 4.4) / 3
+        """
+        if self.fixed is None:
+            return "log(1 + mel power)" if self.log_mel else "mel power"
+        gain, mean, deviation = self.fixed
+        return f"(log(1 + {gain:g} * mel power) - {mean:g}) / {deviation:g}"
+
+    def of_power(self, power: Tensor) -> Tensor:
+        """Mel power, or its logarithm; any shape."""
+        if not self.log_mel:
+            return power
+        return power.log1p() if self.fixed is None else (power.float() * self.fixed[0]).log1p()
+
+    def of_patches(self, values: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """What `of_power` gave, scaled, then times a norm's weight plus its bias: (..., 256)."""
+        weight = None if norm is None else norm.weight.float()
+        bias = None if norm is None else norm.bias.float()
+        if self.fixed is None:
+            return functional.layer_norm(values, (PATCH_AREA,), weight, bias, PATCH_NORM_EPS)
+        mean, deviation = self.fixed[1:]
+        scaled = (values - mean) / deviation
+        return scaled if weight is None or bias is None else scaled * weight + bias
+
+
 class LayerError(InputError):
     """Blocks to read embeddings off that the encoder does not have."""
 
@@ -64,6 +109,9 @@ class EncoderConfig:
         mlp_dim: hidden width of the blocks' perceptrons.
         projector: output widths of the projector's linear layers; empty for none.
         log_mel: whether the input is log(1 + power) instead of power (off in published models).
+        fixed_scaling: None, or gain, mean and deviation: the input is log(1 + gain * power), less
+            the mean, over the deviation, in place of a scaling of every patch by itself, which
+            takes its loudness away (published models do). Needs `log_mel`.
         chunk_frames: frames of a full input, a multiple of every patch's frames.
         timestamp_layer: the block, from 1, whose tokens tell best what happens when, if that has
             been measured; None for the last one.
@@ -81,6 +129,7 @@ class EncoderConfig:
     mlp_dim: int = 1536
     projector: tuple[int, ...] = ()
     log_mel: bool = False
+    fixed_scaling: tuple[float, ...] | None = None
     chunk_frames: int = CHUNK_FRAMES
     timestamp_layer: int | None = None
     scene_layers: tuple[int, ...] | None = None
@@ -98,6 +147,7 @@ class EncoderConfig:
             raise ValueError(f"embed_dim must be a multiple of 4 from 8 on, got {self.embed_dim}")
         if type(self.log_mel) is not bool:
             raise ValueError(f"log_mel must be true or false, got {self.log_mel!r}")
+        self._check_scaling()
         self.choose_timestamp_layer()
         self.choose_scene_layers()
         if self.chunk_frames > LONGEST_CHUNK:
@@ -106,6 +156,24 @@ class EncoderConfig:
             raise ValueError(
                 f"{self.chunk_frames} frames a chunk do not divide into {self.patchings} patches"
             )
+
+    def _check_scaling(self) -> None:
+        if self.fixed_scaling is None:
+            return
+        # No comparison with NaN holds.
+        numbers = [n for n in self.fixed_scaling if isinstance(n, int | float) and abs(n) < 1e9]
+        if len(self.fixed_scaling) != 3 or len(numbers) != 3 or min(numbers[0], numbers[2]) <= 0:
+            raise ValueError(
+                "fixed_scaling must be three numbers, gain, mean and deviation, the first and the "
+                f"last above 0, got {self.fixed_scaling!r}"
+            )
+        if not self.log_mel:
+            raise ValueError("fixed_scaling is of the logarithm: it needs log_mel")
+
+    @property
+    def input_scaling(self) -> InputScaling:
+        """What the tokenizers do to mel power."""
+        return InputScaling(self.log_mel, self.fixed_scaling)
 
     def choose_timestamp_layer(self, wanted: int | None = None) -> int:
         """The block that timestamps are read off: the wanted one, the configuration's, or the last.
@@ -193,21 +261,15 @@ class Tokenizer(nn.Sequential):
     0 is where those cut the patches, which `patchify` does here.
     """
 
-    def __init__(self, dim: int) -> None:
-        super().__init__(
-            nn.Identity(), nn.LayerNorm(PATCH_AREA), nn.Linear(PATCH_AREA, dim), nn.LayerNorm(dim)
-        )
+    def __init__(self, dim: int, scaling: InputScaling | None = None) -> None:
+        patch_norm = nn.LayerNorm(PATCH_AREA, eps=PATCH_NORM_EPS)
+        super().__init__(nn.Identity(), patch_norm, nn.Linear(PATCH_AREA, dim), nn.LayerNorm(dim))
+        self.scaling = scaling or InputScaling()
 
     def forward(self, patches: Tensor) -> Tensor:
         patch_norm, linear = cast(nn.LayerNorm, self[1]), cast(nn.Linear, self[2])
         # Mel power spans too many decades for half precision, so the first norm is in float32.
-        normed = functional.layer_norm(
-            patches.float(),
-            (PATCH_AREA,),
-            patch_norm.weight.float(),
-            patch_norm.bias.float(),
-            patch_norm.eps,
-        )
+        normed = self.scaling.of_patches(patches.float(), patch_norm)
         return self[3](linear(normed.to(linear.weight.dtype)))
 
 
@@ -233,7 +295,7 @@ class MynaEncoder(nn.Module):
         super().__init__()
         self.config = config = config or EncoderConfig()
         for name, _ in zip(TOKENIZER_NAMES, config.patchings, strict=False):
-            self.add_module(name, Tokenizer(config.embed_dim))
+            self.add_module(name, Tokenizer(config.embed_dim, config.input_scaling))
         self.transformer = Transformer(
             config.embed_dim, config.depth, config.num_heads, config.mlp_dim
         )
@@ -277,9 +339,7 @@ class MynaEncoder(nn.Module):
         Returns:
             Shape (B, N, D), row-major over the grid of patches.
         """
-        if self.config.log_mel:
-            mel = mel.log1p()
-        patches = patchify(mel, PATCHINGS[patching])
+        patches = patchify(self.config.input_scaling.of_power(mel), PATCHINGS[patching])
         tokens = self.tokenizer(patching)(patches)
         return tokens + self.positions(patching, mel.shape[-1] // PATCHINGS[patching][1])
 

@@ -173,7 +173,12 @@ def test_damaged_files_are_named(tmp_path, name, content):
 
 def test_our_format_round_trips_with_its_configuration(tmp_path):
     config = EncoderConfig(
-        **TINY, patchings=("vertical",), log_mel=True, chunk_frames=192, scene_layers=(1, 2)
+        **TINY,
+        patchings=("vertical",),
+        log_mel=True,
+        chunk_frames=192,
+        scene_layers=(1, 2),
+        fixed_scaling=(1e3, 4.4, 3.0),
     )
     encoder = initialise(MynaEncoder(config), 1)
     save_checkpoint(encoder, tmp_path / "a.safetensors", {"licence": "CC0"})
@@ -310,6 +315,12 @@ def test_keys_that_are_no_names_are_refused(tmp_path):
         ({"embed_dim": "64"}, "whole numbers"),
         ({"embed_dim": 66}, "multiple of 4"),
         ({"log_mel": "false"}, "log_mel must be true or false"),
+        ({"fixed_scaling": [1, 0, 1]}, "needs log_mel"),
+        ({"log_mel": True, "fixed_scaling": [1, 0, 0]}, "the last above 0"),
+        ({"log_mel": True, "fixed_scaling": [float("nan"), 0, 1]}, "three numbers"),
+        ({"log_mel": True, "fixed_scaling": [1, 10**4000, 1]}, "three numbers"),
+        ({"log_mel": True, "fixed_scaling": "abc"}, "three numbers"),
+        ({"log_mel": True, "fixed_scaling": 3}, "damaged"),
         ({"scene_layers": [3]}, "scene_layers must list different blocks from 1 to 2"),
         ({"scene_layers": 2}, "scene_layers must list different blocks from 1 to 2"),
         ({"timestamp_layer": 1.5}, "timestamp_layer must be 1 to 2"),

@@ -2,8 +2,10 @@ import literal_pipeline
 import pytest
 import torch
 from conftest import published_state_dict
+from torch import nn
 
 from myna_plugin.model.encoder import PATCHINGS, SIZES, EncoderConfig, MynaEncoder, initialise
+from myna_plugin.model.vit import patchify
 
 TINY = {"embed_dim": 64, "depth": 2, "num_heads": 1, "mlp_dim": 128}
 
@@ -35,6 +37,24 @@ def test_log_mel_is_log1p_of_the_input():
     logged = initialise(MynaEncoder(EncoderConfig(**TINY, log_mel=True)), 0)
     torch.testing.assert_close(logged(mel, "square"), plain(mel.log1p(), "square"))
     assert not torch.allclose(logged(mel, "square"), plain(mel, "square"))
+
+
+def test_a_fixed_scaling_is_of_the_logarithm_and_keeps_loudness():
+    gain, mean, deviation = scaling = (1e3, 4.4, 3.0)
+    config = EncoderConfig(**TINY, log_mel=True, fixed_scaling=scaling)
+    encoder = initialise(MynaEncoder(config), 0)
+    mel = torch.rand(1, 128, 96, generator=torch.Generator().manual_seed(0))
+    for patching in config.patchings:
+        _, norm, linear, token_norm = encoder.tokenizer(patching)
+        nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
+        patches = patchify(((1 + gain * mel).log() - mean) / deviation, PATCHINGS[patching])
+        tokens = token_norm(linear(patches * norm.weight + norm.bias))
+        expected = tokens + encoder.positions(patching, 96 // PATCHINGS[patching][1])
+        torch.testing.assert_close(encoder.tokens(mel, patching), expected)
+    by_itself = initialise(MynaEncoder(EncoderConfig(**TINY)), 0)
+    for model, differs in ((by_itself, False), (encoder, True)):
+        far = (model(2 * mel, "square") - model(mel, "square")).abs().max() > 0.01
+        assert far == differs
 
 
 def test_a_single_patching_model_keeps_its_tokenizer_under_the_first_name():

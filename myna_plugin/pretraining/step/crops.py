@@ -16,15 +16,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from myna_plugin.model.encoder import PATCH_AREA, PATCHINGS, token_grid
+from myna_plugin.model.encoder import PATCH_AREA, PATCHINGS, InputScaling, token_grid
 from myna_plugin.model.spectrogram import N_MELS
 from myna_plugin.pretraining.step.acceleration import kernels_for
 from myna_plugin.pretraining.step.masking import draw_masks, find_masking
-
-PATCH_NORM_EPS = 1e-5
-"""Of the LayerNorm that a tokenizer begins with."""
 
 
 class ClipStore(Protocol):
@@ -363,11 +359,14 @@ def all_tokens(tokens: Tensor, crop_frames: int) -> Tensor:
     return torch.arange(n_tokens, device=tokens.device).expand(*tokens.shape[:-1], n_tokens)
 
 
-def norm_patches(patches: Tensor, dtype: torch.dtype, log_mel: bool = False) -> Tensor:
-    """Patches scaled to mean 0 and variance 1 in float32, as `dtype`: (…, 256) -> (…, 256)."""
+PUBLISHED = InputScaling()
+"""Of patches: each is scaled to mean 0 and variance 1 by itself."""
+
+
+def norm_patches(patches: Tensor, dtype: torch.dtype, scaling: InputScaling = PUBLISHED) -> Tensor:
+    """Patches of mel power, scaled in float32, as `dtype`: (…, 256) -> (…, 256)."""
     values = patches.to(torch.float64 if dtype == torch.float64 else torch.float32)
-    values = values.log1p() if log_mel else values
-    return functional.layer_norm(values, (PATCH_AREA,), eps=PATCH_NORM_EPS).to(dtype)
+    return scaling.of_patches(scaling.of_power(values)).to(dtype)
 
 
 class ResidentFrames:
@@ -395,10 +394,9 @@ class ResidentFrames:
         patching: str,
         crop_frames: int = 96,
         dtype: torch.dtype = torch.float32,
-        log_mel: bool = False,
-        norm: bool = False,
+        scaling: InputScaling | None = None,
     ) -> Tensor:
-        """`gather_patches`, then log(1 + x) and `norm_patches` if asked, in one pass on a GPU.
+        """`gather_patches`, then `norm_patches` if asked, in one pass on a GPU.
 
         Args:
             starts: first frame of every crop, int64, shape (V,).
@@ -406,8 +404,7 @@ class ResidentFrames:
             patching: a name from `encoder.PATCHINGS`.
             crop_frames: frames of a crop.
             dtype: of the result.
-            log_mel: whether to take log(1 + x) first.
-            norm: whether to scale every patch to mean 0 and variance 1.
+            scaling: of the patches; None leaves mel power as it is.
 
         Returns:
             Shape (V, visible, 256).
@@ -415,14 +412,11 @@ class ResidentFrames:
         kernels = kernels_for(self.frames)
         if kernels is not None and dtype != torch.float64:
             columns = token_grid(patching, crop_frames)[1]
-            eps = PATCH_NORM_EPS if norm else None
             return kernels.gather_patches(
-                self.frames, starts, tokens, PATCHINGS[patching], columns, dtype, log_mel, eps
+                self.frames, starts, tokens, PATCHINGS[patching], columns, dtype, scaling
             )
         patches = gather_patches(self.frames, starts, tokens, patching, crop_frames).to(dtype)
-        if norm:
-            return norm_patches(patches, dtype, log_mel)
-        return patches.log1p() if log_mel else patches
+        return patches if scaling is None else norm_patches(patches, dtype, scaling)
 
 
 class HostViews:

@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from myna_plugin.model.encoder import PATCH_NORM_EPS, InputScaling
+
 HEAD_DIM = tl.constexpr(64)
 PATCH_AREA = tl.constexpr(256)
 N_MELS = tl.constexpr(128)
@@ -459,9 +461,10 @@ def gelu_backward(dout: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
 
 @triton.jit
 def _gather_kernel(
-    frames_ptr, starts_ptr, tokens_ptr, out_ptr, n_rows, visible, columns, eps,
+    frames_ptr, starts_ptr, tokens_ptr, out_ptr, n_rows, visible, columns,
+    eps, gain, mean, deviation,
     BANDS: tl.constexpr, FRAMES: tl.constexpr, LOG: tl.constexpr, NORM: tl.constexpr,
-    ROWS: tl.constexpr,
+    FIXED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = rows < n_rows
@@ -473,8 +476,10 @@ def _gather_kernel(
     at = first[:, None, None] + step[None, :, :]
     value = tl.load(frames_ptr + at, mask=inside[:, None, None], other=0).to(tl.float32)
     if LOG:
-        value = tl.log(1.0 + value)
-    if NORM:
+        value = tl.log(1.0 + gain * value)
+    if FIXED:
+        value = (value - mean) / deviation
+    elif NORM:
         # Before the change of order: sums after it were wrong on an H200 (Triton 3.6).
         value -= (tl.sum(tl.sum(value, 2), 1) / PATCH_AREA)[:, None, None]
         variance = tl.sum(tl.sum(value * value, 2), 1) / PATCH_AREA
@@ -486,9 +491,9 @@ def _gather_kernel(
 
 def gather_patches(
     frames: Tensor, starts: Tensor, tokens: Tensor, patch_size: tuple[int, int], columns: int,
-    dtype: torch.dtype, log_mel: bool = False, norm_eps: float | None = None,
+    dtype: torch.dtype, scaling: InputScaling | None = None,
 ) -> Tensor:  # fmt: skip
-    """Visible patches of crops straight from stored frames, normed if asked.
+    """Visible patches of crops straight from stored frames, scaled if asked.
 
     Args:
         frames: mel power, time-major, shape (all frames, 128), contiguous.
@@ -497,17 +502,20 @@ def gather_patches(
         patch_size: (mel bands, frames); 256 numbers together.
         columns: columns of the crop's grid of patches.
         dtype: of the result.
-        log_mel: whether to take log(1 + x) first.
-        norm_eps: None for patches as they are; a number scales each to mean 0 and variance 1.
+        scaling: None leaves mel power as it is.
 
     Returns:
         Patches in `vit.patchify`'s order of values, shape (V, visible, 256).
     """
     bands, n_frames = patch_size
+    fixed = None if scaling is None else scaling.fixed
+    gain, mean, deviation = fixed or (1.0, 0.0, 1.0)
     out = torch.empty(*tokens.shape, PATCH_AREA.value, device=frames.device, dtype=dtype)
     _gather_kernel[(triton.cdiv(tokens.numel(), 8),)](
-        frames, starts, tokens, out, tokens.numel(), tokens.shape[1], columns, norm_eps or 0.0,
-        BANDS=bands, FRAMES=n_frames, LOG=log_mel, NORM=norm_eps is not None, ROWS=8, num_warps=4,
+        frames, starts, tokens, out, tokens.numel(), tokens.shape[1], columns,
+        PATCH_NORM_EPS, gain, mean, deviation,
+        BANDS=bands, FRAMES=n_frames, LOG=scaling is not None and scaling.log_mel,
+        NORM=scaling is not None, FIXED=fixed is not None, ROWS=8, num_warps=4,
     )  # fmt: skip
     return out
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from myna_plugin.model.encoder import PATCH_AREA, MynaEncoder, token_grid
+from myna_plugin.model.encoder import PATCH_AREA, InputScaling, MynaEncoder, token_grid
 from myna_plugin.pretraining.step.crops import Views, norm_patches
 from myna_plugin.pretraining.step.fused import FusedTransformer, Operations, choose_operations
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
@@ -25,8 +25,7 @@ class PatchSource(Protocol):
         patching: str,
         crop_frames: int = ...,
         dtype: torch.dtype = ...,
-        log_mel: bool = ...,
-        norm: bool = ...,
+        scaling: InputScaling | None = ...,
     ) -> Tensor: ...
 
 
@@ -34,7 +33,7 @@ class VisibleTokens:
     """Tokens of visible patches, by an encoder's tokenizers and position codes.
 
     The scale and shift of a tokenizer's first norm are folded into the linear layer after it, so
-    patches are normed once, in float32, where they are gathered, and no gradient reaches them.
+    patches are scaled once, in float32, where they are gathered, and no gradient reaches them.
 
     Args:
         encoder: owns the tokenizers.
@@ -84,13 +83,13 @@ class VisibleTokens:
         return self.encoder.positions(patching, token_grid(patching, self.crop_frames)[1])
 
     def _patches(self, views: Views, group: int, patching: str) -> Tensor:
-        log_mel = self.encoder.config.log_mel
+        scaling = self.encoder.config.input_scaling
         if views.patches is not None:
-            patches = norm_patches(views.patches[group], self.dtype, log_mel)
+            patches = norm_patches(views.patches[group], self.dtype, scaling)
         elif self.source is not None:
             starts, tokens = views.starts[group].flatten(), views.tokens[group].flatten(0, 1)
             patches = self.source.patches(
-                starts, tokens, patching, self.crop_frames, self.dtype, log_mel, norm=True
+                starts, tokens, patching, self.crop_frames, self.dtype, scaling
             )
         else:
             raise ValueError("these views carry no patches and there is no source to gather from")

@@ -230,6 +230,10 @@ def test_a_run_goes_on_without_its_initial_weights(store, tmp_path, trained):
         ({"depth": 2}, "has depth 1 instead of 2"),
         ({"patchings": ("vertical",)}, "has patchings"),
         ({"log_mel": True}, "has log_mel False instead of True"),
+        (
+            {"log_mel": True, "fixed_scaling": (1e3, 4.4, 3.0)},
+            "log_mel False instead of True.*fixed_scaling None instead of",
+        ),
         ({"size": "vit-s", "depth": 1}, "has embed_dim 192 instead of 384"),
     ],
 )

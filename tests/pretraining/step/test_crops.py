@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from stand_ins import MemoryStore
+from torch.nn import functional
 
-from myna_plugin.model.encoder import PATCHINGS
+from myna_plugin.model.encoder import PATCHINGS, InputScaling
 from myna_plugin.model.vit import patchify
 from myna_plugin.pretraining.step.crops import (
     HostViews,
@@ -40,18 +41,20 @@ def test_gather_equals_crop_then_patchify_then_mask(patching):
             assert torch.equal(got[view * 4 + pair], expected)
 
 
-@pytest.mark.parametrize("log_mel", [False, True])
-@pytest.mark.parametrize("norm", [False, True])
-def test_resident_patches_are_scaled_as_asked(log_mel, norm):
+def test_resident_patches_are_scaled_as_asked():
     store = MemoryStore()
     resident = ResidentFrames(store, "cpu")
     starts, tokens = torch.tensor([0, 40]), torch.tensor([[1, 47], [9, 30]])
     raw = gather_patches(resident.frames, starts, tokens, "square").float()
-    wanted = raw.log1p() if log_mel else raw
-    if norm:
-        wanted = torch.nn.functional.layer_norm(wanted, (256,))
-    got = resident.patches(starts, tokens, "square", log_mel=log_mel, norm=norm)
-    torch.testing.assert_close(got, wanted)
+    wanted = {
+        None: raw,
+        InputScaling(): functional.layer_norm(raw, (256,)),
+        InputScaling(log_mel=True): functional.layer_norm((1 + raw).log(), (256,)),
+        InputScaling(True, (1e3, 4.4, 3.0)): ((1 + 1e3 * raw).log() - 4.4) / 3,
+    }
+    for scaling, expected in wanted.items():
+        got = resident.patches(starts, tokens, "square", scaling=scaling)
+        torch.testing.assert_close(got, expected)
 
 
 def test_an_epoch_visits_every_clip_once_and_epochs_differ():

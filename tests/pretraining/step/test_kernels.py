@@ -13,6 +13,7 @@ if importlib.util.find_spec("triton") is None:
 if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("no CUDA device, and TRITON_INTERPRET=1 is not set", allow_module_level=True)
 
+from myna_plugin.model.encoder import InputScaling
 from myna_plugin.model.vit import Transformer, patchify
 from myna_plugin.pretraining.step import kernels
 from myna_plugin.pretraining.step.fused import FusedTransformer, KernelOperations, PlainOperations
@@ -111,18 +112,20 @@ def test_gelu_and_its_gradient(kind):
 
 
 @pytest.mark.parametrize(("patch_size", "columns"), [((16, 16), 6), ((128, 2), 48)])
-@pytest.mark.parametrize("log_mel", [False, True])
-def test_gather_equals_crop_patchify_mask(patch_size, columns, log_mel):
+@pytest.mark.parametrize(
+    "scaling",
+    [None, InputScaling(), InputScaling(log_mel=True), InputScaling(True, (1e3, 4.4, 3.0))],
+)
+def test_gather_equals_crop_patchify_mask(patch_size, columns, scaling):
     frames = draw(400, 128).exp().half()
     starts = torch.tensor([0, 7, 304, 100, 31], device=DEVICE)
     tokens = torch.stack([torch.randperm(48)[:5] for _ in starts]).to(DEVICE)
     crops = torch.stack([frames[s : s + 96].T for s in starts]).float()
-    crops = crops.log1p() if log_mel else crops
     expected = patchify(crops, patch_size).gather(1, tokens[..., None].expand(-1, -1, 256))
-    arguments = frames, starts, tokens, patch_size, columns, torch.float32, log_mel
-    agree([kernels.gather_patches(*arguments)], [expected], 1e-6)
-    normed = nn.functional.layer_norm(expected, (256,))
-    agree([kernels.gather_patches(*arguments, norm_eps=1e-5)], [normed])
+    if scaling is not None:
+        expected = scaling.of_patches(scaling.of_power(expected))
+    arguments = frames, starts, tokens, patch_size, columns, torch.float32, scaling
+    agree([kernels.gather_patches(*arguments)], [expected])
 
 
 @pytest.mark.parametrize("with_positive", [False, True])

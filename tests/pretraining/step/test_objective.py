@@ -18,7 +18,7 @@ from myna_plugin.pretraining.step.crops import (
     gather_patches,
 )
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
-from myna_plugin.pretraining.step.objective import ContrastiveObjective
+from myna_plugin.pretraining.step.objective import ContrastiveObjective, VisibleTokens
 from myna_plugin.pretraining.step.optimiser import build_optimiser
 from myna_plugin.pretraining.step.training_step import TrainingStep
 
@@ -86,14 +86,22 @@ def test_every_patching_is_cut_from_its_own_versions():
     torch.testing.assert_close(ahead(carried), losses)
 
 
-def test_views_with_patches_give_the_same_loss():
+@pytest.mark.parametrize("fixed_scaling", [None, (1e3, 4.4, 3.0)])
+def test_views_with_patches_give_the_same_loss(fixed_scaling):
     store = MemoryStore()
     sampler = ViewSampler(store.offsets, store.frames, batch_size=4, patchings=("square",))
-    encoder = build(("square",), log_mel=True)
+    encoder = build(("square",), log_mel=True, fixed_scaling=fixed_scaling)
     resident = ContrastiveObjective(encoder, ContrastiveLoss(), ResidentFrames(store, "cpu"))
     carried = ContrastiveObjective(encoder, ContrastiveLoss())
     (views,) = HostViews(store, sampler, "cpu").stream(0, 1)
     torch.testing.assert_close(carried(views), resident(sampler.draw(0)))
+    patches = VisibleTokens(encoder, None)(views).unflatten(0, (2, 4))
+    for view in range(2):
+        for pair, clip in enumerate(views.sounds.tolist()):
+            start = int(views.starts[0, view, pair] - store.offsets[clip])
+            crop = torch.from_numpy(store.clip(clip)[start : start + 96].T.copy())[None]
+            tokens = encoder.tokens(crop.float(), "square")[0, views.tokens[0, view, pair]]
+            torch.testing.assert_close(patches[view, pair], tokens, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="no source to gather from"):
         carried(sampler.draw(0))
 
