@@ -15,7 +15,18 @@ def tones(seconds, rate, frequencies, amplitude=0.3):
     return (amplitude * np.array(waves)).astype(np.float32)
 
 
-def encode(path, codec, samples, rate, *, muxer=None, sample_format=None, options=None, **settings):
+def encode(
+    path,
+    codec,
+    samples,
+    rate,
+    *,
+    muxer=None,
+    sample_format=None,
+    options=None,
+    tags=None,
+    **settings,
+):
     """Write samples (C, S) as the only stream of a file.
 
     Args:
@@ -26,10 +37,12 @@ def encode(path, codec, samples, rate, *, muxer=None, sample_format=None, option
         muxer: FFmpeg's name of the format; None for what the file's name says.
         sample_format: what the encoder takes; None for its own choice.
         options: of the muxer.
+        tags: of the file, such as {"artist": "Anna"}.
         settings: of the encoder, such as b="128k".
     """
     layout = LAYOUTS[len(samples)]
     with av.open(str(path), "w", format=muxer, options=options or {}) as file:
+        file.metadata.update(tags or {})
         stream = file.add_stream(codec, rate=rate, layout=layout, options=settings)
         context = stream.codec_context
         if sample_format is not None:

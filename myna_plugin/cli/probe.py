@@ -141,7 +141,8 @@ def load_folds(settings: ProbeOptions) -> tuple[Task, Folds]:
         if task.folds == 1:
             raise TaskError(f"--test-fold {settings.test_fold}: {task.name} is not a k-fold task")
         return task, {settings.test_fold: items}
-    return task, {0: items} | {fold: load(fold)[1] for fold in range(1, task.folds)}
+    n_folds = 1 if settings.split_file else task.folds
+    return task, {0: items} | {fold: load(fold)[1] for fold in range(1, n_folds)}
 
 
 def first(folds: Folds) -> list[Item]:

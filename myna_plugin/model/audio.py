@@ -24,6 +24,7 @@ from myna_plugin.model.sound_files import (
     read_blocks,
     read_header,
 )
+from myna_plugin.model.sound_files import read_tags as read_file_tags
 
 SAMPLE_RATE = 16_000
 """Hz; every Myna model listens at this rate (paper §3.6)."""
@@ -124,6 +125,17 @@ def read_info(path: str | Path) -> Header:
     path = Path(path)
     with _named(path):
         return read_header(path)
+
+
+def read_tags(path: str | Path) -> dict[str, str]:
+    """A file's tags (artist, title, album, ...), names in lower case.
+
+    Raises:
+        AudioError: as `read_info`.
+    """
+    path = Path(path)
+    with _named(path):
+        return read_file_tags(path)
 
 
 def probe_ends(path: str | Path) -> tuple[Header, str]:

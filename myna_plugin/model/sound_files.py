@@ -156,6 +156,16 @@ def read_header(path: Path) -> Header:
         return opened.header()
 
 
+def read_tags(path: Path) -> dict[str, str]:
+    """A file's tags (artist, title, album, ...), names in lower case.
+
+    Raises:
+        DecodingError, OSError: it cannot be read.
+    """
+    with _Container(path) as opened:
+        return opened.tags()
+
+
 def probe(path: Path) -> tuple[Header, str]:
     """A file's header, and what seems wrong with it, "" for nothing, without decoding all of it.
 
@@ -260,6 +270,11 @@ class _Container:
 
     def __exit__(self, *_: object) -> None:
         self._opened.close()
+
+    def tags(self) -> dict[str, str]:
+        # Ogg keeps them with the stream, others with the file.
+        found = {**self._stream.metadata, **self._container.metadata}
+        return {name.lower(): value for name, value in found.items()}
 
     def blocks(self, seconds: float) -> Iterator[Block]:
         """All samples; DecodingError if there are none because all are damaged."""

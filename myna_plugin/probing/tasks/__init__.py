@@ -9,7 +9,15 @@
 from pathlib import Path
 
 from myna_plugin.common.plugins import PluginTable
-from myna_plugin.probing.tasks import emomusic, giantsteps, gtzan, hear_format, magnatagatune
+from myna_plugin.probing.tasks import (
+    emomusic,
+    emotify,
+    giantsteps,
+    gtzan,
+    hear_format,
+    magnatagatune,
+    mridangam,
+)
 from myna_plugin.probing.tasks.checking import CheckReport, check, usable_items
 from myna_plugin.probing.tasks.loading import LAYOUTS, Layout, load_items
 from myna_plugin.probing.tasks.task import Item, Task, TaskError, encode_targets, validate_items
@@ -19,8 +27,12 @@ BUILT_IN: dict[str, Task] = {
     "gtzan": gtzan.TASK,
     "giantsteps": giantsteps.TASK,
     "emomusic": emomusic.TASK,
+    "emotify_genre": emotify.GENRE,
+    "emotify_emotion": emotify.EMOTION,
+    "mridangam_stroke": mridangam.STROKE,
+    "mridangam_tonic": mridangam.TONIC,
 }
-"""The paper's four tasks (§4.2), by name."""
+"""The paper's four tasks (§4.2), and tasks on recordings that anyone can get, by name."""
 
 TASKS: PluginTable[Task] = PluginTable("myna_plugin.tasks", Task, BUILT_IN, TaskError)
 """These, and the tasks that other distributions add in the entry-point group of that name."""
@@ -45,7 +57,7 @@ def load_task(
         layout: see `load_items`.
         metadata: see `load_items`.
         split_file: see `load_items`.
-        test_fold: which fold of a k-fold HEAR task tests, from 0.
+        test_fold: which fold of a k-fold task tests, from 0.
 
     Raises:
         TaskError: an unknown name, or data that cannot be used; the message says which.
@@ -56,7 +68,7 @@ def load_task(
         return task, items
     if name not in TASKS:
         raise TaskError(f"no task {name!r}; there are {', '.join((*TASKS, HEAR))}")
-    return TASKS[name], load_items(TASKS[name], root, layout, metadata, split_file)
+    return TASKS[name], load_items(TASKS[name], root, layout, metadata, split_file, test_fold)
 
 
 __all__ = [

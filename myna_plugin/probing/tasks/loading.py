@@ -14,6 +14,7 @@ from myna_plugin.probing.tasks.splits import (
     FRACTIONS_BESIDE_TEST,
     SEED,
     apply_splits,
+    assign_folds,
     assign_splits,
     save_splits,
 )
@@ -76,6 +77,7 @@ def load_items(
     layout: Layout = "auto",
     metadata: Path | None = None,
     split_file: Path | None = None,
+    test_fold: int = 0,
 ) -> list[Item]:
     """Clips of a task.
 
@@ -87,6 +89,7 @@ def load_items(
         split_file: splits to use instead of the list's own (see `splits`). Where no list splits
             some clips and this is not a file yet, an artist-disjoint split is made and saved
             there; by default in `root`, as `TASK.splits.json`.
+        test_fold: which fold of a task that is cross-validated tests, from 0.
 
     Returns:
         Clips in the order of the list, every split with at least one.
@@ -98,6 +101,10 @@ def load_items(
     folder = root.parent if root.is_file() else root
     items = _read(task, source, folder)
     unsplit = any(item.split == UNSPLIT for item in items)
+    if unsplit and task.folds > 1 and split_file is None:
+        items = assign_folds(items, task.folds, test_fold)
+        validate_items(task, items)
+        return items
     if split_file is None and unsplit:
         split_file = folder / f"{task.name}.splits.json"
     if split_file is not None and split_file.is_file():

@@ -20,6 +20,32 @@ FRACTIONS_BESIDE_TEST: dict[str, float] = {"train": 0.8, "valid": 0.2}
 """Shares of the rest where the test clips are given."""
 
 
+FOLD_RULE = f"cross-validated: one fold tests, the next validates, the rest train; seed {SEED}"
+
+
+def assign_folds(
+    items: Sequence[Item], n_folds: int, test_fold: int, seed: int = SEED
+) -> list[Item]:
+    """Split items by cross-validation, so that no artist is in two folds.
+
+    Artists are shuffled by the seed, then each goes to the fold that has fewest clips. A clip
+    without an artist counts as its track. The result does not depend on the order of the items.
+
+    Args:
+        items: clips.
+        n_folds: number of folds, at least 3.
+        test_fold: which one tests, from 0; the next one validates, the rest train.
+        seed: of the shuffle.
+
+    Returns:
+        The items in their order, all with a split.
+    """
+    share = {str(fold): 1 / n_folds for fold in range(n_folds)}
+    dealt = assign_splits([replace(item, split=UNSPLIT) for item in items], share, seed)
+    splits = {str(test_fold): "test", str((test_fold + 1) % n_folds): "valid"}
+    return [replace(item, split=splits.get(item.split, "train")) for item in dealt]
+
+
 def assign_splits(
     items: Sequence[Item], fractions: Mapping[str, float], seed: int = SEED
 ) -> list[Item]:
