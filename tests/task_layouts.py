@@ -14,8 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from sound_encoding import encode, tones
 
+from myna_plugin.probing.tasks.emotify import EMOTIONS, GENRES
 from myna_plugin.probing.tasks.magnatagatune import TAGS
+from myna_plugin.probing.tasks.mridangam import TONICS
 
 RATE = 8_000
 """Hz: the lowest that MP3 has."""
@@ -425,6 +428,36 @@ def giantsteps_marble(root: Path) -> None:
                 }
             )
         write_jsonl(folder / f"GS.{marble}.jsonl", lines)
+
+
+# --- Emotify and Mridangam strokes, which have one layout each
+
+
+def write_emotify(root: Path, numbers: Sequence[int] = range(1, 9), artists: int = 4) -> None:
+    """A few of the tracks of every genre, by some artists each."""
+    lines = [", ".join(("track id", "genre", *EMOTIONS, "mood", "age"))]
+    for g, genre in enumerate(GENRES):
+        folder = root / "emotifymusic" / genre
+        folder.mkdir(parents=True)
+        for artist in range(artists):
+            sound, tags = tones(0.3, 16_000, [220 * 2**g]), {"artist": f"{genre} {artist}"}
+            encode(root / f"{artist}.mp3", "mp3", sound, 16_000, tags=tags)
+        for number in numbers:
+            (folder / f"{number}.mp3").write_bytes((root / f"{number % artists}.mp3").read_bytes())
+            votes = [[int(number > 4), g % 2, *[0] * 7], [1, 1, *[1] * 7]]
+            lines += [",".join(map(str, (100 * g + number, genre, *v, 3, 30))) for v in votes]
+    (root / "data.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_strokes(
+    root: Path, strokes: Sequence[str] = ("dhin", "ta"), tonics: Sequence[str] = TONICS
+) -> None:
+    for i, stroke in enumerate(strokes):
+        (root / "train" / stroke).mkdir(parents=True)
+        for tonic in tonics:
+            for n in (1, 2):
+                name = f"{2240 + i}__akshaylaya__{stroke}-{tonic}-{n:03}.wav"
+                write_tone(root / "train" / stroke / name, 7 * i, 0.1)
 
 
 BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.rendered.contestants import BASELINES, baseline, parse_weights
+from benchmarks.contestants import BASELINES, baseline, parse_weights
 from benchmarks.rendered.reading import read_tasks
 from benchmarks.rendered.table import BATCH_SIZES, make_table
 from benchmarks.rendered.tasks import (

@@ -27,7 +27,7 @@ from typing import Any
 
 import click
 
-from benchmarks.rendered.contestants import Contestant
+from benchmarks.contestants import Contestant
 from benchmarks.rendered.reading import read_tasks
 from benchmarks.rendered.rows import COLUMNS, KEY_TASK, STYLE_TASK, TAGS_TASK
 from benchmarks.rendered.table import BATCH_SIZES, make_table

@@ -32,7 +32,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.rendered.contestants import (
+from benchmarks.contestants import (
     BASELINES,
     TEMPLATES,
     Contestant,

@@ -153,6 +153,7 @@ TOY: dict[str, list[object]] = {
 """Arguments of a run of seconds on a CPU, in a folder of its own."""
 
 RUN_ELSEWHERE = {
+    "benchmarks.recordings": ROOT / "tests/benchmarks/test_recordings.py",
     "benchmarks.rendered": ROOT / "tests/benchmarks/rendered/test_whole.py",
     "benchmarks.rendered.table": ROOT / "tests/benchmarks/rendered/test_rendered_table.py",
     "recipes.rendered.recorded_bank": ROOT / "tests/recipes/rendered/test_recorded_bank.py",

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from benchmarks.contestants import baseline
 from benchmarks.rendered import clips, table, tasks
-from benchmarks.rendered.contestants import baseline
 from myna_plugin.probing.tasks import HEAR, TaskError, load_task
 from myna_plugin.probing.tasks.giantsteps import KEYS
 from myna_plugin.probing.tasks.hear_folder import find_tasks

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.rendered.baselines import chroma, krumhansl, mel_statistics, random_vit
+from benchmarks.baselines import chroma, krumhansl, mel_statistics, mfcc, random_vit
 from myna_plugin.probing.tasks.giantsteps import KEYS
 
 RATE = 16_000
-MODULES = (chroma, krumhansl, mel_statistics, random_vit)
+MODULES = (chroma, krumhansl, mel_statistics, mfcc, random_vit)
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 11)}
 TRIADS = {"major": (0, 4, 7), "minor": (0, 3, 7)}
 

@@ -1,6 +1,6 @@
 """HEAR module: mean, deviation and change of the log mel. Nothing is learned.
 
-myna probe --module benchmarks.rendered.baselines.mel_statistics ...
+myna probe --module benchmarks.baselines.mel_statistics ...
 """
 
 from __future__ import annotations

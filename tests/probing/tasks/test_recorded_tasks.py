@@ -4,39 +4,11 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from sound_encoding import encode, tones
+from task_layouts import write_emotify, write_strokes
 
 from myna_plugin.probing.tasks import TaskError, check, load_task
-from myna_plugin.probing.tasks.emotify import EMOTIONS, GENRES
+from myna_plugin.probing.tasks.emotify import GENRES
 from myna_plugin.probing.tasks.task import SPLITS
-
-SOUND = tones(0.1, 16_000, [440])
-
-
-def write_emotify(root, numbers=range(1, 9), artists=4):
-    """A few of the tracks of every genre, by some artists each."""
-    lines = [", ".join(("track id", "genre", *EMOTIONS, "mood", "age"))]
-    for g, genre in enumerate(GENRES):
-        folder = root / "emotifymusic" / genre
-        folder.mkdir(parents=True)
-        for artist in range(artists):
-            encode(
-                root / f"{artist}.mp3", "mp3", SOUND, 16_000, tags={"artist": f"{genre} {artist}"}
-            )
-        for number in numbers:
-            (folder / f"{number}.mp3").write_bytes((root / f"{number % artists}.mp3").read_bytes())
-            votes = [[int(number > 4), g % 2, *[0] * 7], [1, 1, *[1] * 7]]
-            lines += [",".join(map(str, (100 * g + number, genre, *v, 3, 30))) for v in votes]
-    (root / "data.csv").write_text("\n".join(lines) + "\n")
-
-
-def write_strokes(root, strokes=("dhin", "ta"), tonics=("b", "c", "csh", "d", "dsh", "e")):
-    for i, stroke in enumerate(strokes):
-        (root / "train" / stroke).mkdir(parents=True)
-        for tonic in tonics:
-            for n in (1, 2):
-                name = f"{2240 + i}__akshaylaya__{stroke}-{tonic}-{n:03}.wav"
-                encode(root / "train" / stroke / name, "pcm_s16le", SOUND, 16_000)
 
 
 def check_folds(name, root):

@@ -13,7 +13,7 @@ from myna_plugin.probing.modules import ExperimentError, LoadedModule, load_modu
 
 BASELINE_FOLDER = Path(__file__).parent / "baselines"
 
-BASELINES = ("mel_statistics", "chroma", "krumhansl", "random_vit")
+BASELINES = ("mel_statistics", "mfcc", "chroma", "krumhansl", "random_vit")
 
 TEMPLATES = "krumhansl"
 """The baseline whose embedding is the key's scores: the key task needs no probe."""
@@ -49,7 +49,7 @@ def baseline(name: str) -> Contestant:
     """
     if name not in BASELINES:
         raise ExperimentError(f"--baselines {name}: there are {', '.join(BASELINES)}")
-    return Contestant(name.replace("_", " "), f"benchmarks.rendered.baselines.{name}")
+    return Contestant(name.replace("_", " "), f"benchmarks.baselines.{name}")
 
 
 def parse_baselines(text: str) -> list[Contestant]:

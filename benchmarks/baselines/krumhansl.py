@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmarks.rendered.baselines import chroma
+from benchmarks.baselines import chroma
 from myna_plugin.probing.tasks.giantsteps import KEYS
 
 PROFILES = {

@@ -1,6 +1,6 @@
 """HEAR module: chroma, the strength of the twelve pitch classes. Nothing is learned.
 
-myna probe --module benchmarks.rendered.baselines.chroma ...
+myna probe --module benchmarks.baselines.chroma ...
 """
 
 from __future__ import annotations
