@@ -42,9 +42,10 @@ types: $(VENV)/.dev  ## Static types (mypy)
 docs: $(VENV)/.dev  ## The documents as pages, in build/site; a dead link or name is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# Small tensors: one thread is fastest, and leaves no score to the number of cores.
+# Small tensors: one thread is fastest, and leaves no score to the number of cores. Files of tests
+# are shared out among processes, one a core.
 unit: $(VENV)/.dev  ## Tests and doctests; one test builds the wheel and imports all of it
-	OMP_NUM_THREADS=1 $(BIN)/pytest --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --durations=10
 
 test-slow: $(VENV)/.dev  ## The tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --durations=10

@@ -50,6 +50,7 @@ DEV = [
     "peft>=0.21",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.11",
     "torchmetrics>=1.4",
     "types-PyYAML",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -40,10 +42,20 @@ class SkipGuard:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         reason = reason.removeprefix("Skipped: ")
         if not ALLOWED_SKIPS.search(reason):
-            self.unexpected.append(f"{report.nodeid}: {reason}")
+            self._add([f"{report.nodeid}: {reason}"])
+
+    def _add(self, lines: Iterable[str]) -> None:
+        self.unexpected += [line for line in lines if line not in self.unexpected]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over what a worker process has noted: of modules it alone is told."""
+        self._add(getattr(node, "workeroutput", {}).get("unexpected_skips", []))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Let the run fail."""
+        """Let the run fail; of a worker process, tell the others' parent."""
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["unexpected_skips"] = self.unexpected
         if self.unexpected and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -41,21 +41,22 @@ pytest.importorskip("a_package_that_is_not_there", reason="needs a package")
 
 
 @pytest.mark.parametrize(
-    ("ci", "more", "module", "status"),
+    ("ci", "more", "module", "processes", "status"),
     [
-        ("true", "", "", 0),
-        ("true", ANOTHER_SKIP, "", 1),
-        ("true", "", ANOTHER_MODULE, 1),
-        ("", ANOTHER_SKIP, ANOTHER_MODULE, 0),
+        ("true", "", "", 0, 0),
+        ("true", ANOTHER_SKIP, "", 0, 1),
+        ("true", "", ANOTHER_MODULE, 0, 1),
+        ("true", ANOTHER_SKIP, ANOTHER_MODULE, 2, 1),
+        ("", ANOTHER_SKIP, ANOTHER_MODULE, 0, 0),
     ],
 )
-def test_what_is_not_allowed_fails_a_run_in_ci(tmp_path, ci, more, module, status):
+def test_what_is_not_allowed_fails_a_run_in_ci(tmp_path, ci, more, module, processes, status):
     shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
     (tmp_path / "test_one.py").write_text(TESTS + more)
     (tmp_path / "test_other.py").write_text(module)
     (tmp_path / "pytest.ini").write_text("[pytest]")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(processes), "."],
         capture_output=True,
         text=True,
         cwd=tmp_path,
