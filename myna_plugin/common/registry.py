@@ -11,11 +11,12 @@ import path inside `myna_plugin`.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -188,8 +189,14 @@ def _usable(model: HearModel) -> HearModel:
 
 
 def _distribution_of(module: str) -> str | None:
-    names = importlib_metadata.packages_distributions().get(module.partition(".")[0], [])
+    names = _distributions(tuple(sys.path)).get(module.partition(".")[0], [])
     return names[0] if names else None
+
+
+@functools.lru_cache(maxsize=1)
+def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """Distributions of each top-level module on `sys.path`; reading them takes about a second."""
+    return importlib_metadata.packages_distributions()
 
 
 def locate_package(module: ModuleType) -> Path:

@@ -149,6 +149,7 @@ def apply_recordings(waveforms: Tensor, pieces: np.ndarray) -> Tensor:
     ordered = pieces[np.argsort(pieces["high"] - pieces["context"], kind="stable")]
     columns = {name: torch.from_numpy(ordered[name].copy()) for name in PIECE.names or ()}
     columns = {name: column.to(waveforms.device) for name, column in columns.items()}
+    columns["microphone"] = _microphones(columns)
     levels, peaks = waveforms.square().mean(1).sqrt(), waveforms.abs().amax(1)
     recorded = torch.zeros_like(waveforms)
     # Pieces of like length together: all of a batch take as long as the longest.
@@ -163,15 +164,15 @@ def apply_recordings(waveforms: Tensor, pieces: np.ndarray) -> Tensor:
 
 def _add(recorded: Tensor, sound: Tensor, batch: np.ndarray, rows: Rows) -> None:
     """Put pieces where they belong in their clips; weights of neighbours sum to 1 in fades."""
-    time = torch.arange(sound.shape[1], device=sound.device)
     if len(batch) == 1:
-        ramp = (time[:FADE] + 0.5) / FADE
+        ramp = (torch.arange(min(FADE, sound.shape[1]), device=sound.device) + 0.5) / FADE
         if batch["rise"][0]:
             sound[0, :FADE] *= ramp
         if batch["fall"][0]:
             sound[0, -FADE:] *= ramp.flip(0)
         recorded[int(batch["clip"][0]), int(batch["low"][0]) : int(batch["high"][0])] += sound[0]
         return
+    time = torch.arange(sound.shape[1], device=sound.device)
     before_end = (rows["high"] - rows["low"])[:, None] - 1 - time
     for fades, at in (("rise", time), ("fall", before_end)):
         sound *= ((at + 0.5) / FADE).clamp(max=1).where(rows[fades][:, None], 1.0)
@@ -261,7 +262,7 @@ def _transform_length(at_least: int) -> int:
 
 def _kernels(rows: Rows, batch: np.ndarray) -> Tensor:
     """Rooms and microphones as one impulse response each, the direct sound first, (R, K)."""
-    microphones = _microphones(rows)
+    microphones = rows["microphone"]
     if not batch["tail_length"].any():
         return microphones
     rooms = _rooms(rows, int(batch["tail_length"].max()))
@@ -272,7 +273,7 @@ def _kernels(rows: Rows, batch: np.ndarray) -> Tensor:
 
 def _rooms(rows: Rows, length: int) -> Tensor:
     """Impulse responses, (R, length); a one and zeros where there is no room."""
-    time = torch.arange(length, device=rows["clip"].device)
+    time = torch.arange(length, device=rows["clip"].device, dtype=torch.float32)
     bass, treble = _tails(time.device)
     has_room = rows["tail_length"] > 0
     rate = -np.log(1000.0) / rows["rt60_s"].where(has_room, 1.0) / SAMPLE_RATE
@@ -300,7 +301,8 @@ def _microphones(rows: Rows) -> Tensor:
     Source: the folded real cepstrum, Oppenheim and Schafer, Discrete-Time Signal Processing.
     """
     hz, weights = _frequencies(rows["clip"].device)
-    gain = 10 ** (rows["eq_db"] @ weights / 20)
+    # Not a matrix product, whose rounding depends on the number of rows.
+    gain = 10 ** ((rows["eq_db"][:, :, None] * weights).sum(1) / 20)
     low, high = rows["low_cut_hz"][:, None], rows["high_cut_hz"][:, None]
     gain = gain / (1 + (low / hz) ** 2)
     gain = torch.where(high > 0, gain / (1 + (hz / high.clamp(min=1.0)) ** 2), gain)
