@@ -67,7 +67,7 @@ def run(*arguments: object):
 def data(tmp_path_factory) -> Path:
     """JukeMIR's GTZAN and the public layouts of the others."""
     root = tmp_path_factory.mktemp("data")
-    for name in TASKS:
+    for name in BUILDERS:
         (root / name).mkdir()
         BUILDERS[name]["jukemir" if name == "gtzan" else "folder"](root / name)
     return root
@@ -156,7 +156,7 @@ def test_hear_eval_scores_an_exported_task(exported, workshop):
 # --- MARBLE
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", BUILDERS)
 def test_marble_export(data, tmp_path, name):
     result = run("--task", name, "--root", data / name, "--to", "marble", tmp_path)
     assert result.exit_code == 0, result.output
@@ -193,6 +193,7 @@ def test_marble_encoder_can_be_another(data, tmp_path):
     [
         (("--task", "emomusic", "--to", "hear"), "emomusic is a regression task; HEAR knows"),
         (("--task", "polka", "--to", "hear"), "no task 'polka'"),
+        (("--task", "emotify_genre", "--to", "marble"), "is not a task of MARBLE"),
         (("--task", "gtzan", "--to", "hear", "--layout", "marble"), "layout 'marble'"),
         (("--task", "gtzan", "--to", "hear", "--metadata", "no.json"), "no.json: cannot be read"),
         (("--task", "gtzan", "--to", "marble", "--encoder-options", "{"), "no JSON object"),
@@ -200,7 +201,7 @@ def test_marble_encoder_can_be_another(data, tmp_path):
     ],
 )
 def test_refusals(data, tmp_path, arguments, message):
-    name = arguments[1] if arguments[1] in TASKS else "gtzan"
+    name = arguments[1] if arguments[1] in BUILDERS else "gtzan"
     result = run(*arguments, "--root", data / name, tmp_path / "out")
     assert result.exit_code == 2
     assert message in result.output

@@ -105,7 +105,7 @@ def emomusic(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["folder", "jukemir", "marble"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", BUILDERS)
 def test_whole_recipe(built, bands, tmp_path, task, layout):
     root, out = built(task, layout), tmp_path / "out"
     content = score(task, root, out, "--module", "bands", "--layout", layout)

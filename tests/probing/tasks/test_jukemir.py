@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from task_layouts import KEY, MTG, write_table, write_text
+from task_layouts import BUILDERS, KEY, MTG, write_table, write_text
 
 from myna_plugin.common.files import read_json
 from myna_plugin.common.torchaudio_bridge import gtzan_split
@@ -31,7 +31,7 @@ def metadata_of(name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", BUILDERS)
 def test_real_split_sizes(name, tmp_path):
     items = load_items(TASKS[name], tmp_path, metadata=metadata_of(name))
     assert Counter(item.split for item in items) == TASKS[name].split_sizes

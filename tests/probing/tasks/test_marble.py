@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from task_layouts import RATE
+from task_layouts import BUILDERS, RATE
 
 from myna_plugin.probing.tasks import TASKS, check, load_items
 from myna_plugin.probing.tasks.marble import write_items
@@ -13,7 +13,7 @@ from myna_plugin.probing.tasks.marble import write_items
 pytest_plugins = ("tiny_data_sets",)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", BUILDERS)
 def test_a_written_task_reads_back(built, tmp_path, name):
     task = TASKS[name]
     items = load_items(task, built(name, "folder"))
