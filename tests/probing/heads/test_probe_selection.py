@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from myna_plugin.probing.heads import (
-    ProbeResult,
     HeadTask,
+    ProbeResult,
     Split,
     build_grid,
     select,
