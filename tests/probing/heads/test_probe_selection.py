@@ -175,7 +175,7 @@ def test_seeds_are_summarised_by_mean_and_deviation() -> None:
 
 def test_what_the_caller_has_is_left_as_it_was() -> None:
     splits = make_splits()
-    arrays = [split.features for split in vars(splits).values()]
+    arrays = [split.features for split in splits._asdict().values()]
     copies = [array.copy() for array in arrays]
     for array in arrays:
         array.setflags(write=False)  # as of a file mapped into memory
