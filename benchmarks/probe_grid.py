@@ -46,7 +46,7 @@ from plain_loop import PlainResult, train_alone
 from myna_plugin.probing.heads import (
     GRIDS,
     HeadConfig,
-    ProbeTask,
+    HeadTask,
     Selection,
     Split,
     build_grid,
@@ -155,9 +155,9 @@ def kind(config: HeadConfig) -> str:
     return f"{name}, batch {config.batch_size}"
 
 
-def to_task(case: Case) -> ProbeTask:
+def to_task(case: Case) -> HeadTask:
     options = {"rules": case.rules} if case.rules else {}
-    return ProbeTask(case.loss, case.n_outputs, case.metric, lambda *_: {}, **options)
+    return HeadTask(case.loss, case.n_outputs, case.metric, lambda *_: {}, **options)
 
 
 def time_ours(

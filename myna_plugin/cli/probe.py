@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ from myna_plugin.probing.tasks import (
     load_task,
 )
 from myna_plugin.probing.tasks.loading import describe_sizes
-from myna_plugin.probing.tasks.task_data import find_data
+from myna_plugin.probing.tasks.task_data import Folds, find_data
 
 EPILOG = """
 Examples:
@@ -99,9 +99,6 @@ class ProbeOptions:
     started: float = field(default_factory=time.monotonic)
 
 
-Folds = dict[int, list[Item]]
-
-
 def resolve(options: Mapping[str, Any]) -> ProbeOptions:
     """ProbeOptions from the command's options, with the defaults that depend on the machine.
 
@@ -145,7 +142,7 @@ def load_folds(settings: ProbeOptions) -> tuple[Task, Folds]:
     return task, {0: items} | {fold: load(fold)[1] for fold in range(1, n_folds)}
 
 
-def first(folds: Folds) -> list[Item]:
+def first(folds: Folds) -> Sequence[Item]:
     """The clips as the first fold splits them: in every fold they are the same clips."""
     return next(iter(folds.values()))
 

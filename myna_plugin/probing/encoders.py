@@ -130,7 +130,7 @@ class EncoderProbe:
 
         Args:
             weights: what `save_checkpoint` wrote.
-            kept: the JSON file; written anew if weights, grid or data have changed.
+            kept: the JSON file; written anew if weights, grid, patience or data have changed.
 
         Raises:
             CheckpointError: the weights cannot be read.
@@ -139,6 +139,7 @@ class EncoderProbe:
         identity = {
             "weights": digest_path(weights),
             "grid": self.protocol.grid,
+            "patience": self.protocol.patience,
             "data": {data.task.name: data.digest for data in self.tasks},
         }
         told = read_json(kept, None)

@@ -26,8 +26,8 @@ from myna_plugin.probing.heads import (
     RULES,
     HeadConfig,
     HeadScore,
+    HeadTask,
     ProbeResult,
-    ProbeTask,
     Selection,
     Split,
     select,
@@ -73,7 +73,7 @@ class PartResult:
         )
 
 
-def build_probe_task(task: Task) -> ProbeTask:
+def build_probe_task(task: Task) -> HeadTask:
     """A task as the probe sees it: selection by the primary metric, all its metrics on test.
 
     Predictions of a track's clips are combined by the rule that is best on validation; those of a
@@ -90,7 +90,7 @@ def build_probe_task(task: Task) -> ProbeTask:
             lambda outputs, targets: primary(outputs, targets, task.labels), len(task.labels)
         )
     rules = tuple(RULES) if task.clip_rule.per_track else ("mean_probability",)
-    return ProbeTask(task.loss, len(task.labels), metric, score, rules)
+    return HeadTask(task.loss, len(task.labels), metric, score, rules)
 
 
 def build_split(
@@ -235,7 +235,7 @@ def probe_vectors(
 def digest_grid(
     train: Split,
     valid: Split,
-    task: ProbeTask,
+    task: HeadTask,
     grid: Sequence[HeadConfig],
     seed: int,
     device: str,

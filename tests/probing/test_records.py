@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from myna_plugin.probing.heads import HeadScore, ProbeTask, Split, build_grid, training
+from myna_plugin.probing.heads import HeadScore, HeadTask, Split, build_grid, training
 from myna_plugin.probing.probes import GridRecord, PartResult, digest_grid, probe_vectors
 from myna_plugin.probing.tasks import TASKS, Item
 
@@ -152,7 +152,7 @@ def test_a_record_is_of_one_grid_on_one_set_of_data(change):
             None if changed == "items" else np.array(list("abcdef")),
         )
         rules = ("max",) if changed == "rules" else ("vote",)
-        task = ProbeTask("cross_entropy", 2, "accuracy", lambda *_: {}, rules)
+        task = HeadTask("cross_entropy", 2, "accuracy", lambda *_: {}, rules)
         grid = GRID[1:] if changed == "grid" else GRID
         return digest_grid(
             train,

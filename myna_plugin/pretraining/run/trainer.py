@@ -67,6 +67,9 @@ HEADROOM_BYTES = 4 << 30
 Probe = Callable[[MynaEncoder], Mapping[str, float]]
 """Gives a copy of the encoder validation scores, higher is better, by the name of the task."""
 
+OnStep = Callable[[int, Tensor], None]
+"""Is told of every step taken, from 1, and the loss of each patching, before they are added up."""
+
 SHOWN_CLIPS = 4
 """Clips in the picture of reconstructions, as in the paper's Appendix B."""
 
@@ -269,7 +272,12 @@ def fits_on_device(settings: Settings, store: Store, device: torch.device) -> bo
     return frames + 3 * activation_bytes(settings, clips) // 2 + HEADROOM_BYTES <= free
 
 
-def train(plan: Plan, say: Callable[[str], None] = print, probe: Probe | None = None) -> Outcome:
+def train(
+    plan: Plan,
+    say: Callable[[str], None] = print,
+    probe: Probe | None = None,
+    on_step: OnStep | None = None,
+) -> Outcome:
     """Train as planned, in this process and those that `torchrun` started beside it.
 
     Args:
@@ -277,6 +285,7 @@ def train(plan: Plan, say: Callable[[str], None] = print, probe: Probe | None = 
         say: receives lines for the user, in the first process only.
         probe: scores the encoder where the settings name tasks; called in the first process only,
             while the others wait (NCCL's patience is ten minutes).
+        on_step: called after every step.
 
     Raises:
         RunError: several processes do not see the same checkpoints.
@@ -294,7 +303,7 @@ def train(plan: Plan, say: Callable[[str], None] = print, probe: Probe | None = 
                 f"{plan.folder.path}: the processes found different checkpoints; all machines "
                 "must see the same folder"
             )
-        return Trainer(plan, device, say, probe).run()
+        return Trainer(plan, device, say, probe, on_step).run()
 
 
 class Trainer:
@@ -305,6 +314,7 @@ class Trainer:
         device: of this process.
         say: receives lines for the user, in the first process only.
         probe: see `train`.
+        on_step: see `train`.
     """
 
     def __init__(
@@ -313,9 +323,11 @@ class Trainer:
         device: torch.device,
         say: Callable[[str], None],
         probe: Probe | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
         self.plan = plan
         self.probe = probe
+        self.on_step = on_step
         self.settings = settings = plan.settings
         self.device = device
         self.first = distributed.is_first()
@@ -464,8 +476,11 @@ class Trainer:
                 if settings.scheduled:
                     set_learning_rate(self.optimiser, self._rate(step))
                 # Summed on the device: reading the loss would make the CPU wait for every step.
-                total += self.step(views)
+                losses = self.step(views)
                 step += 1
+                if self.on_step is not None:
+                    self.on_step(step, losses)
+                total += losses
                 last = step == plan.total_steps
                 to_log = last or step % settings.log_every == 0
                 stopped_by = self._agree_to_stop(signals, to_log)

@@ -3,18 +3,17 @@
 It sees arrays, never an encoder or a file.
 
 >>> import numpy as np
->>> from myna_plugin.probing.heads import ProbeTask, Split, Splits, build_grid, probe
+>>> from myna_plugin.probing.heads import HeadTask, Split, build_grid, select
 >>> rng = np.random.default_rng(0)
 >>> def make_split(n):
 ...     classes = rng.integers(0, 2, n)
 ...     return Split(rng.normal(size=(n, 8)) + classes[:, None], classes)
 >>> def accuracy(outputs, targets):
 ...     return {"accuracy": (outputs.argmax(1) == targets).mean()}
->>> task = ProbeTask("cross_entropy", 2, metric="accuracy", score=accuracy)
->>> splits = Splits(make_split(80), make_split(40), make_split(40))
+>>> task = HeadTask("cross_entropy", 2, metric="accuracy", score=accuracy)
 >>> grid = build_grid(hidden_units=(0,), batch_size=(64,), learning_rate=(1e-2,), dropout=(0.25,))
->>> result = probe(splits, task, grid, progress=False)
->>> len(result.selection.heads), result.scores["accuracy"] > 0.8
+>>> selection = select(make_split(80), make_split(40), task, grid, progress=False)
+>>> len(selection.heads), selection.score(make_split(40)).scores["accuracy"] > 0.8
 (6, True)
 """
 
@@ -26,11 +25,10 @@ from myna_plugin.probing.heads.scoring import METRICS, tabulate_pair_scores
 from myna_plugin.probing.heads.selection import (
     ProbeResult,
     Selection,
-    probe,
     select,
     summarize_scores,
 )
-from myna_plugin.probing.heads.splits import ProbeTask, Split, Splits
+from myna_plugin.probing.heads.splits import HeadTask, Split
 
 __all__ = [
     "FAST_GRID",
@@ -42,13 +40,11 @@ __all__ = [
     "RULES",
     "HeadConfig",
     "HeadScore",
+    "HeadTask",
     "ProbeResult",
-    "ProbeTask",
     "Selection",
     "Split",
-    "Splits",
     "build_grid",
-    "probe",
     "select",
     "summarize_scores",
     "tabulate_pair_scores",

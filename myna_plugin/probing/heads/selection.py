@@ -20,7 +20,7 @@ from myna_plugin.probing.heads.early_stopping import PATIENCE, HeadScore
 from myna_plugin.probing.heads.grid import GRID, HeadConfig
 from myna_plugin.probing.heads.layers import build_head
 from myna_plugin.probing.heads.losses import LOSSES
-from myna_plugin.probing.heads.splits import ProbeTask, Split, Splits, check_split
+from myna_plugin.probing.heads.splits import HeadTask, Split, check_split
 from myna_plugin.probing.heads.stack import TrainedHead, TrainingData
 from myna_plugin.probing.heads.training import train_heads
 from myna_plugin.probing.heads.validation import ValidationMetric
@@ -31,7 +31,7 @@ class ProbeResult:
     """A selected head's scores on test.
 
     Attributes:
-        scores: test scores by name, as `ProbeTask.score` gave them.
+        scores: test scores by name, as `HeadTask.score` gave them.
         outputs: what they were computed from: logits of the test rows, or of items the combined
             predictions, shape (I, C).
         targets: of the same rows or items, (I,) or (I, C).
@@ -61,7 +61,7 @@ class Selection:
         seed: of initial weights, batches and dropout.
     """
 
-    task: ProbeTask
+    task: HeadTask
     heads: tuple[HeadScore, ...]
     winner: int
     head: nn.Sequential
@@ -124,7 +124,7 @@ class Selection:
 def select(
     train: Split,
     valid: Split,
-    task: ProbeTask,
+    task: HeadTask,
     grid: Sequence[HeadConfig] = GRID,
     *,
     seed: int = 0,
@@ -199,7 +199,7 @@ def select(
 
 
 def prepare_data(
-    train: Split, valid: Split, task: ProbeTask, device: torch.device, dtype: torch.dtype
+    train: Split, valid: Split, task: HeadTask, device: torch.device, dtype: torch.dtype
 ) -> tuple[TrainingData, StandardScaler]:
     """Bring what heads are trained and evaluated on to a device.
 
@@ -230,47 +230,6 @@ def prepare_data(
         loss=loss,
     )
     return data, scaler
-
-
-def probe(
-    splits: Splits,
-    task: ProbeTask,
-    grid: Sequence[HeadConfig] = GRID,
-    *,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    patience: int = PATIENCE,
-    progress: bool = True,
-) -> ProbeResult:
-    """Select a head on train and validation, then score it on test, once.
-
-    Args:
-        splits: embeddings and targets.
-        task: loss, metric, rules, and test scores.
-        grid: configurations.
-        seed: of initial weights, batches and dropout.
-        device: where to train.
-        patience: evaluations without a new best after which a head stops.
-        progress: whether to show a progress bar.
-
-    Raises:
-        ValueError: a split cannot be used; the message names the field. All three are looked at
-            before training starts.
-    """
-    check_split("test", splits.test, task, splits.train.features.shape[-1])
-    if (splits.test.items is None) != (splits.valid.items is None):
-        raise ValueError("test.items: items must be given for valid and test, or for neither")
-    selection = select(
-        splits.train,
-        splits.valid,
-        task,
-        grid,
-        seed=seed,
-        device=device,
-        patience=patience,
-        progress=progress,
-    )
-    return selection.score(splits.test)
 
 
 def summarize_scores(scores: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:

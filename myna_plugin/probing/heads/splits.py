@@ -18,7 +18,7 @@ class Split:
 
     Attributes:
         features: embeddings, float32, shape (N, D).
-        targets: what `ProbeTask.loss` takes: classes (N,), 0 or 1 per label (N, C), or numbers
+        targets: what `HeadTask.loss` takes: classes (N,), 0 or 1 per label (N, C), or numbers
             (N, C).
         items: the item that each row is a part of, shape (N,), of any type that sorts: the clip of
             a chunk, or the track of a clip. Scores are then per item. None where each row is one.
@@ -36,16 +36,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Splits:
-    """Train, validation and test of one task."""
-
-    train: Split
-    valid: Split
-    test: Split
-
-
-@dataclass(frozen=True)
-class ProbeTask:
+class HeadTask:
     """What the probe has to know of a task.
 
     Attributes:
@@ -91,7 +82,7 @@ def _require_known(field: str, name: str, table: Mapping[str, object]) -> None:
 
 
 def check_split(
-    name: str, split: Split, task: ProbeTask, n_features: int, scored: bool = True
+    name: str, split: Split, task: HeadTask, n_features: int, scored: bool = True
 ) -> None:
     """Refuse rows that cannot be trained or scored on.
 
@@ -126,7 +117,7 @@ def check_split(
         _require_variety(name, targets, task)
 
 
-def _check_targets(name: str, targets: np.ndarray, n_rows: int, task: ProbeTask) -> None:
+def _check_targets(name: str, targets: np.ndarray, n_rows: int, task: HeadTask) -> None:
     of_classes = LOSSES[task.loss].targets_are_classes
     shape = (n_rows,) if of_classes else (n_rows, task.n_outputs)
     if targets.shape != shape:
@@ -154,7 +145,7 @@ def _check_items(name: str, items: np.ndarray, targets: np.ndarray) -> None:
         raise ValueError(f"{name}.targets: the rows of item {item!r} have different targets")
 
 
-def _require_variety(name: str, targets: np.ndarray, task: ProbeTask) -> None:
+def _require_variety(name: str, targets: np.ndarray, task: HeadTask) -> None:
     if LOSSES[task.loss].targets_are_classes:
         if len(np.unique(targets)) == 1:
             raise ValueError(f"{name}.targets: every row is of class {targets[0]}")

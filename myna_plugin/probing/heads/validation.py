@@ -8,13 +8,13 @@ from torch import Tensor
 from myna_plugin.probing.heads.combining import ItemRows
 from myna_plugin.probing.heads.losses import LOSSES
 from myna_plugin.probing.heads.scoring import METRICS, BatchedMetric, mean_pair_score
-from myna_plugin.probing.heads.splits import ProbeTask, Split
+from myna_plugin.probing.heads.splits import HeadTask, Split
 
 
 class ValidationMetric:
     """A task's metric on its validation items, under the best of its rules."""
 
-    def __init__(self, valid: Split, task: ProbeTask, device: torch.device) -> None:
+    def __init__(self, valid: Split, task: HeadTask, device: torch.device) -> None:
         """Prepare what does not change between evaluations.
 
         Args:
@@ -51,7 +51,7 @@ class ValidationMetric:
         return best.masked_fill(~finite, torch.nan), rule
 
 
-def _build_metric(task: ProbeTask, targets: Tensor) -> BatchedMetric:
+def _build_metric(task: HeadTask, targets: Tensor) -> BatchedMetric:
     if isinstance(task.metric, str):
         return METRICS[task.loss][task.metric](targets)
     return mean_pair_score(targets, task.metric)

@@ -16,7 +16,7 @@ from myna_plugin.probing.tasks.folders import (
     read_table,
     table_columns,
 )
-from myna_plugin.probing.tasks.layouts import JukemirLayout, Located, MarbleLayout, PublicLayout
+from myna_plugin.probing.tasks.layouts import JukemirLayout, MarbleLayout, PublicLayout
 from myna_plugin.probing.tasks.task import UNSPLIT, ClipRule, Item, Task, TaskError
 
 OUTPUTS = ("arousal", "valence")
@@ -109,10 +109,10 @@ def _standardise(
     return [tuple(map(float, row)) for row in (values - known.mean(axis=0)) / deviation]
 
 
-def _locate(key: str, entry: Mapping[str, Any]) -> Located:
+def _locate(key: str, entry: Mapping[str, Any]) -> Item:
     # The clip's offset is in the song; the public file is the clip alone.
-    return Located(
-        clip_id=key, track_id=key, name=str(int(key)), artist=entry["clip"]["audio_uid"][0]
+    return Item(
+        clip_id=key, track_id=key, path=Path(str(int(key))), artist=entry["clip"]["audio_uid"][0]
     )
 
 

@@ -15,7 +15,7 @@ from myna_plugin.probing.tasks.folders import (
     read_table,
 )
 from myna_plugin.probing.tasks.jukemir import clip_end
-from myna_plugin.probing.tasks.layouts import JukemirLayout, Located, MarbleLayout, PublicLayout
+from myna_plugin.probing.tasks.layouts import JukemirLayout, MarbleLayout, PublicLayout
 from myna_plugin.probing.tasks.task import UNSPLIT, ClipRule, Item, Task, TaskError
 
 TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
@@ -215,12 +215,12 @@ def _clips(
     ]
 
 
-def _locate(key: str, entry: Mapping[str, Any]) -> Located:
+def _locate(key: str, entry: Mapping[str, Any]) -> Item:
     clip, extra = entry["clip"], entry["extra"]
-    return Located(
+    return Item(
         clip_id=key,
         track_id=clip["audio_uid"],
-        name=str(extra["id"]),
+        path=Path(str(extra["id"])),
         start_s=float(clip["clip_offset"]),
         end_s=clip_end(clip, CLIP_SECONDS),
         artist=extra.get("beatport_metadata", {}).get("ARTIST"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from myna_plugin.probing.tasks.folders import audio_folders, find_audio
-from myna_plugin.probing.tasks.layouts import JukemirLayout, Located, MarbleLayout, PublicLayout
+from myna_plugin.probing.tasks.layouts import JukemirLayout, MarbleLayout, PublicLayout
 from myna_plugin.probing.tasks.task import SPLITS, ClipRule, Item, Task, TaskError
 
 GENRES = (
@@ -66,9 +66,9 @@ def _genre(name: str) -> str:
     return name.split(".")[0]
 
 
-def _locate(key: str, entry: Mapping[str, Any]) -> Located:
+def _locate(key: str, entry: Mapping[str, Any]) -> Item:
     name = entry["extra"]["id"]
-    return Located(clip_id=name, track_id=name, name=f"{_genre(name)}/{name}")
+    return Item(clip_id=name, track_id=name, path=Path(f"{_genre(name)}/{name}"))
 
 
 TASK = Task(

@@ -6,6 +6,7 @@ Source: Castellon et al. 2021, github.com/p-lambda/jukemir (`metadata/*.json.gz`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,23 +74,11 @@ def _read_entry(
         raise TaskError(f"split: expected one of {', '.join(SPLITS)} or null, got {split!r}")
     assert task.jukemir is not None
     assert task.public is not None
-    located = task.jukemir.locate(key, entry)
-    start_s, end_s = located.start_s, located.end_s
+    item = replace(task.jukemir.locate(key, entry), target=parse_target(task, value), split=split)
     path = find_audio(processed, key, (".wav",)) if processed else None
     if path is not None and path.is_file():
-        start_s, end_s = 0.0, None
-    else:
-        path = find_audio(public, located.name, task.public.audio_suffixes)
-    return Item(
-        clip_id=located.clip_id,
-        track_id=located.track_id,
-        path=path,
-        target=parse_target(task, value),
-        split=split,
-        start_s=start_s,
-        end_s=end_s,
-        artist=located.artist,
-    )
+        return replace(item, path=path, start_s=0.0, end_s=None)
+    return replace(item, path=find_audio(public, str(item.path), task.public.audio_suffixes))
 
 
 def clip_end(clip: Mapping[str, Any], default_s: float) -> float:

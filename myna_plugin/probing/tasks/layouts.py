@@ -27,37 +27,17 @@ class PublicLayout:
 
 
 @dataclass(frozen=True)
-class Located:
-    """A clip as JukeMIR's metadata describes it.
-
-    Attributes:
-        clip_id: see `Item`.
-        track_id: see `Item`.
-        name: audio file relative to the public audio folder, without its suffix.
-        start_s: where the clip starts in the public audio file, seconds.
-        end_s: where it ends there; None for the end of the file.
-        artist: see `Item`.
-    """
-
-    clip_id: str
-    track_id: str
-    name: str
-    start_s: float = 0.0
-    end_s: float | None = None
-    artist: str | None = None
-
-
-@dataclass(frozen=True)
 class JukemirLayout:
     """How JukeMIR's metadata presents the task.
 
     Attributes:
         name: its data-set name: the metadata is `NAME.json`, `NAME.json.gz` or `meta.json`.
-        locate: from a clip's key and entry to where its audio is.
+        locate: from a clip's key and entry to the clip, its path being its audio file's below the
+            public folder, without suffix; target and split are read from the entry.
     """
 
     name: str
-    locate: Callable[[str, Mapping[str, Any]], Located]
+    locate: Callable[[str, Mapping[str, Any]], Item]
 
 
 @dataclass(frozen=True)

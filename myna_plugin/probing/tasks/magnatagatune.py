@@ -13,7 +13,7 @@ from myna_plugin.probing.tasks.folders import (
     parse_number,
     read_table,
 )
-from myna_plugin.probing.tasks.layouts import JukemirLayout, Located, MarbleLayout, PublicLayout
+from myna_plugin.probing.tasks.layouts import JukemirLayout, MarbleLayout, PublicLayout
 from myna_plugin.probing.tasks.task import ClipRule, Item, Task, TaskError
 
 TAGS = (
@@ -114,13 +114,13 @@ def _read_songs(root: Path) -> dict[str, tuple[str, str | None]]:
     }
 
 
-def _locate(key: str, entry: Mapping[str, Any]) -> Located:
+def _locate(key: str, entry: Mapping[str, Any]) -> Item:
     # The clip's offset is in the song; the public file is the clip alone.
     extra = entry["extra"]
-    return Located(
+    return Item(
         clip_id=key,
         track_id=_track_id(extra["url"], extra["track_number"]),
-        name=extra["mp3_path"].removesuffix(".mp3"),
+        path=Path(extra["mp3_path"].removesuffix(".mp3")),
         artist=extra["artist"],
     )
 

@@ -16,10 +16,12 @@ from functools import cache
 
 import mir_eval.key
 import numpy as np
-from scipy.special import softmax
+import torch
 from scipy.stats import norm
 from sklearn.metrics import accuracy_score, average_precision_score, r2_score, roc_auc_score
 
+from myna_plugin.probing.heads import LOSSES
+from myna_plugin.probing.heads.combining import ItemRows
 from myna_plugin.probing.tasks.task import Task, TaskError
 
 Metric = Callable[[np.ndarray, np.ndarray, Sequence[str]], float]
@@ -163,37 +165,6 @@ def score_outputs(task: Task, outputs: np.ndarray, targets: np.ndarray) -> dict[
     return {name: METRICS[name](outputs, targets, task.labels) for name in task.metrics}
 
 
-def _count_votes(outputs: np.ndarray) -> np.ndarray:
-    return np.bincount(outputs.argmax(axis=1), minlength=outputs.shape[1]).astype(np.float64)
-
-
-TRACK_RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "vote": _count_votes,
-    "max": lambda outputs: outputs.max(axis=0),
-    "mean_logit": lambda outputs: outputs.mean(axis=0),
-    "mean_probability": lambda outputs: softmax(outputs, axis=1).mean(axis=0),
-}
-"""From the logits of a track's clips (n, C) to the track's outputs (C,). Source: JukeMIR."""
-
-
-def combine_clips(
-    outputs: np.ndarray, tracks: Sequence[str], rule: str
-) -> tuple[list[str], np.ndarray]:
-    """Combine the predictions of each track's clips.
-
-    Args:
-        outputs: logits of clips, shape (N, C).
-        tracks: the track of each clip, N of them.
-        rule: a name in `TRACK_RULES`.
-
-    Returns:
-        The T tracks in alphabetical order, and their outputs, shape (T, C).
-    """
-    names, owners = np.unique(np.asarray(tracks), return_inverse=True)
-    combined = [TRACK_RULES[rule](outputs[owners == track]) for track in range(len(names))]
-    return names.tolist(), np.stack(combined)
-
-
 def score_tracks(
     task: Task, outputs: np.ndarray, targets: np.ndarray, tracks: Sequence[str], rule: str
 ) -> dict[str, float]:
@@ -204,38 +175,19 @@ def score_tracks(
         outputs: logits of clips, shape (N, C).
         targets: classes of clips, shape (N,).
         tracks: the track of each clip.
-        rule: a name in `TRACK_RULES`.
+        rule: a name in `heads.RULES`.
 
     Raises:
         TaskError: two clips of a track have different targets; or see `score_outputs`.
     """
-    names, combined = combine_clips(outputs, tracks, rule)
+    rows = ItemRows(np.asarray(tracks), torch.device("cpu"))
+    logits = torch.from_numpy(outputs).unsqueeze(0)
+    combined = rows.combine(logits, rule, LOSSES[task.loss])[0].numpy()
     of_track: dict[str, int] = {}
     for track, target in zip(tracks, targets.tolist(), strict=True):
         if of_track.setdefault(track, target) != target:
             raise TaskError(f"{task.name}: track {track!r} has clips of two classes")
-    return score_outputs(task, combined, np.array([of_track[name] for name in names]))
-
-
-def choose_track_rule(
-    task: Task, outputs: np.ndarray, targets: np.ndarray, tracks: Sequence[str]
-) -> tuple[str, dict[str, dict[str, float]]]:
-    """The rule that is best on validation by the task's primary metric; the first of equals.
-
-    Args:
-        task: a single-label task.
-        outputs: logits of the validation clips, shape (N, C).
-        targets: their classes, shape (N,).
-        tracks: their tracks.
-
-    Returns:
-        The rule, and the scores of every rule.
-
-    Raises:
-        TaskError: see `score_tracks`.
-    """
-    scores = {rule: score_tracks(task, outputs, targets, tracks, rule) for rule in TRACK_RULES}
-    return max(scores, key=lambda rule: scores[rule][task.primary]), scores
+    return score_outputs(task, combined, np.array([of_track[name] for name in rows.names]))
 
 
 def mean_of_tasks(scores: Mapping[str, Mapping[str, float]]) -> float:

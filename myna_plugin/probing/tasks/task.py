@@ -46,8 +46,8 @@ class Item:
     clip_id: str
     track_id: str
     path: Path
-    target: Target
-    split: str
+    target: Target = ""
+    split: str = UNSPLIT
     start_s: float = 0.0
     end_s: float | None = None
     artist: str | None = None

@@ -1,5 +1,6 @@
 """Whole runs on a tiny model: resumption to the bit, stopping, divergence, and early refusals."""
 
+import json
 import math
 import os
 import signal
@@ -20,7 +21,6 @@ from myna_plugin.pretraining.run.monitoring import choose_clips
 from myna_plugin.pretraining.run.run_files import RunError, WriteError, read_table
 from myna_plugin.pretraining.run.settings import Settings
 from myna_plugin.pretraining.run.trainer import DivergedError, Trainer, plan_run, train
-from myna_plugin.pretraining.step.training_step import TrainingStep
 
 TINY = Settings(
     size="vit-ti",
@@ -38,22 +38,20 @@ TINY = Settings(
 )
 
 DIES = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
-from myna_plugin.pretraining.step.training_step import TrainingStep
-from myna_plugin.recipes.pretrain import main
+from myna_plugin.pretraining.run.settings import Settings
+from myna_plugin.pretraining.run.trainer import plan_run, train
+from myna_plugin.pretraining.store.reading import Store
 
-taken, take = 0, TrainingStep.__call__
-
-def die_in_the_27th(self, views):
-    global taken
-    taken += 1
-    if taken == 27:
+def die_after_the_26th(step, losses):
+    if step == 26:
         os.kill(os.getpid(), signal.SIGKILL)
-    return take(self, views)
 
-TrainingStep.__call__ = die_in_the_27th
-main()
+store, out, settings = sys.argv[1:]
+settings = Settings().with_changes(json.loads(settings))
+plan = plan_run(settings, Store.open(Path(store)), Path(out), resume=False)
+train(plan, on_step=die_after_the_26th)
 """
 
 
@@ -62,8 +60,8 @@ def store(tmp_path_factory):
     return write_store(tmp_path_factory.mktemp("data") / "store")
 
 
-def run(settings, store, out, resume=False, say=lambda _: None):
-    return train(plan_run(settings, store, out, resume), say)
+def run(settings, store, out, resume=False, say=lambda _: None, on_step=None):
+    return train(plan_run(settings, store, out, resume), say, on_step=on_step)
 
 
 def assert_same_state(first, second):
@@ -98,8 +96,7 @@ def test_killed_and_resumed_equals_never_killed(store, tmp_path, changes):
     run(settings, store, tmp_path / "whole")
 
     (tmp_path / "child.py").write_text(DIES)
-    config = [f"{k}={'null' if v is None else v}" for k, v in settings.to_mapping().items()]
-    arguments = ["--store", str(store.path), "--out", str(tmp_path / "killed"), *config]
+    arguments = [str(store.path), str(tmp_path / "killed"), json.dumps(settings.to_mapping())]
     # As many threads as here: sums in another order differ in the last bit.
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     result = subprocess.run(
@@ -152,18 +149,17 @@ def test_a_run_leaves_what_it_promises(store, tmp_path):
     assert not torch.equal(trained, torch.ones_like(trained))
 
 
-def test_the_learning_rate_follows_its_schedule(store, tmp_path, monkeypatch):
+def test_the_learning_rate_follows_its_schedule(store, tmp_path):
     used = []
-    take = TrainingStep.__call__
-
-    def note(self, views):
-        used.extend(group["lr"] for group in self.optimiser.param_groups)
-        return take(self, views)
-
-    monkeypatch.setattr(TrainingStep, "__call__", note)
     changes = {"schedule": "cosine", "warmup_steps": 4, "learning_rate": 1e-3}
     settings = replace(TINY, max_steps=20, **changes)
-    run(settings, store, tmp_path)
+
+    def note(step, losses):
+        used.extend(group["lr"] for group in made.optimiser.param_groups)
+
+    plan = plan_run(settings, store, tmp_path, resume=False)
+    made = Trainer(plan, torch.device("cpu"), lambda _: None, on_step=note)
+    made.run()
     assert used[:4] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3])
     assert used[4:] == pytest.approx(
         [0.5e-3 * (1 + math.cos(math.pi * step / 16)) for step in range(16)]
@@ -371,41 +367,28 @@ def test_a_run_from_a_gpu_goes_on_on_a_cpu(store, tmp_path):
     assert train(plan, lambda _: None).step == 40
 
 
-def take_then(action, at):
-    """Have the step of that number do something first."""
-    taken, take = 0, TrainingStep.__call__
-
-    def call(self, views):
-        nonlocal taken
-        taken += 1
-        result = take(self, views)
-        return action(result) if taken == at else result
-
-    return call
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_stops(store, tmp_path, monkeypatch, number):
-    def interrupt(result):
-        os.kill(os.getpid(), number)
-        return result
+def test_a_signal_saves_and_stops(store, tmp_path, number):
+    def interrupt(step, losses):
+        if step == 7:
+            os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(TrainingStep, "__call__", take_then(interrupt, at=7))
-    outcome = run(TINY, store, tmp_path)
+    outcome = run(TINY, store, tmp_path, on_step=interrupt)
     assert (outcome.step, outcome.stopped_by) == (7, number)
     assert not (tmp_path / "final.safetensors").exists()
     assert plan_run(TINY, store, tmp_path, resume=True).first_step == 7
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(
-    store, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(TrainingStep, "__call__", take_then(lambda x: x * torch.nan, at=23))
+def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(store, tmp_path):
+    def diverge(step, losses):
+        if step == 23:
+            losses.fill_(torch.nan)
+
     with pytest.raises(
         DivergedError, match=r"loss is nan in steps 21 to 25; .* is .*step-00000020\.pt"
     ):
-        run(TINY, store, tmp_path)
+        run(TINY, store, tmp_path, on_step=diverge)
     assert plan_run(TINY, store, tmp_path, resume=True).folder.saved_steps() == [20]
 
 

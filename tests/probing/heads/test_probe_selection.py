@@ -1,6 +1,7 @@
 """Selection on validation, test scores once, and what is refused."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -8,12 +9,10 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from myna_plugin.probing.heads import (
+    HeadTask,
     ProbeResult,
-    ProbeTask,
     Split,
-    Splits,
     build_grid,
-    probe,
     select,
     summarize_scores,
 )
@@ -30,7 +29,7 @@ def accuracy(outputs: np.ndarray, targets: np.ndarray) -> Mapping[str, float]:
     return {"accuracy": accuracy_score(targets, outputs.argmax(1))}
 
 
-TASK = ProbeTask("cross_entropy", N_CLASSES, "accuracy", accuracy)
+TASK = HeadTask("cross_entropy", N_CLASSES, "accuracy", accuracy)
 
 
 def make_split(n_rows: int, seed: int, rows_per_item: int = 0) -> Split:
@@ -47,12 +46,21 @@ def make_split(n_rows: int, seed: int, rows_per_item: int = 0) -> Split:
     return Split(features[order], classes[order], items[order])
 
 
+class Splits(NamedTuple):
+    """Train, validation and test."""
+
+    train: Split
+    valid: Split
+    test: Split
+
+
 def make_splits(rows_per_item: int = 0) -> Splits:
     return Splits(*(make_split(60, seed, rows_per_item) for seed in (1, 2, 3)))
 
 
-def quick_probe(splits: Splits, task: ProbeTask = TASK, seed: int = 0) -> ProbeResult:
-    return probe(splits, task, GRID, seed=seed, patience=10, progress=False)
+def quick_probe(splits: Splits, task: HeadTask = TASK, seed: int = 0) -> ProbeResult:
+    train, valid, test = splits
+    return select(train, valid, task, GRID, seed=seed, patience=10, progress=False).score(test)
 
 
 def test_the_winner_is_the_first_of_the_best_on_validation() -> None:
@@ -93,7 +101,7 @@ def test_test_is_scored_once_and_after_training() -> None:
     test = make_split(37, 4)
     quick_probe(
         Splits(splits.train, splits.valid, test),
-        ProbeTask("cross_entropy", N_CLASSES, "accuracy", count),
+        HeadTask("cross_entropy", N_CLASSES, "accuracy", count),
     )
     assert calls == [37]
 
@@ -118,7 +126,7 @@ def test_a_winner_without_standardisation_takes_features_as_they_are() -> None:
 
 
 def test_items_are_scored_by_the_rule_that_is_best_on_validation() -> None:
-    task = ProbeTask("cross_entropy", N_CLASSES, "accuracy", accuracy, rules=tuple(RULES))
+    task = HeadTask("cross_entropy", N_CLASSES, "accuracy", accuracy, rules=tuple(RULES))
     splits = make_splits(rows_per_item=4)
     result = quick_probe(splits, task)
     selection = result.selection
@@ -167,7 +175,7 @@ def test_seeds_are_summarised_by_mean_and_deviation() -> None:
 
 def test_what_the_caller_has_is_left_as_it_was() -> None:
     splits = make_splits()
-    arrays = [split.features for split in vars(splits).values()]
+    arrays = [split.features for split in splits._asdict().values()]
     copies = [array.copy() for array in arrays]
     for array in arrays:
         array.setflags(write=False)  # as of a file mapped into memory
@@ -197,12 +205,12 @@ BAD_SPLITS = {
 
 @pytest.mark.parametrize("name", ["valid", "test"])
 @pytest.mark.parametrize("fault", sorted(BAD_SPLITS))
-def test_a_bad_split_is_refused_by_name_before_training(name: str, fault: str) -> None:
+def test_a_bad_split_is_refused_by_name(name: str, fault: str) -> None:
     message, change = BAD_SPLITS[fault]
     splits = make_splits()
     good = getattr(splits, name)
     bad = Split(*change(good.features, good.targets))  # type: ignore[no-untyped-call]
-    changed = Splits(**{**vars(splits), name: bad})
+    changed = splits._replace(**{name: bad})
     with pytest.raises(ValueError, match=f"^{name}.{message}"):
         quick_probe(changed)
 
@@ -221,7 +229,7 @@ def test_a_tag_without_positives_is_refused_by_column() -> None:
     tags = rng.integers(0, 2, (40, 3))
     split = Split(rng.normal(size=(40, 4)), tags)
     flat = Split(split.features, tags * [1, 1, 0])
-    task = ProbeTask("bce", 3, "roc_auc_macro", accuracy)
+    task = HeadTask("bce", 3, "roc_auc_macro", accuracy)
     with pytest.raises(ValueError, match=r"^valid\.targets: column 2 is 0 in every row"):
         select(split, flat, task, GRID, progress=False)
     with pytest.raises(ValueError, match=r"^train\.targets must be 0 or 1"):
@@ -234,7 +242,7 @@ def test_values_that_are_not_numbers_are_refused() -> None:
     split = Split(rng.normal(size=(40, 4)), values)
     values = values.copy()
     values[7, 1] = np.nan
-    task = ProbeTask("mse", 2, "r2", accuracy)
+    task = HeadTask("mse", 2, "r2", accuracy)
     with pytest.raises(ValueError, match=r"^valid\.targets must be finite, got .* in row 7"):
         select(split, Split(split.features, values), task, GRID, progress=False)
 
@@ -249,7 +257,7 @@ def test_rows_of_an_item_with_different_targets_are_refused() -> None:
         quick_probe(Splits(splits.train, bad, splits.test))
 
 
-def test_items_in_one_split_alone_are_refused_before_training() -> None:
+def test_items_in_one_split_alone_are_refused() -> None:
     splits = make_splits(rows_per_item=4)
     bare = Split(splits.test.features, splits.test.targets)
     with pytest.raises(ValueError, match=r"^test\.items"):
@@ -278,7 +286,7 @@ def test_embeddings_that_overflow_are_an_error_not_a_score() -> None:
 )
 def test_a_task_that_makes_no_sense_is_refused(arguments: tuple, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValueError, match=message):
-        ProbeTask(*arguments)
+        HeadTask(*arguments)
 
 
 def test_an_empty_grid_is_refused() -> None:

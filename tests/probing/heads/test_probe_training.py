@@ -12,7 +12,7 @@ import torch
 from plain_loop import train_alone
 from sklearn.metrics import accuracy_score, average_precision_score, r2_score, roc_auc_score
 
-from myna_plugin.probing.heads import HeadConfig, HeadScore, ProbeTask, Split, build_grid
+from myna_plugin.probing.heads import HeadConfig, HeadScore, HeadTask, Split, build_grid
 from myna_plugin.probing.heads.draws import PERIOD, StepDraws
 from myna_plugin.probing.heads.layers import initial_parameters
 from myna_plugin.probing.heads.selection import prepare_data
@@ -37,10 +37,10 @@ def no_scores(outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 
 
 TASKS = {
-    "classes": ProbeTask("cross_entropy", 4, "accuracy", no_scores),
-    "tags": ProbeTask("bce", 5, "roc_auc_macro", no_scores),
-    "tags by precision": ProbeTask("bce", 5, "average_precision_macro", no_scores),
-    "values": ProbeTask("mse", 2, "r2", no_scores),
+    "classes": HeadTask("cross_entropy", 4, "accuracy", no_scores),
+    "tags": HeadTask("bce", 5, "roc_auc_macro", no_scores),
+    "tags by precision": HeadTask("bce", 5, "average_precision_macro", no_scores),
+    "values": HeadTask("mse", 2, "r2", no_scores),
 }
 
 LIBRARY_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -51,7 +51,7 @@ LIBRARY_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-def make_split(task: ProbeTask, n_rows: int, seed: int) -> Split:
+def make_split(task: HeadTask, n_rows: int, seed: int) -> Split:
     """Embeddings from which the targets can be learned in part, of uneven scale."""
     rng = np.random.default_rng(seed)
     directions = np.random.default_rng(99).normal(size=(N_FEATURES, task.n_outputs))
@@ -67,7 +67,7 @@ def make_split(task: ProbeTask, n_rows: int, seed: int) -> Split:
 
 
 def train_together(
-    task: ProbeTask,
+    task: HeadTask,
     grid: tuple[HeadConfig, ...] = GRID,
     dtype: torch.dtype = torch.float64,
     device: str = "cpu",
@@ -85,7 +85,7 @@ def train_together(
 
 
 def compare_with_plain_loop(
-    task: ProbeTask,
+    task: HeadTask,
     trained: Trained,
     positions: range,
     tolerance: float,

@@ -5,10 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from myna_plugin.probing.heads import RULES
 from myna_plugin.probing.report import figures
 from myna_plugin.probing.tasks import TASKS, Item
-from myna_plugin.probing.tasks.metrics import TRACK_RULES
 
 KEYS = TASKS["giantsteps"].labels
 
@@ -81,7 +79,3 @@ def test_tsne_of_equal_vectors_is_left_out(tmp_path):
     items = [Item(str(i), str(i), tmp_path, "rock", "train") for i in range(20)]
     same = {item.clip_id: np.ones((1, 3), np.float32) for item in items}
     assert figures.draw_tsne(task, items, same, slice(0, 3)) is None
-
-
-def test_rules_from_clip_to_track_are_the_tasks_own():
-    assert list(RULES) == list(TRACK_RULES)

@@ -10,9 +10,6 @@ from myna_plugin.probing.tasks import TASKS, TaskError
 from myna_plugin.probing.tasks.giantsteps import KEYS
 from myna_plugin.probing.tasks.metrics import (
     METRICS,
-    TRACK_RULES,
-    choose_track_rule,
-    combine_clips,
     score_outputs,
     score_tracks,
 )
@@ -131,48 +128,6 @@ def test_the_order_of_labels_is_respected():
 
 
 # --- Clips and tracks
-
-
-def combine_slowly(outputs, tracks, rule):
-    """Each rule as JukeMIR describes it, one track at a time."""
-    combined = {}
-    for track in sorted(set(tracks)):
-        rows = [row for row, of_track in zip(outputs, tracks, strict=True) if of_track == track]
-        if rule == "vote":
-            votes = [int(np.argmax(row)) for row in rows]
-            combined[track] = [votes.count(c) for c in range(len(rows[0]))]
-        elif rule == "max":
-            combined[track] = [max(row[c] for row in rows) for c in range(len(rows[0]))]
-        elif rule == "mean_logit":
-            combined[track] = [sum(row[c] for row in rows) / len(rows) for c in range(len(rows[0]))]
-        else:
-            chances = [np.exp(row) / np.exp(row).sum() for row in rows]
-            combined[track] = sum(chances) / len(rows)
-    return combined
-
-
-@pytest.mark.parametrize("rule", TRACK_RULES)
-def test_combining_clips(rule):
-    outputs = RNG.normal(size=(30, 6))
-    tracks = [f"t{i}" for i in RNG.permutation(np.arange(30) % 7)]
-    names, combined = combine_clips(outputs, tracks, rule)
-    expected = combine_slowly(outputs, tracks, rule)
-    assert names == list(expected)
-    np.testing.assert_allclose(combined, np.array(list(expected.values())), rtol=1e-10)
-
-
-def test_rule_is_the_best_on_validation_and_the_first_of_equals():
-    task = TASKS["giantsteps"]
-    # Two clips say D weakly, one says C strongly: C is right only where strength counts.
-    outputs = np.zeros((3, 24))
-    outputs[0, 2] = outputs[1, 2] = 1.0
-    outputs[2, 0] = 9.0
-    tracks = ["a"] * 3
-    rule, scores = choose_track_rule(task, outputs, np.array([0] * 3), tracks)
-    assert scores["vote"]["weighted_key_score"] == 0.0
-    assert rule == "max"
-    rule, _ = choose_track_rule(task, outputs, np.array([2] * 3), tracks)
-    assert rule == "vote"
 
 
 def test_track_scores_count_tracks_not_clips():
