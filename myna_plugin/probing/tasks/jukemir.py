@@ -5,11 +5,12 @@ Source: Castellon et al. 2021, github.com/p-lambda/jukemir (`metadata/*.json.gz`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from myna_plugin.common.files import read_json
+from myna_plugin.common.files import read_json_object
 from myna_plugin.probing.tasks.folders import audio_folders, find_audio
 from myna_plugin.probing.tasks.layouts import JukemirLayout
 from myna_plugin.probing.tasks.task import (
@@ -44,8 +45,8 @@ def read_items(task: Task, metadata: Path, root: Path) -> list[Item]:
     """
     if task.jukemir is None or task.public is None:
         raise TaskError(f"{task.name} has no JukeMIR metadata")
-    content = read_json(metadata)
-    if not isinstance(content, dict) or not content:
+    content = read_json_object(metadata)
+    if not content:
         raise TaskError(f"{metadata}: expected clips by key")
     processed = [folder / "wav" for folder in (metadata.parent, root, root / task.jukemir.name)]
     folders = [folder for folder in processed if folder.is_dir()]
@@ -75,6 +76,11 @@ def _read_entry(
     assert task.public is not None
     located = task.jukemir.locate(key, entry)
     start_s, end_s = located.start_s, located.end_s
+    # NaN compares as false.
+    if not 0 <= start_s < (math.inf if end_s is None else end_s):
+        raise TaskError(f"no clip lasts from {start_s} to {end_s} seconds")
+    if not isinstance(located.track_id, str):
+        raise TaskError(f"expected the name of a track, got {located.track_id!r}")
     path = find_audio(processed, key, (".wav",)) if processed else None
     if path is not None and path.is_file():
         start_s, end_s = 0.0, None
