@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from myna_plugin.common.errors import reason
 from myna_plugin.common.files import read_rows
 from myna_plugin.probing.tasks.task import TaskError, is_plain_name
 
@@ -47,11 +49,14 @@ def find_audio(folders: Sequence[Path], name: str, suffixes: Sequence[str]) -> P
     """The first existing `FOLDER/NAME+SUFFIX`; where none exists, the first one of them.
 
     Raises:
-        TaskError: the name leads out of the folders.
+        TaskError: the name leads out of the folders, or is too long.
     """
     check_inside(name)
     candidates = [folder / (name + suffix) for folder in folders for suffix in suffixes]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    try:
+        return next((path for path in candidates if path.is_file()), candidates[0])
+    except OSError as error:
+        raise TaskError(f"{name!r}: {reason(error)}") from error
 
 
 def find_file(root: Path, names: Iterable[str]) -> Path:
@@ -62,7 +67,7 @@ def find_file(root: Path, names: Iterable[str]) -> Path:
     """
     tried = list(names)
     for name in tried:
-        if (root / name).is_file():
+        if os.path.lexists(root / name):
             return root / name
     raise TaskError(f"{root}: holds none of {', '.join(tried)}")
 

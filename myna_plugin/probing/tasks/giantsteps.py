@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _read_training_keys(repository: Path) -> dict[int, str]:
     """Key of every usable track, by number, from the one table or else from the `.key` files."""
     table = repository / "annotations" / "annotations.txt"
     annotated: dict[int, tuple[object, str, str]]
-    if table.is_file():
+    if os.path.lexists(table):
         rows = read_table(table, "ID", ("MANUAL KEY", "C"), delimiter="\t")
         annotated = {n: (place, row["MANUAL KEY"], row["C"]) for n, (place, row) in rows.items()}
     else:
@@ -205,7 +206,7 @@ def _is_confident(place: object, confidence: str) -> bool:
 def _read_credits(repository: Path) -> dict[int, str]:
     """Artists of every track, by number; empty where the repository lacks that table."""
     path = repository / "annotations" / "beatport_metadata.txt"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     rows = read_table(path, "ID", ("ARTIST",), delimiter="\t")
     return {number: row["ARTIST"] for number, (_, row) in rows.items()}

@@ -122,7 +122,8 @@ def find_tasks(tasks_dir: Path, names: Sequence[str]) -> list[Path]:
         TaskError: the folder or a task is missing, or there is no task at all.
     """
     if not tasks_dir.is_dir():
-        raise TaskError(f"{tasks_dir}: no such folder; give the folder of tasks by --tasks-dir")
+        told = "is not a folder" if os.path.lexists(tasks_dir) else "no such folder"
+        raise TaskError(f"{tasks_dir}: {told}; give the folder of tasks by --tasks-dir")
     if (tasks_dir / METADATA).is_file():
         raise TaskError(
             f"{tasks_dir} is one task, not a folder of tasks; "
