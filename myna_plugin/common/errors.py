@@ -32,6 +32,9 @@ EXTRAS = {
 SHOWN_AT_MOST = 20
 """Faults printed before the rest is only counted."""
 
+LONGEST = 1000
+"""Characters of a line; in the middle of a longer one stands what a file holds."""
+
 
 class InputError(ValueError):
     """Something from outside that cannot be used; the message names it, the fault and the remedy.
@@ -134,7 +137,9 @@ def _tell(program: str, lines: tuple[str, ...]) -> None:
     if launched_rank() != 0:
         return
     for line in lines[:SHOWN_AT_MOST]:
-        say(f"{program}: {line}")
+        is_long = len(line) > LONGEST
+        told = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}" if is_long else line
+        say(f"{program}: {told}")
     if len(lines) > SHOWN_AT_MOST:
         say(f"{program}: and {len(lines) - SHOWN_AT_MOST} more like these")
 
@@ -154,3 +159,13 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     if len(message) > limit:
         message = message[: limit - 1] + "…"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, on one line, for a message that has named the file already.
+
+    >>> reason(PermissionError(13, "Permission denied", "a.wav"))
+    'Permission denied'
+    """
+    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return " ".join(text.split())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import json
 import os
 import zlib
@@ -12,12 +14,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from myna_plugin.common.errors import InputError
+from myna_plugin.common.errors import InputError, reason
 
 PARTIALS = "*.[0-9]*.tmp"
 """Pattern of the unfinished files that killed processes leave behind."""
 
 BLOCK = 1 << 20
+
+SPARE_DEPTH = 100
+"""Levels that are left to whoever goes down a value from JSON, before Python gives up."""
+
+INT_DIGITS = 20
+"""Characters of the longest whole number read from JSON: those of 64 bits."""
+
+
+SCALAR_ERRORS = (ValueError, LookupError, AttributeError, TypeError)
+"""What PyYAML raises for a scalar that is not what its tag, or its look, says: `2001-13-45`."""
 
 
 class _Required:
@@ -62,41 +74,170 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
+def fault_of_place(path: Path) -> str:
+    """Why there is no file to read at a path, in words; "" if there is one.
+
+    Pipes and devices are none: nobody knows when they end.
+    """
+    if path.is_file():
+        return ""
+    if path.is_dir():
+        return "is a folder, not a file"
+    if path.exists():
+        return "is a pipe or a device, not a file"
+    return f"is a link to {path.readlink()}, no such file" if path.is_symlink() else "no such file"
+
+
 def read_text(path: Path) -> str:
-    """A text file, UTF-8; `.gz` is decompressed.
+    """A text file, UTF-8, less its byte-order mark; `.gz` is decompressed.
 
     Raises:
-        InputError: it is missing, not UTF-8 or not gzip; names it.
+        InputError: it is missing, no file, not UTF-8 or not gzip; names it.
     """
     try:
+        if fault := fault_of_place(path):
+            raise InputError(f"{path}: cannot be read ({fault})")
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def read_json(path: Path, default: Any = _Required) -> Any:
-    """The JSON value in a file; `.gz` is decompressed.
+    """The JSON value in a file, as `parse_json` has it; `.gz` is decompressed.
 
     Args:
         path: the file.
         default: what to take where there is no file, or no whole one; without it that is an error.
 
     Raises:
-        InputError: the file is missing or not JSON, and there is no default; or it is there and
-            the disk or its permissions keep it from being read. Names it.
+        InputError: the file is missing or not JSON, and there is no default; or something is there
+            and its kind, the disk or its permissions keep it from being read. Names it.
     """
     try:
-        return json.loads(read_text(path))
-    except (InputError, ValueError, RecursionError) as error:
-        kept_out = isinstance(error.__cause__, OSError) and not isinstance(
-            error.__cause__, (FileNotFoundError, NotADirectoryError, gzip.BadGzipFile)
+        return parse_json(read_text(path), path)
+    except InputError as error:
+        is_kept_out = isinstance(error.__cause__, OSError) and not isinstance(
+            error.__cause__, gzip.BadGzipFile
         )
-        if default is not _Required and not kept_out:
-            return default
-        if isinstance(error, InputError):
+        if default is _Required or is_kept_out or (path.exists() and not path.is_file()):
             raise
-        raise InputError(f"{path}: not JSON ({error})") from error
+        return default
+
+
+def read_json_object(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: the file.
+        default: what to take as `read_json` does, and where the file holds another value.
+
+    Raises:
+        InputError: as `read_json`, or it is no object; names it.
+    """
+    value = read_json(path, _Required if default is None else default)
+    if isinstance(value, dict):
+        return value
+    if default is None:
+        raise InputError(f"{path}: must hold a JSON object, not a {type(value).__name__}")
+    return default
+
+
+def parse_json(text: str, place: object) -> Any:
+    """The JSON value that a text from outside is.
+
+    Refused is also what would fail only later, or be lost: a field that an object names twice,
+    whole numbers beyond 64 bits, half a surrogate pair, which no file can hold, and values nested
+    so deeply that they cannot be shown.
+
+    Args:
+        text: the text.
+        place: where it stands, for the message.
+
+    Raises:
+        InputError: it is no such JSON; names the place.
+    """
+    try:
+        value = json.loads(text, parse_int=_parse_int, object_pairs_hook=_parse_object)
+        deeper = value
+        for _ in range(SPARE_DEPTH):
+            deeper = [deeper]
+        json.dumps(deeper, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not JSON ({reason(error)})") from error
+    return value
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > INT_DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits")
+    return int(text)
+
+
+def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return value
+
+
+def parse_yaml(text: str, place: object) -> Any:
+    """The YAML value that a text from outside is, of plain types alone.
+
+    Aliases are refused: a few lines of them are a value that fills the memory once it is shown.
+
+    Args:
+        text: the text.
+        place: where it stands, for the message.
+
+    Raises:
+        InputError: it is no such YAML; names the place.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"an alias, *{event.anchor}: write its value out")
+            if isinstance(event, yaml.ScalarEvent):
+                event.value.encode()
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as e:
+        raise InputError(f"{place}: not YAML ({reason(e)})") from e
+    return value
+
+
+def read_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
+    """Rows of a table: the place of each, its file and line, and its fields.
+
+    Blank lines are passed over.
+
+    Raises:
+        InputError: as `read_text`; or a field is too long or goes on in the next line, as after a
+            quote that nobody closed; names the file and the line.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
+    while True:
+        place = f"{path}: line {reader.line_num + 1}"
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise InputError(f"{place}: not CSV ({error})") from error
+        if row is None:
+            return
+        if place != f"{path}: line {reader.line_num}":
+            raise InputError(f"{place}: not CSV (a quote is not closed in its line)")
+        if delimiter.join(row).strip():
+            yield place, row
 
 
 def digest_path(path: Path) -> str:

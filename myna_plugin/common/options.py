@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
 import click
+
+from myna_plugin.common.files import parse_json
 
 LARGEST = 2**31 - 1
 """No length, size, count or seed is above this."""
@@ -81,19 +84,16 @@ class JsonObject(click.ParamType):
         """Parse."""
         if isinstance(value, dict):
             return value
+        example = """write it like '{"hop_ms": 25}'"""
+        shown = reprlib.repr(value)
         try:
-            read = json.loads(value, parse_constant=_refuse)
+            read = parse_json(value, shown)
+            json.dumps(read, allow_nan=False)
         except ValueError as error:
-            read = error
+            self.fail(f"{error}; {example}", param, ctx)
         if not isinstance(read, dict):
-            reason = f" ({read})" if isinstance(read, ValueError) else ""
-            example = """'{"hop_ms": 25}'"""
-            self.fail(f"{value!r} is no JSON object{reason}; write it like {example}", param, ctx)
+            self.fail(f"{shown} is no JSON object; {example}", param, ctx)
         return read
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
 
 
 PATH = NamedPath(path_type=Path)

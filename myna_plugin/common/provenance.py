@@ -16,7 +16,7 @@ from typing import Any
 import importlib_metadata
 
 from myna_plugin._version import __version__
-from myna_plugin.common.files import read_json, write_json
+from myna_plugin.common.files import read_json_object, write_json
 
 RECORDS = ".hear-eval"
 """Hidden folder beside heareval's task folders."""
@@ -44,7 +44,11 @@ class Record:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.stages: dict[str, dict[str, Any]] = read_json(path, None) or {}
+        self.stages: dict[str, dict[str, Any]] = {
+            stage: told
+            for stage, told in read_json_object(path, {}).items()
+            if isinstance(told, dict) and isinstance(told.get("inputs"), dict)
+        }
 
     def changes(self, stage: str, inputs: Inputs) -> list[str] | None:
         """Which of `inputs` are not what `stage` was made from; None if that is not known."""

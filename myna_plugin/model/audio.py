@@ -15,7 +15,8 @@ import soxr
 import torch
 from torch import Tensor
 
-from myna_plugin.common.errors import InputError
+from myna_plugin.common.errors import InputError, reason
+from myna_plugin.common.files import fault_of_place
 from myna_plugin.model.sound_files import (
     Block,
     DecodingError,
@@ -152,13 +153,14 @@ def probe_ends(path: str | Path) -> tuple[Header, str]:
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Whatever keeps the block from reading a file becomes an `AudioError` with its name."""
-    if not path.is_file():
-        is_there = path.exists()
-        raise AudioError(f"{path}: {'is not a file' if is_there else 'no such file'}")
     try:
+        if fault := fault_of_place(path):
+            raise AudioError(f"{path}: {fault}")
         yield
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path}: cannot be decoded ({error.error_string})") from error
     except (DecodingError, soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: cannot be decoded ({error})") from error
+        raise AudioError(f"{path}: cannot be decoded ({reason(error)})") from error
 
 
 class _Mix:

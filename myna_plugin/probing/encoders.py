@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from myna_plugin.common.files import digest_path, read_json, write_json
+from myna_plugin.common.files import digest_path, read_json_object, write_json
 from myna_plugin.model.checkpoint import load_encoder
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import MynaEncoder
@@ -142,8 +142,8 @@ class EncoderProbe:
             "patience": self.protocol.patience,
             "data": {data.task.name: data.digest for data in self.tasks},
         }
-        told = read_json(kept, None)
-        if not isinstance(told, dict) or told.get("identity") != identity:
+        told = read_json_object(kept, {})
+        if told.get("identity") != identity:
             told = {"identity": identity, "test": self.test(load_encoder(weights))}
             write_json(kept, told)
         scores: dict[str, dict[str, float]] = told["test"]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from myna_plugin._version import __version__
-from myna_plugin.common.files import write_whole
+from myna_plugin.common.files import parse_json, write_whole
 from myna_plugin.probing.heads import (
     METRICS,
     PATIENCE,
@@ -323,7 +323,7 @@ def _parse(content: np.lib.npyio.NpzFile) -> list[TrainedHead]:
         if name.startswith("weights.")
     }
     heads = []
-    for place, fields in json.loads(str(content["heads"])):
+    for place, fields in parse_json(str(content["heads"]), "heads"):
         score = HeadScore(**{**fields, "config": HeadConfig(**fields["config"])})
         heads.append((place, score, weights if place == best else {}))
     return heads

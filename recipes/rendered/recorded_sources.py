@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from myna_plugin.common.files import parse_yaml, read_text
 
 TABLE = Path(__file__).with_suffix(".yaml")
 
@@ -97,7 +97,7 @@ class Table:
 
 def read_table(path: Path = TABLE) -> Table:
     """Read the table of sources."""
-    told: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    told: dict[str, Any] = parse_yaml(read_text(path), path)
     return Table(
         {folder: Source(**source) for folder, source in told["sources"].items()},
         [Recorded(**instrument) for instrument in told["instruments"]],

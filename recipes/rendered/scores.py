@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.common.files import parse_json
 
 MAJOR, MINOR = 0, 1
 """Modes of a key."""
@@ -124,7 +124,8 @@ def read_scores(folder: str | Path) -> list[Score]:
     folder = Path(folder)
     works_path, notes_path = folder / "works.jsonl", folder / "notes.npz"
     try:
-        works = [json.loads(line) for line in works_path.read_text(encoding="utf-8").splitlines()]
+        lines = works_path.read_text(encoding="utf-8").splitlines()
+        works = [parse_json(line, f"line {number}") for number, line in enumerate(lines, start=1)]
         with np.load(notes_path, allow_pickle=False) as archive:
             notes, lengths = archive["notes"], archive["lens"]
     except FileNotFoundError as error:

@@ -82,8 +82,8 @@ def test_print_config():
     [
         (["batch_sise=8"], "batch_sise: unknown setting; did you mean batch_size?"),
         (["seed=1", "--resume", "batch_size"], "batch_size: settings are given as key=value"),
-        (["batch_size=[1"], "batch_size: cannot be read as a value"),
-        (["--config", "absent.yaml"], "absent.yaml: cannot be read (No such file or directory)"),
+        (["batch_size=[1"], "batch_size: '[1': not YAML ("),
+        (["--config", "absent.yaml"], "absent.yaml: cannot be read (no such file)"),
         (["batch_size=4096"], "holds 24 clips, fewer than one batch of 4096"),
         ([*TINY, "crop_frames=400"], "shorter than a crop of 400 frames"),
         (["--store", "nowhere"], "nowhere: not a store"),

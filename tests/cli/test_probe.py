@@ -138,7 +138,8 @@ def test_whole_recipe(built, bands, tmp_path, task, layout):
         theirs |= {"Emo A": 70.8, "Emo V": 55.2}
         (row,) = [line for line in table.splitlines() if line.startswith("| Myna-Hybrid")]
         assert f"| {theirs[column]} |" in row
-        assert f"| {ours - theirs[column]:+.1f} |" in row
+        # By another grid: what is not comparable is not compared.
+        assert f"| {ours - theirs[column]:+.1f} |" not in row
 
 
 def test_hear_task(quick, built, bands, tmp_path):
@@ -449,7 +450,7 @@ def test_a_damaged_block_is_embedded_again(quick, bands, emomusic, tmp_path):
     [
         (("--module", "no_such"), "unknown module no_such"),
         (("--module", "json"), "json is no HEAR module: it has no function load_model"),
-        (("--model-options", "{"), "'--model-options': '{' is no JSON object"),
+        (("--model-options", "{"), "'--model-options': '{': not JSON"),
         (("--model-options", "[]"), "is no JSON object"),
         (("--model-options", '{"fault": "load"}'), "load_model failed: RuntimeError: no such"),
         (("--model-options", '{"fault": "nan"}'), "returned NaN or infinity"),

@@ -1,9 +1,19 @@
+import os
+import re
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from myna_plugin.model.audio import AudioError, load_audio, resample, stream_audio
+from myna_plugin.model.audio import (
+    AudioError,
+    load_audio,
+    probe_ends,
+    read_info,
+    resample,
+    stream_audio,
+)
 
 
 def tone(rate, seconds=0.5, frequency=440.0):
@@ -46,6 +56,27 @@ def test_unusable_files_are_named(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(AudioError, match=rf"broken\.wav: {message}"):
         load_audio(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.mkdir(), "is a folder, not a file"),
+        (lambda path: path.symlink_to("gone.wav"), "is a link to gone.wav, no such file"),
+        (os.mkfifo, "is a pipe or a device, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a pipe or a device, not a file"),
+        (lambda path: path.write_bytes(b"not audio" * 99), r"cannot be decoded \(not audio.*\)"),
+        (lambda path: path.write_bytes(b"RIFF" + bytes(99)), r"cannot be decoded \(.*\)"),
+    ],
+)
+def test_the_words_are_right_and_name_the_file_once(tmp_path, make, message):
+    path = tmp_path / "a.wav"
+    make(path)
+    for read in (load_audio, read_info, probe_ends):
+        with pytest.raises(AudioError) as caught:
+            read(path)
+        assert re.fullmatch(f"{path}: {message}", str(caught.value))
+        assert str(caught.value).count("a.wav") == 1
 
 
 def test_no_samples_and_nan_are_named(tmp_path):

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import yaml
 
+from myna_plugin.common.files import parse_yaml, read_text
 from myna_plugin.pretraining.run.settings import Settings, SettingsError
 
 
 def read_yaml(path: Path) -> dict[str, object]:
-    """The top level of a YAML file by name; SettingsError if it cannot be read as that."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise SettingsError(f"{path}: cannot be read ({reason})") from error
+    """The top level of a YAML file by name; InputError if it cannot be read as that."""
+    content = parse_yaml(read_text(path), path)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -35,10 +32,7 @@ def read_changes(changes: Sequence[str]) -> dict[str, object]:
         key, equals, text = change.partition("=")
         if not equals:
             raise SettingsError(f"{change}: settings are given as key=value")
-        try:
-            read[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise SettingsError(f"{key}: cannot be read as a value, got {text!r}") from None
+        read[key] = parse_yaml(text, f"{key}: {text!r}")
     return read
 
 

@@ -17,6 +17,7 @@ import csv
 import io
 import math
 import pickle
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 
 from myna_plugin.common.errors import InputError, UnfinishedError
-from myna_plugin.common.files import PARTIALS
+from myna_plugin.common.files import PARTIALS, read_rows
 from myna_plugin.pretraining.store.writing import replacing
 
 FORMAT: dict[str, Any] = {"format": "myna-training", "version": 1}
@@ -244,12 +245,12 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Whole rows of train.csv; none if there is no file. A row cut off by a crash is left out."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, restval=None))
+    (_, header), *rest = [*read_rows(path)] or [("", [])]
+    rows = [dict(zip(header, row, strict=True)) for _, row in rest if len(row) == len(header)]
     return [
         {name: row[name] for name in row if name in COLUMNS or name.startswith(PROBE)}
         for row in rows
-        if None not in row and None not in row.values() and row.get("step", "").isdecimal()
+        if re.fullmatch("[0-9]{1,18}", row.get("step", ""))
     ]
 
 

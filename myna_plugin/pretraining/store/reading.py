@@ -34,6 +34,7 @@ import numpy as np
 from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.common.files import read_json_object
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.spectrogram import HOP_LENGTH, N_FFT, N_MELS
 
@@ -106,17 +107,15 @@ class StoreSettings:
     def read(cls, store: Path) -> StoreSettings:
         """Settings of a store, its format and version checked; StoreError if they differ."""
         path = store / "store.json"
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+        if not os.path.lexists(path):
             raise StoreError(
                 f"{store}: not a store (it has no store.json); "
                 f"make one with `myna prepare AUDIO_DIR {store}`"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path}: cannot be read ({error}); restore it from a copy") from error
-        if not isinstance(told, dict):
-            raise StoreError(f"{path}: is not a store's description; restore it from a copy")
+            )
+        try:
+            told = read_json_object(path)
+        except InputError as error:
+            raise StoreError(f"{error}; restore it from a copy") from error
         for key, value in FORMAT.items():
             if told.get(key) != value:
                 raise StoreError(

@@ -13,6 +13,7 @@ from myna_plugin.probing.report.page import Image, Section, read_images
 from myna_plugin.probing.report.results import FIGURES, Result
 from myna_plugin.probing.report.tables import (
     describe_deviations,
+    describe_protocol,
     format_score,
     other_rows,
     run_rows,
@@ -67,7 +68,7 @@ def describe(results: Sequence[Result], reference: PublishedScores) -> list[Sect
         file = io.BytesIO()
         cost.savefig(file, format="png", dpi=DPI)
         images.append(Image(file.getvalue(), "Score beside the cost of embedding"))
-    note = f"Percent; in brackets ours − {reference.model}'s, as published."
+    note = f"Percent; in brackets ours − {reference.model}'s, as published, where comparable."
     summary = Section(
         "All results",
         [note] if scored else [],
@@ -89,6 +90,7 @@ def _describe_result(result: Result) -> Section:
     ]
     if (deviations := describe_deviations(result)) is not None:
         paragraphs.append(deviations)
+    paragraphs += describe_protocol(result)
     if result.n_missing:
         paragraphs.append(
             f"{result.n_missing} clips of the data set were left out: the score is of the rest."

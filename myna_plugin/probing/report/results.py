@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from myna_plugin.common.files import read_json_object
 from myna_plugin.probing.embeddings import Cost
 from myna_plugin.probing.experiment import FILE, FORMAT
-from myna_plugin.probing.heads import GRIDS, PATIENCE
+from myna_plugin.probing.heads import GRID, GRIDS, PATIENCE
 from myna_plugin.probing.modules import ExperimentError
 
 FIGURES = "figures"
@@ -60,6 +61,11 @@ class Result:
         return self.scores[self.reported]
 
     @property
+    def is_comparable(self) -> bool:
+        """Whether it was reached by the protocol of the published scores."""
+        return GRIDS[self.grid] == GRID and self.patience >= PATIENCE
+
+    @property
     def columns(self) -> dict[str, float]:
         """Percent in the paper's columns."""
         return {column: 100.0 * self.best[metric][0] for metric, column in self.reported_as.items()}
@@ -69,22 +75,17 @@ def read_result(path: Path) -> Result:
     """Read a results file, or the one in a folder.
 
     Raises:
-        ExperimentError: it is missing, not JSON, or not such a file; names the field.
+        InputError: it is missing, not JSON, or not such a file; names the field.
     """
     path = path / FILE if path.is_dir() else path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExperimentError(f"{path}: cannot be read ({error})") from error
-    except json.JSONDecodeError as error:
-        raise ExperimentError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_json_object(path)
+    if content.get("format") != FORMAT:
         raise ExperimentError(f"{path}: no results of a probe (field 'format' is not {FORMAT})")
     try:
         return _parse(path, content)
     except KeyError as error:
         raise ExperimentError(f"{path}: no field {error}") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ExperimentError(f"{path}: {error}") from error
 
 
@@ -92,7 +93,10 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
     task, cost = content["task"], content["module"]["cost"]
     scores = {
         name: {
-            metric: (float(score["mean"]), score["deviation"])
+            metric: (
+                _number(score["mean"]),
+                None if score["deviation"] is None else _number(score["deviation"]),
+            )
             for metric, score in part["scores"].items()
         }
         for name, part in content["parts"].items()
@@ -102,21 +106,35 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
         name=str(content["name"]),
         task=str(task["name"]),
         title=str(task["title"]),
-        metrics=tuple(task["metrics"]),
+        metrics=tuple(map(str, task["metrics"])),
         primary=str(task["primary"]),
-        reported_as=dict(task["reported_as"]),
-        reported=content["reported"],
+        reported_as={metric: str(column) for metric, column in task["reported_as"].items()},
+        reported=str(content["reported"]),
         scores=scores,
-        valid_scores={name: part["valid_score"] for name, part in content["parts"].items()},
-        cost=Cost(float(cost["seconds_per_hour"]), str(cost["device"])) if cost else None,
+        valid_scores={
+            name: _number(part["valid_score"]) for name, part in content["parts"].items()
+        },
+        cost=Cost(_number(cost["seconds_per_hour"]), str(cost["device"])) if cost else None,
         grid=str(content["probe"]["grid"]),
         patience=int(content["probe"].get("patience", PATIENCE)),
         n_missing=len(content["data"]["left_out"]),
         content=content,
     )
-    for metric in result.metrics:
-        if metric not in result.best:
-            raise KeyError(metric)
+    for part in (result.best, *scores.values()):
+        for metric in (*result.metrics, result.primary, *result.reported_as):
+            if metric not in part:
+                raise KeyError(metric)
     if result.grid not in GRIDS:
         raise ValueError(f"probe.grid is {result.grid!r}, not one of {', '.join(GRIDS)}")
+    for field in ("folds", "seeds"):
+        _number(content["probe"][field])
+    for place, field in ((content, "date"), (content["module"], "pool")):
+        if field not in place:
+            raise KeyError(field)
     return result
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} stands where a finite number must")
+    return float(value)

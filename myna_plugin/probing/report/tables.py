@@ -47,6 +47,7 @@ def find_reference(model: str) -> PublishedScores:
 def task_rows(result: Result) -> Rows:
     """One task: every part of ours, then the published rows and how far ours is from each.
 
+    How far is not told of a score that was reached by another protocol.
     Tasks that the paper has no column for have ours alone.
     """
     columns = {
@@ -55,8 +56,9 @@ def task_rows(result: Result) -> Rows:
     compared = {column: 100.0 * result.best[m][0] for m, column in columns.items()}
     header = ["model", "validation", *columns.values()]
     published = [row for row in PUBLISHED if any(c in row.scores for c in columns.values())]
+    apart = [c for c in columns.values() if c in COLUMNS and result.is_comparable]
     if published:
-        header += [f"ours − theirs, {c}" for c in columns.values() if c in COLUMNS]
+        header += [f"ours − theirs, {c}" for c in apart]
     blank = [ABSENT] * (len(header) - 2 - len(columns))
     rows = [header]
     for part, scores in result.scores.items():
@@ -75,11 +77,7 @@ def task_rows(result: Result) -> Rows:
                 _published_name(row),
                 ABSENT,
                 *(_number(row.scores.get(column)) for column in columns.values()),
-                *(
-                    _difference(compared[column], row.scores.get(column))
-                    for column in columns.values()
-                    if column in COLUMNS
-                ),
+                *(_difference(compared[column], row.scores.get(column)) for column in apart),
             ]
         )
     return rows
@@ -94,8 +92,11 @@ def summary_rows(results: Sequence[Result], reference: PublishedScores) -> Rows:
             continue
         whole = len(columns) == len(COLUMNS)
         average = average_columns(columns) if whole else None
-        cells = [_compared(columns.get(c), reference.scores.get(c)) for c in COLUMNS]
-        rows.append([name, *cells, _compared(average, reference.average)])
+        alike = {c for result in of_model if result.is_comparable for c in result.columns}
+        theirs = {c: reference.scores.get(c) for c in alike}
+        cells = [_compared(columns.get(c), theirs.get(c)) for c in COLUMNS]
+        compared = reference.average if len(alike) == len(COLUMNS) else None
+        rows.append([name, *cells, _compared(average, compared)])
     for row in PUBLISHED:
         scores = [_number(row.scores.get(column)) for column in COLUMNS]
         rows.append([_published_name(row), *scores, _number(row.average)])
@@ -155,6 +156,18 @@ def describe_deviations(result: Result) -> str | None:
     return f"Means and, after ±, sample standard deviations over {count} {over}."
 
 
+def describe_protocol(result: Result) -> list[str]:
+    """What keeps a score from being compared with the published ones; nothing of most."""
+    notes = []
+    if GRIDS[result.grid] != GRID:
+        notes.append(f"The {result.grid} grid is for a quick look: not comparable with the paper.")
+    if result.patience < PATIENCE:
+        notes.append(
+            f"Heads stopped early (patience {result.patience}): not comparable with the paper."
+        )
+    return notes
+
+
 def _by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
     grouped: dict[str, list[Result]] = {}
     for result in results:
@@ -188,10 +201,7 @@ def describe_result(result: Result) -> str:
         notes.append(deviations)
     if result.n_missing:
         notes.append(f"{result.n_missing} clips were left out, so the score is of the rest.")
-    if GRIDS[result.grid] != GRID:
-        notes.append(f"The {result.grid} grid is for a quick look: not comparable with the paper.")
-    if result.patience < PATIENCE:
-        notes.append(f"Heads stopped early (patience {result.patience}): not comparable either.")
+    notes += describe_protocol(result)
     return (
         f"# {result.title}: {result.name}\n\n"
         f"{' '.join(notes)}\n\n"

@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from myna_plugin.common.files import fault_of_place
 from myna_plugin.common.threads import map_as_done
 from myna_plugin.model.audio import AudioError, probe_ends
 from myna_plugin.model.sound_files import Header
@@ -129,7 +130,7 @@ def check(task: Task, items: Sequence[Item], jobs: int = 4, progress: bool = Fal
 
 def _probe(path: Path) -> Header | str:
     """The file's header if it seems whole, else what is wrong; "" if it is missing."""
-    if not path.is_file():
+    if not path.exists():
         return ""
     try:
         info, fault = probe_ends(path)
@@ -143,7 +144,7 @@ def _probe(path: Path) -> Header | str:
 def _judge(task: Task, item: Item, found: Header | str) -> tuple[str, str]:
     """Kind of fault and reason; two empty strings for a good clip."""
     if found == "":
-        return "missing", f"{item.path}: no such file"
+        return "missing", f"{item.path}: {fault_of_place(item.path)}"
     if isinstance(found, str):
         return "unreadable", found
     rule, duration_s = task.clip_rule, found.duration_s

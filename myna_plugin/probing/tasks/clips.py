@@ -12,6 +12,7 @@ import soundfile
 from torch import Tensor
 from tqdm import tqdm
 
+from myna_plugin.common.errors import reason
 from myna_plugin.common.files import replacing
 from myna_plugin.common.threads import map_as_done
 from myna_plugin.model.audio import SAMPLE_RATE, load_audio, read_info
@@ -118,5 +119,7 @@ def write_wav(path: Path, samples: np.ndarray, sample_rate: int) -> None:
     try:
         with replacing(path) as partial:
             soundfile.write(partial, samples, sample_rate, subtype=SUBTYPE, format="WAV")
+    except soundfile.LibsndfileError as error:
+        raise TaskError(f"{path}: cannot be written ({error.error_string})") from error
     except (soundfile.SoundFileError, OSError) as error:
-        raise TaskError(f"{path}: cannot be written ({error})") from error
+        raise TaskError(f"{path}: cannot be written ({reason(error)})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from myna_plugin.probing.tasks.folders import (
     find_audio,
     find_file,
     read_table,
-    table_columns,
 )
 from myna_plugin.probing.tasks.layouts import JukemirLayout, MarbleLayout, PublicLayout
 from myna_plugin.probing.tasks.task import UNSPLIT, ClipRule, Item, Task, TaskError
@@ -31,6 +31,11 @@ RATINGS = ("static_annotations.csv", "annotations/static_annotations.csv")
 
 OFFICIAL_SET = "Mediaeval 2013 set"
 """The column that names the official test set."""
+
+OFFICIAL_SPLITS = {"development": None, "evaluation": "test"}
+"""What stands in it -> the split; None where the artist decides."""
+
+RATED = ("mean_arousal", "mean_valence")
 
 
 def artist_split(artist: str) -> str:
@@ -57,55 +62,62 @@ def read_folder(root: Path) -> list[Item]:
     """
     songs, ratings = find_file(root, SONGS), find_file(root, RATINGS)
     folders = audio_folders(root, FOLDERS)
-    official = (OFFICIAL_SET,) if OFFICIAL_SET in table_columns(songs) else ()
     rated = _read_ratings(ratings)
-    rows = list(read_table(songs, ("song_id", "Artist", *official)))
-    try:
-        paths = [find_audio(folders, row["song_id"], SUFFIXES) for row in rows]
-    except TaskError as error:
-        raise TaskError(f"{songs}: song_id: {error}") from error
-    lacking = [row["song_id"] for row in rows if row["song_id"] not in rated]
+    rows = read_table(songs, "song_id", ("Artist",), (OFFICIAL_SET,))
+    lacking = [(number, place) for number, (place, _) in rows.items() if number not in rated]
     if lacking:
-        raise TaskError(f"{ratings}: no rating of song {lacking[0]!r}, which {songs.name} lists")
-    splits = [_split(row.get(OFFICIAL_SET), row["Artist"]) for row in rows]
-    targets = _standardise([rated[row["song_id"]] for row in rows], splits)
+        number, place = lacking[0]
+        raise TaskError(f"{ratings}: no rating of song {number}, which {place} lists")
+    splits = [_split(place, row.get(OFFICIAL_SET), row["Artist"]) for place, row in rows.values()]
+    targets = _standardise(ratings, [rated[number] for number in rows], splits)
     return [
         Item(
-            clip_id=row["song_id"].zfill(4),
-            track_id=row["song_id"].zfill(4),
-            path=path,
+            clip_id=f"{number:04}",
+            track_id=f"{number:04}",
+            path=find_audio(folders, str(number), SUFFIXES),
             target=target,
             split=split,
             artist=row["Artist"],
         )
-        for row, path, split, target in zip(rows, paths, splits, targets, strict=True)
+        for (number, (_, row)), split, target in zip(rows.items(), splits, targets, strict=True)
     ]
 
 
-def _split(official: str | None, artist: str) -> str:
+def _split(place: str, official: str | None, artist: str) -> str:
     if official is None:
         return UNSPLIT
-    return "test" if official == "evaluation" else artist_split(artist)
+    if official.lower() not in OFFICIAL_SPLITS:
+        told = " or ".join(OFFICIAL_SPLITS)
+        raise TaskError(f"{place}: {OFFICIAL_SET}: {official!r} is not {told}")
+    return OFFICIAL_SPLITS[official.lower()] or artist_split(artist)
 
 
-def _read_ratings(path: Path) -> dict[str, tuple[float, float]]:
-    rated = {}
-    for row in read_table(path, ("song_id", "mean_arousal", "mean_valence")):
-        try:
-            rated[row["song_id"]] = float(row["mean_arousal"]), float(row["mean_valence"])
-        except ValueError as error:
-            raise TaskError(f"{path}: song {row['song_id']!r}: {error}") from error
-    return rated
+def _read_ratings(path: Path) -> dict[int, tuple[float, float]]:
+    rows = read_table(path, "song_id", RATED)
+    return {
+        number: (_rating(place, row, RATED[0]), _rating(place, row, RATED[1]))
+        for number, (place, row) in rows.items()
+    }
+
+
+def _rating(place: str, row: Mapping[str, str], column: str) -> float:
+    try:
+        rating = float(row[column])
+    except ValueError:
+        rating = math.nan
+    if not math.isfinite(rating):
+        raise TaskError(f"{place}: {column}: {row[column]!r} is not a rating")
+    return rating
 
 
 def _standardise(
-    ratings: Sequence[tuple[float, float]], splits: Sequence[str]
+    path: Path, ratings: Sequence[tuple[float, float]], splits: Sequence[str]
 ) -> list[tuple[float, ...]]:
     values = np.array(ratings, dtype=np.float64).reshape(-1, 2)
     known = values[[split != "test" for split in splits]]
     deviation = known.std(axis=0) if len(known) else np.zeros(2)
     if not (deviation > 0).all():
-        raise TaskError("emomusic: arousal or valence is the same for every development clip")
+        raise TaskError(f"{path}: arousal or valence is the same for every development clip")
     return [tuple(map(float, row)) for row in (values - known.mean(axis=0)) / deviation]
 
 

@@ -1,11 +1,15 @@
-"""Finding the files of a data set, and reading its tables and JSON."""
+"""Finding the files of a data set, and reading its tables."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from myna_plugin.common.errors import reason
+from myna_plugin.common.files import read_rows
 from myna_plugin.probing.tasks.task import TaskError, is_plain_name
 
 
@@ -45,11 +49,14 @@ def find_audio(folders: Sequence[Path], name: str, suffixes: Sequence[str]) -> P
     """The first existing `FOLDER/NAME+SUFFIX`; where none exists, the first one of them.
 
     Raises:
-        TaskError: the name leads out of the folders.
+        TaskError: the name leads out of the folders, or is too long.
     """
     check_inside(name)
     candidates = [folder / (name + suffix) for folder in folders for suffix in suffixes]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    try:
+        return next((path for path in candidates if path.is_file()), candidates[0])
+    except OSError as error:
+        raise TaskError(f"{name!r}: {reason(error)}") from error
 
 
 def find_file(root: Path, names: Iterable[str]) -> Path:
@@ -60,58 +67,72 @@ def find_file(root: Path, names: Iterable[str]) -> Path:
     """
     tried = list(names)
     for name in tried:
-        if (root / name).is_file():
+        if os.path.lexists(root / name):
             return root / name
     raise TaskError(f"{root}: holds none of {', '.join(tried)}")
 
 
+class Row(NamedTuple):
+    """A row of a table: its place (file and line), and its fields, stripped, by their columns."""
+
+    place: str
+    fields: dict[str, str]
+
+
 def read_table(
-    path: Path, columns: Sequence[str], delimiter: str = ","
-) -> Iterator[dict[str, str]]:
-    """Rows of a table with a header, as dictionaries of the columns asked for.
+    path: Path,
+    key: str,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    delimiter: str = ",",
+) -> dict[int, Row]:
+    """Rows of a table with a header, by the whole number that each has in one of its columns.
 
-    Values are stripped. A row that is too short (trailing empty fields left out) has "" there.
+    Case does not count in the names of columns. A row that is too short (trailing empty fields
+    left out) has "" there.
 
-    Raises:
-        TaskError: the file is missing or not UTF-8, or lacks a column.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter)
-            header = [name.strip() for name in next(reader, [])]
-            lacking = [name for name in columns if name not in header]
-            if lacking:
-                raise TaskError(f"{path}: no column {lacking[0]!r} (columns: {', '.join(header)})")
-            places = [header.index(name) for name in columns]
-            for row in reader:
-                yield {
-                    name: row[place].strip() if place < len(row) else ""
-                    for name, place in zip(columns, places, strict=True)
-                }
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: cannot be read ({error})") from error
-
-
-def table_columns(path: Path, delimiter: str = ",") -> list[str]:
-    """Column names of a table.
+    Args:
+        path: the table.
+        key: the column of numbers.
+        columns: further ones that are wanted.
+        optional: ones that are wanted if the table has them.
+        delimiter: what stands between fields.
 
     Raises:
-        TaskError: the file is missing or not UTF-8.
+        InputError: the file cannot be read; a column is lacking or there twice; a row is longer
+            than the header, has no number, or that of another row. Names the file, and the line.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return [name.strip() for name in next(csv.reader(file, delimiter=delimiter), [])]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: cannot be read ({error})") from error
+    rows = read_rows(path, delimiter)
+    place, first = next(rows, (f"{path}: line 1", []))
+    header = [name.strip().casefold() for name in first]
+    places = {}
+    for name in (key, *columns, *optional):
+        count = header.count(name.casefold())
+        if count > 1 or (not count and name not in optional):
+            found = ", ".join(first)
+            problem = "twice the" if count else "no"
+            raise TaskError(f"{place}: {problem} column {name!r} (columns: {found})")
+        if count:
+            places[name] = header.index(name.casefold())
+    found_rows: dict[int, Row] = {}
+    for place, row in rows:
+        if any(field.strip() for field in row[len(header) :]):
+            raise TaskError(f"{place}: {len(row)} fields, and the header has {len(header)}")
+        fields = {name: row[i].strip() if i < len(row) else "" for name, i in places.items()}
+        number = parse_number(place, key, fields[key])
+        if number in found_rows:
+            raise TaskError(f"{place}: {key} {number} is that of {found_rows[number].place} too")
+        found_rows[number] = Row(place, fields)
+    return found_rows
 
 
-def parse_number(path: Path, field: str, text: str) -> int:
-    """A whole number of a table or a file's name.
+def parse_number(place: object, field: str, text: str) -> int:
+    """A whole number of a table or a file's name; "7.0" is one.
 
     Raises:
-        TaskError: it is none; names the file and the field.
+        TaskError: it is none; names the place and the field.
     """
-    try:
-        return int(text)
-    except ValueError as error:
-        raise TaskError(f"{path}: {field}: {text!r} is not a number") from error
+    number = re.fullmatch(r"([0-9]{1,18})(\.0*)?", text)
+    if number is None:
+        raise TaskError(f"{place}: {field}: {text!r} is not a number")
+    return int(number[1])

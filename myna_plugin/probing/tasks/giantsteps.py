@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ SHORT_TRACKS: dict[str, float] = {
 }
 """Tracks shorter than two minutes, seconds (the Key set's README; JukeMIR's metadata)."""
 
-CONFIDENT = "2"
+CONFIDENT = 2
 """The MTG set's confidences are 0, 1 and 2; only 2 is used (Korzeniowski and Widmer 2018)."""
 
 
@@ -90,7 +91,7 @@ def parse_key_file(text: str) -> tuple[str, str]:
         fields = fields[2:] or [""]
     elif fields[0].startswith("key "):
         fields = [fields[0].split(" ", 2)[2], *fields[1:]]
-    return fields[0].strip(), fields[1].strip() if len(fields) > 1 else CONFIDENT
+    return fields[0].strip(), fields[1].strip() if len(fields) > 1 else str(CONFIDENT)
 
 
 def artist_splits(credits: Iterable[str]) -> dict[str, str]:
@@ -141,9 +142,9 @@ def read_folder(root: Path) -> list[Item]:
         artist = credits.get(number)
         split = splits[_artists(artist)[0]] if artist else UNSPLIT
         items += _clips([training / "audio", *folders], number, key, split, artist)
-    for path in sorted((testing / "annotations" / "key").glob("*.key")):
+    for number, path in _key_files(testing).items():
         key = _parse(path, parse_key_file(read_text(path))[0])
-        items += _clips([testing / "audio", *folders], _number(path), key, "test", None)
+        items += _clips([testing / "audio", *folders], number, key, "test", None)
     return items
 
 
@@ -154,43 +155,61 @@ def _repository(root: Path, pattern: str) -> Path:
     return found[0]
 
 
-def _number(path: Path) -> int:
-    return parse_number(path, "file name", path.name.partition(".")[0])
+def _key_files(repository: Path) -> dict[int, Path]:
+    """The `.key` file of every track, by number; what macOS keeps beside files is passed over.
+
+    Raises:
+        TaskError: a file has no number in front, or that of another one.
+    """
+    found: dict[int, Path] = {}
+    for path in sorted((repository / "annotations" / "key").glob("*.key")):
+        if path.name.startswith("._"):
+            continue
+        number = parse_number(path, "file name", path.name.partition(".")[0])
+        if number in found:
+            raise TaskError(f"{path}: of the same track as {found[number].name}; remove one")
+        found[number] = path
+    return found
 
 
-def _parse(path: Path, key: str) -> str:
+def _parse(place: object, key: str) -> str:
     try:
         return parse_key(key)
     except TaskError as error:
-        raise TaskError(f"{path}: {error}") from error
+        raise TaskError(f"{place}: {error}") from error
 
 
 def _read_training_keys(repository: Path) -> dict[int, str]:
     """Key of every usable track, by number, from the one table or else from the `.key` files."""
     table = repository / "annotations" / "annotations.txt"
-    if table.is_file():
-        rows = read_table(table, ("ID", "MANUAL KEY", "C"), delimiter="\t")
-        annotated = [
-            (table, parse_number(table, "ID", row["ID"]), row["MANUAL KEY"], row["C"])
-            for row in rows
-        ]
+    annotated: dict[int, tuple[object, str, str]]
+    if os.path.lexists(table):
+        rows = read_table(table, "ID", ("MANUAL KEY", "C"), delimiter="\t")
+        annotated = {n: (place, row["MANUAL KEY"], row["C"]) for n, (place, row) in rows.items()}
     else:
-        files = sorted((repository / "annotations" / "key").glob("*.key"))
-        annotated = [(path, _number(path), *parse_key_file(read_text(path))) for path in files]
+        files = _key_files(repository)
+        annotated = {n: (path, *parse_key_file(read_text(path))) for n, path in files.items()}
     return {
-        number: _parse(path, key)
-        for path, number, key, confidence in annotated
-        if confidence == CONFIDENT and "/" not in key
+        number: _parse(place, key)
+        for number, (place, key, confidence) in annotated.items()
+        if _is_confident(place, confidence) and "/" not in key
     }
+
+
+def _is_confident(place: object, confidence: str) -> bool:
+    number = parse_number(place, "confidence", confidence)
+    if number > CONFIDENT:
+        raise TaskError(f"{place}: confidence: {number} is not 0, 1 or {CONFIDENT}")
+    return number == CONFIDENT
 
 
 def _read_credits(repository: Path) -> dict[int, str]:
     """Artists of every track, by number; empty where the repository lacks that table."""
     path = repository / "annotations" / "beatport_metadata.txt"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
-    rows = read_table(path, ("ID", "ARTIST"), delimiter="\t")
-    return {parse_number(path, "ID", row["ID"]): row["ARTIST"] for row in rows}
+    rows = read_table(path, "ID", ("ARTIST",), delimiter="\t")
+    return {number: row["ARTIST"] for number, (_, row) in rows.items()}
 
 
 def _clips(

@@ -9,9 +9,8 @@ Source: hearbenchmark.com/hear-tasks.html; heareval 2021.1.3.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from myna_plugin.common.files import read_json, read_text
+from myna_plugin.common.files import read_json_object, read_rows
 from myna_plugin.probing.tasks.task import SPLITS, TaskError, is_plain_name
 
 METADATA = "task_metadata.json"
@@ -123,7 +122,8 @@ def find_tasks(tasks_dir: Path, names: Sequence[str]) -> list[Path]:
         TaskError: the folder or a task is missing, or there is no task at all.
     """
     if not tasks_dir.is_dir():
-        raise TaskError(f"{tasks_dir}: no such folder; give the folder of tasks by --tasks-dir")
+        told = "is not a folder" if os.path.lexists(tasks_dir) else "no such folder"
+        raise TaskError(f"{tasks_dir}: {told}; give the folder of tasks by --tasks-dir")
     if (tasks_dir / METADATA).is_file():
         raise TaskError(
             f"{tasks_dir} is one task, not a folder of tasks; "
@@ -148,7 +148,7 @@ def read_folder(folder: Path) -> HearFolder:
     """Read and check everything of a task but its audio: what passes, heareval can use.
 
     Raises:
-        TaskError: naming the file, the fault and the remedy.
+        InputError: naming the file, the fault and the remedy.
     """
     metadata = _read_metadata(folder)
     path = folder / METADATA
@@ -198,8 +198,8 @@ def _expect(condition: bool, path: Path, fault: str) -> None:
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / METADATA
-    if path.is_file():
-        return _read_json_object(path)
+    if os.path.lexists(path):
+        return read_json_object(path)
     deeper = sorted(folder.glob(f"*/{METADATA}"))
     if deeper:
         raise TaskError(f"{folder} is a folder of tasks, not a task; use --tasks-dir {folder}")
@@ -210,11 +210,13 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    _expect_file(path)
+    return read_json_object(path)
+
+
+def _expect_file(path: Path) -> None:
+    if not os.path.lexists(path):
         raise TaskError(f"{path} is missing; unpack the task again")
-    value = read_json(path)
-    _expect(isinstance(value, dict), path, "must hold a JSON object")
-    return value
 
 
 def _one_of(metadata: dict[str, Any], key: str, allowed: tuple[str, ...], path: Path) -> str:
@@ -258,20 +260,16 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
     "007" beside words.
 
     Raises:
-        TaskError: it is missing or no such table, or has a label like "NA" or "None", which pandas
+        InputError: it is missing or no such table, or has a label like "NA" or "None", which pandas
             takes for none; names it.
     """
-    if not path.is_file():
-        raise TaskError(f"{path} is missing; unpack the task again")
-    try:
-        rows = [row for row in csv.reader(io.StringIO(read_text(path))) if row]
-    except csv.Error as error:
-        raise TaskError(f"{path} is not CSV ({error}); mend it") from error
-    _expect(bool(rows), path, "is not CSV: it is empty; mend it")
-    header, *rows = rows
+    _expect_file(path)
+    (_, header), *found = [*read_rows(path)] or [("", [])]
     _expect({"idx", "label"} <= set(header), path, "must have the columns idx and label")
-    for row in rows:
-        _expect(len(row) == len(header), path, f"is not CSV: {','.join(row)!r}; mend it")
+    for place, row in found:
+        if len(row) != len(header):
+            raise TaskError(f"{place}: not CSV ({len(row)} fields, the header has {len(header)})")
+    rows = [row for _, row in found]
     indices = [row[header.index("idx")].strip() for row in rows]
     in_order = sorted(indices, key=lambda text: (len(text), text)) == [
         str(i) for i in range(len(rows))

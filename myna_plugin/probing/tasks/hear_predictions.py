@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from myna_plugin.common.errors import reason
+from myna_plugin.common.files import fault_of_place
 from myna_plugin.probing.tasks.hear_folder import HearFolder, read_folder
 from myna_plugin.probing.tasks.task import TaskError
 
@@ -72,13 +74,18 @@ def read_test_predictions(folder: Path) -> TestPredictions:
     read = read_folder(folder)
     path = folder / PREDICTIONS
     content = _read_tensors(path)
+    labels, annotated = read.vocabulary, read.splits.get("test", {})
     try:
         outputs, one_hot = (content[key].numpy() for key in ("prediction_logit", "target"))
-        order = _shuffled_clips(read)["test"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise TaskError(f"{path}: not the test predictions of such a task ({error})") from error
-    targets = one_hot.argmax(axis=1)
-    labels, annotated = read.vocabulary, read.splits["test"]
+    shape = len(annotated), len(labels)
+    if not outputs.shape == one_hot.shape == shape or not np.isfinite(outputs).all():
+        raise TaskError(
+            f"{path}: not the test predictions of this task: finite numbers of {shape[0]} clips "
+            f"and {shape[1]} labels, got shapes {outputs.shape} and {one_hot.shape}"
+        )
+    targets, order = one_hot.argmax(axis=1), _shuffled_clips(read)["test"]
     if [[str(x) for x in annotated[name]] for name in order] != [[labels[t]] for t in targets]:
         raise TaskError(f"{path}: rows do not follow the order of heareval's embeddings")
     clips = [name.removesuffix(".wav") for name in order]
@@ -86,13 +93,14 @@ def read_test_predictions(folder: Path) -> TestPredictions:
 
 
 def _read_tensors(path: Path) -> Any:
+    if fault := fault_of_place(path):
+        raise TaskError(f"{path}: {fault}; run the predictions first")
     try:
         with path.open("rb") as file:
             return _TensorUnpickler(file).load()
-    except OSError as error:
-        raise TaskError(f"{path}: cannot be read ({error}); run the predictions first") from error
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise TaskError(f"{path}: not heareval's test predictions ({error})") from error
+    # Damaged bytes are other instructions, which raise whatever they come to.
+    except Exception as error:
+        raise TaskError(f"{path}: not heareval's test predictions ({reason(error)})") from error
 
 
 def _shuffled_clips(read: HearFolder) -> dict[str, list[str]]:

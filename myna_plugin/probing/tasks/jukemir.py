@@ -5,12 +5,13 @@ Source: Castellon et al. 2021, github.com/p-lambda/jukemir (`metadata/*.json.gz`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from myna_plugin.common.files import read_json
+from myna_plugin.common.files import read_json_object
 from myna_plugin.probing.tasks.folders import audio_folders, find_audio
 from myna_plugin.probing.tasks.layouts import JukemirLayout
 from myna_plugin.probing.tasks.task import (
@@ -45,8 +46,8 @@ def read_items(task: Task, metadata: Path, root: Path) -> list[Item]:
     """
     if task.jukemir is None or task.public is None:
         raise TaskError(f"{task.name} has no JukeMIR metadata")
-    content = read_json(metadata)
-    if not isinstance(content, dict) or not content:
+    content = read_json_object(metadata)
+    if not content:
         raise TaskError(f"{metadata}: expected clips by key")
     processed = [folder / "wav" for folder in (metadata.parent, root, root / task.jukemir.name)]
     folders = [folder for folder in processed if folder.is_dir()]
@@ -75,6 +76,11 @@ def _read_entry(
     assert task.jukemir is not None
     assert task.public is not None
     item = replace(task.jukemir.locate(key, entry), target=parse_target(task, value), split=split)
+    # NaN compares as false.
+    if not 0 <= item.start_s < (math.inf if item.end_s is None else item.end_s):
+        raise TaskError(f"no clip lasts from {item.start_s} to {item.end_s} seconds")
+    if not isinstance(item.track_id, str):
+        raise TaskError(f"expected the name of a track, got {item.track_id!r}")
     path = find_audio(processed, key, (".wav",)) if processed else None
     if path is not None and path.is_file():
         return replace(item, path=path, start_s=0.0, end_s=None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from myna_plugin.common.files import fault_of_place
 from myna_plugin.probing.tasks import jukemir, marble
 from myna_plugin.probing.tasks.splits import (
     FRACTIONS,
@@ -57,7 +59,8 @@ def find_source(task: Task, root: Path, layout: Layout = "auto") -> Source:
             raise TaskError(f"{root}: a file can only be JukeMIR's metadata, not {layout}")
         return Source("jukemir", root)
     if not root.is_dir():
-        raise TaskError(f"{root}: no such folder")
+        told = "is not a folder" if os.path.lexists(root) else "no such folder"
+        raise TaskError(f"{root}: {told}")
     if layout in ("auto", "jukemir") and task.jukemir:
         for name in jukemir.metadata_names(task.jukemir):
             if (root / name).is_file():
@@ -112,7 +115,7 @@ def load_items(
     elif unsplit and split_file is not None:
         items = _make_splits(task, items, split_file)
     elif split_file is not None:
-        raise TaskError(f"{split_file}: no such file")
+        raise TaskError(f"{split_file}: {fault_of_place(split_file)}")
     validate_items(task, items)
     return items
 

@@ -70,22 +70,23 @@ def read_folder(root: Path) -> list[Item]:
     folders = audio_folders(root, FOLDERS)
     songs = _read_songs(root)
     items = []
-    for row in read_table(annotations, ("clip_id", "mp3_path", *TAGS), delimiter="\t"):
-        clip_id = _clip_id(annotations, row["clip_id"])
+    rows = read_table(annotations, "clip_id", ("mp3_path", *TAGS), delimiter="\t")
+    for number, (place, row) in rows.items():
+        clip_id = _clip_id(number)
         if clip_id in EMPTY_FILES:
             continue
         try:
             split = folder_split(row["mp3_path"])
             path = find_audio(folders, row["mp3_path"].removesuffix(".mp3"), SUFFIXES)
         except TaskError as error:
-            raise TaskError(f"{annotations}: clip {clip_id}: {error}") from error
+            raise TaskError(f"{place}: clip {clip_id}: {error}") from error
         track_id, artist = songs.get(clip_id, (clip_id, None))
         items.append(
             Item(
                 clip_id=clip_id,
                 track_id=track_id,
                 path=path,
-                target=tuple(tag for tag in TAGS if row[tag] == "1"),
+                target=tuple(tag for tag in TAGS if _is_set(place, tag, row[tag])),
                 split=split,
                 artist=artist,
             )
@@ -93,8 +94,15 @@ def read_folder(root: Path) -> list[Item]:
     return items
 
 
-def _clip_id(path: Path, number: str) -> str:
-    return f"{parse_number(path, 'clip_id', number):05}"
+def _clip_id(number: int) -> str:
+    return f"{number:05}"
+
+
+def _is_set(place: str, tag: str, flag: str) -> bool:
+    number = parse_number(place, tag, flag)
+    if number > 1:
+        raise TaskError(f"{place}: {tag}: {number} is neither 0 nor 1")
+    return number == 1
 
 
 def _track_id(url: str, track_number: str) -> str:
@@ -107,10 +115,10 @@ def _read_songs(root: Path) -> dict[str, tuple[str, str | None]]:
         path = find_file(root, CLIP_INFO)
     except TaskError:
         return {}
-    columns = ("clip_id", "artist", "url", "track_number")
+    rows = read_table(path, "clip_id", ("artist", "url", "track_number"), delimiter="\t")
     return {
-        _clip_id(path, row["clip_id"]): (_track_id(row["url"], row["track_number"]), row["artist"])
-        for row in read_table(path, columns, delimiter="\t")
+        _clip_id(number): (_track_id(row["url"], row["track_number"]), row["artist"])
+        for number, (_, row) in rows.items()
     }
 
 

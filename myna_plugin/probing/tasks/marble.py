@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from myna_plugin.common.files import read_text, write_text
+from myna_plugin.common.files import parse_json, read_text, write_text
 from myna_plugin.model.audio import read_info
 from myna_plugin.probing.tasks.clips import is_whole_file, link_file, write_clips
 from myna_plugin.probing.tasks.folders import check_inside
@@ -65,14 +65,14 @@ def read_items(task: Task, folder: Path) -> list[Item]:
         for number, line in enumerate(read_text(path).split("\n"), start=1):
             if not line.strip():
                 continue
+            place = f"{path}: line {number}"
+            fields = parse_json(line, place)
             try:
-                items.append(_read_line(task, json.loads(line), split, folder))
-            except json.JSONDecodeError as error:
-                raise TaskError(f"{path}: line {number}: not JSON ({error})") from error
+                items.append(_read_line(task, fields, split, folder))
             except KeyError as error:
-                raise TaskError(f"{path}: line {number}: no field {error}") from error
-            except (TypeError, RecursionError, ValueError) as error:
-                raise TaskError(f"{path}: line {number}: {error}") from error
+                raise TaskError(f"{place}: no field {error}") from error
+            except (TypeError, ValueError) as error:
+                raise TaskError(f"{place}: {error}") from error
     return items
 
 

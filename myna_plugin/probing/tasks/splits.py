@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from myna_plugin.common.files import read_json, write_json
+from myna_plugin.common.errors import reason
+from myna_plugin.common.files import read_json_object, write_json
 from myna_plugin.probing.tasks.task import SPLITS, UNSPLIT, Item, TaskError
 
 SEED = 0
@@ -94,7 +95,7 @@ def save_splits(path: Path, items: Sequence[Item], rule: str) -> None:
         write_json(path, {"rule": rule, "splits": dict(sorted(splits.items()))})
     except OSError as error:
         raise TaskError(
-            f"{path}: the split cannot be saved ({error}); name another file"
+            f"{path}: the split cannot be saved ({reason(error)}); name another file"
         ) from error
 
 
@@ -104,8 +105,7 @@ def apply_splits(path: Path, items: Sequence[Item]) -> list[Item]:
     Raises:
         TaskError: the file cannot be read, lacks a track, or has a split that is not one.
     """
-    content = read_json(path)
-    splits = content.get("splits") if isinstance(content, dict) else None
+    splits = read_json_object(path).get("splits")
     if not isinstance(splits, dict):
         raise TaskError(f"{path}: no 'splits', a mapping from track to split")
     for item in items:

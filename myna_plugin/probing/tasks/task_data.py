@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from myna_plugin.common.files import digest_path
+from myna_plugin.common.errors import reason
+from myna_plugin.common.files import digest_path, fault_of_place
 from myna_plugin.common.threads import map_ahead
 from myna_plugin.model.audio import AudioError
 from myna_plugin.probing.tasks.checking import CheckReport, usable_items
@@ -114,9 +115,10 @@ def digest_audio(
 
     def digest(path: Path) -> tuple[str, str]:
         try:
-            return digest_path(path) if path.is_file() else "", f"{path}: no such file"
+            fault = fault_of_place(path)
+            return "" if fault else digest_path(path), f"{path}: {fault}"
         except OSError as error:
-            return "", f"{path}: cannot be read ({error})"
+            return "", f"{path}: cannot be read ({reason(error)})"
 
     paths = list(group_by_file(items))
     digests = map_ahead(digest, paths, workers)

@@ -164,7 +164,7 @@ DAMAGES = {
     "other hop": (lambda s: edit_settings(s, hop_length=160), "hop_length is 160"),
     "settings cut off": (
         lambda s: (s / "store.json").write_text("{"),
-        r"store\.json: cannot be read .* restore",
+        r"store\.json: not JSON .* restore",
     ),
     "settings of nothing": (
         lambda s: (s / "store.json").write_text(json.dumps(FORMAT)),

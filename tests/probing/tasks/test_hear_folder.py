@@ -81,7 +81,16 @@ def test_unusable_metadata_is_bad_input(tmp_path, change, fault):
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", "3", "\udcff", "[" * 100_000, '{"a": ' * 100_000, '{"a": ' + "9" * 5000 + "}"],
+    [
+        "{",
+        "[]",
+        "3",
+        '{"\\ud800": []}',
+        "\udcff",
+        "[" * 100_000,
+        '{"a": ' * 100_000,
+        '{"a": ' + "9" * 5000 + "}",
+    ],
 )
 @pytest.mark.parametrize("name", ["task_metadata.json", "valid.json"])
 def test_json_that_is_none_is_bad_input(tmp_path, name, text):
@@ -98,12 +107,11 @@ def test_json_that_is_none_is_bad_input(tmp_path, name, text):
         (setting(**{"x.wav": []}), "x.wav: .*1 label, not 0"),
         (setting(**{"x.wav": ["low", "high"]}), "x.wav: .*1 label, not 2"),
         (setting(**{"x.wav": ["middle"]}), "x.wav: 'middle' not in labelvocabulary.csv"),
-        (setting(**{"x.wav": ["\ud800"]}), r"x.wav: '\\ud800' not in labelvocabulary.csv"),
         (setting(**{"x.wav": [["low"]]}), "x.wav: .* not in labelvocabulary.csv"),
         (setting(**{"x.wav": "low"}), "x.wav: labels must be a list"),
         *(
             (setting(**{name: ["low"]}), "plain file name")
-            for name in ("../x.wav", "/tmp/x.wav", "a/x.wav", "a\\x.wav", "", "..", "\ud800.wav")
+            for name in ("../x.wav", "/tmp/x.wav", "a/x.wav", "a\\x.wav", "", "..")
         ),
     ],
 )
@@ -140,7 +148,7 @@ def test_sound_without_events_is_fine(tmp_path):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "not CSV"),
+        ("", "columns"),
         ("idx,label\n", "idx"),
         ("idx,label\n0,low,\n1,high,\n", "not CSV"),
         ("idx,label\n0,low\n1\n", "not CSV"),
@@ -155,7 +163,7 @@ def test_sound_without_events_is_fine(tmp_path):
 def test_unusable_vocabulary_is_bad_input(tmp_path, text, fault):
     folder = scene_task(tmp_path / "scene")
     (folder / "labelvocabulary.csv").write_text(text)
-    with pytest.raises(TaskError, match=rf"labelvocabulary\.csv.*{fault}"):
+    with pytest.raises(InputError, match=rf"labelvocabulary\.csv.*{fault}"):
         read_folder(folder)
 
 

@@ -192,10 +192,22 @@ SPOILT = {
     ],
     ("gtzan", "marble", GTZAN_TEST): [("00006", "00005", r"'\w+.00005' is listed 2 times")],
     ("magnatagatune", "folder", "annotations_final.csv"): [
-        ('"harpsichord"', '"harpsicord"', r"annotations_final.csv: no column 'harpsichord'"),
-        ('"12"', '"twelve"', r"annotations_final.csv: clip_id: 'twelve' is not a number"),
-        ('"c/lvx', '"g/lvx', r"annotations_final.csv: clip 00014: mp3_path 'g/lvx"),
-        ('"c/lvx', '"c/../../lvx', r"annotations_final.csv: clip 00014: .*leads out"),
+        (
+            '"harpsichord"',
+            '"harpsicord"',
+            r"_final.csv: line 1: no column 'harpsichord'",
+        ),
+        ('"guitar"', '"Slow"', r"annotations_final.csv: line 1: .* column"),
+        ('"12"', '"twelve"', r"csv: line 2: clip_id: 'twelve' is not a number"),
+        ('"12"', '"64"', r"csv: line 3: clip_id 64 is that of .*line 2 too"),
+        ('"c/lvx', '"g/lvx', r"csv: line 5: clip 00014: mp3_path 'g/lvx"),
+        ('"c/lvx', '"c/../../lvx', r"csv: line 5: clip 00014: .*leads out"),
+        ('"1"', '"yes"', r"csv: line 2: guitar: 'yes' is not a number"),
+        ('"1"', '"2"', r"csv: line 2: guitar: 2 is neither 0 nor 1"),
+        ('"1"', '""', r"csv: line 2: guitar: '' is not a number"),
+    ],
+    ("magnatagatune", "folder", "clip_info_final.csv"): [
+        ('"12"', '"64"', r"clip_info_final.csv: line 3: clip_id 64 is that of .*line 2 too"),
     ],
     ("magnatagatune", "jukemir", "magnatagatune.json"): [
         ('"harpsichord"', '"cembalo"', r"magnatagatune.json: clip '000\d\d': label 'cembalo'"),
@@ -203,20 +215,28 @@ SPOILT = {
         ('"mp3_path"', '"path"', r"magnatagatune.json: clip '00012': .*'mp3_path'"),
     ],
     ("emomusic", "folder", "songs_info.csv"): [
-        ("\n13,", "\n../13,", r"songs_info.csv: song_id: '../13' leads out of the data folder"),
-        ("Artist", "Singer", r"songs_info.csv: no column 'Artist'"),
+        ("\n13,", "\n../13,", r"songs_info.csv: line 11: song_id: '../13' is not a number"),
+        ("\n13,", "\n12.0,", r"songs_info.csv: line 11: song_id 12 is that of .*line 10 too"),
+        ("Artist", "Singer", r"songs_info.csv: line 1: no column 'Artist'"),
+        ("evaluation", "testing", r"csv: line 3: Mediaeval 2013 set: 'testing' is not develop"),
+        ("Phoephus", '"Phoephus', r"csv: line 8: not CSV \(a quote is not closed in its line"),
+        ("Phoephus", "Phoe, Phus", r"csv: line 8: 9 fields, and the header has 8"),
     ],
     ("emomusic", "folder", "static_annotations.csv"): [
-        ("3.1,", "loud,", r"static_annotations.csv: song '2': .*loud"),
-        ("\n13,", "\n14,", r"static_annotations.csv: no rating of song '13'"),
+        ("3.1,", "loud,", r"csv: line 2: mean_arousal: 'loud' is not a rating"),
+        ("3.1,", "nan,", r"csv: line 2: mean_arousal: 'nan' is not a rating"),
+        ("3.1,", "3.1,9,", r"csv: line 2: 6 fields, and the header has 5"),
+        ("\n13,", "\n14,", r"csv: no rating of song 13, which .*songs_info.csv: line 11 lists"),
     ],
     ("emomusic", "jukemir", "emomusic.json"): [
         ('"y": [', '"y": [NaN, ', r"emomusic.json: clip '0002'"),
     ],
     ("giantsteps", "folder", MTG_TABLE): [
-        ("D# minor", "D# dorian", r"annotations.txt: 'D# dorian' is not a key"),
-        ("\tC", "\tConf", r"annotations.txt: no column 'C'"),
-        ("5061", "track", r"annotations.txt: ID: 'track' is not a number"),
+        ("D# minor", "D# dorian", r"annotations.txt: line 2: 'D# dorian' is not a key"),
+        ("\tC", "\tConf", r"annotations.txt: line 1: no column 'C'"),
+        ("5061", "track", r"annotations.txt: line 2: ID: 'track' is not a number"),
+        ("5061", "5881", r"annotations.txt: line 3: ID 5881 is that of .*line 2 too"),
+        ("\t2", "\t3", r"annotations.txt: line 2: confidence: 3 is not 0, 1 or 2"),
     ],
     ("giantsteps", "folder", KEY_FILE): [("D", "H", r"10089.LOFI.key: 'H major' is not a key")],
 }
@@ -231,6 +251,56 @@ def test_bad_annotations_name_the_place(built, tmp_path, name, layout, file, old
     (root / file).write_text(text.replace(old, new))
     with pytest.raises(InputError, match=message):
         load_items(TASKS[name], root)
+
+
+def as_spelt(text):
+    """What spreadsheets and Windows make of a text file."""
+    return "\ufeff" + text.replace("\n", "\r\n") + " \r\n\r\n"
+
+
+HARMLESS = [
+    ("gtzan", "marble", GTZAN_VALID, ()),
+    ("gtzan", "jukemir", "gtzan_ff.json", ()),
+    ("magnatagatune", "folder", "annotations_final.csv", [('"1"', '"1.0"'), ('"0"', '"0."')]),
+    ("magnatagatune", "folder", "annotations_final.csv", [('"12"', '" 12.0 "')]),
+    ("magnatagatune", "folder", "clip_info_final.csv", [('"artist"', '"Artist"')]),
+    ("emomusic", "folder", "songs_info.csv", [("evaluation", "Evaluation "), ("2013 s", "2013 S")]),
+    ("emomusic", "folder", "static_annotations.csv", [("\n13,", "\n013.0,")]),
+    ("giantsteps", "folder", MTG_TABLE, [("\t2", "\t2.0"), ("minor", "Minor")]),
+    ("giantsteps", "folder", f"{MTG}/annotations/beatport_metadata.txt", ()),
+    ("giantsteps", "folder", KEY_FILE, [("D major", "d  MAJOR")]),
+]
+
+
+@pytest.mark.parametrize(("name", "layout", "file", "changes"), HARMLESS)
+def test_other_spellings_are_read_as_what_they_are(built, tmp_path, name, layout, file, changes):
+    def told(items):
+        return [(i.clip_id, i.track_id, i.target, i.split, i.artist) for i in items]
+
+    root = copy_of(built, name, layout, tmp_path)
+    (root / KEY_FILE).parent.mkdir(parents=True, exist_ok=True)
+    # What macOS leaves beside a file on a disk of another system.
+    (root / KEY_FILE).with_name("._10089.LOFI.key").write_bytes(b"\0\5\x16\7")
+    expected = told(load_items(TASKS[name], root))
+    text = (root / file).read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (root / file).write_text(as_spelt(text))
+    assert told(load_items(TASKS[name], root)) == expected
+
+
+@pytest.mark.parametrize("without_table", [False, True])
+def test_a_track_with_two_key_files_is_refused(built, tmp_path, without_table):
+    root = copy_of(built, "giantsteps", "folder", tmp_path)
+    file = root / KEY_FILE
+    if without_table:
+        (root / MTG_TABLE).unlink()
+        file = root / MTG / "annotations/key/5061.LOFI.key"
+    copy = file.with_name(f"{file.stem} (1).key")
+    copy.write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match=r"LOFI.* of the same track as .*LOFI.*; remove one"):
+        load_items(TASKS["giantsteps"], root)
 
 
 @pytest.mark.parametrize(
