@@ -285,8 +285,7 @@ def build_library(
 def check_output(out: Path, parts: Parts) -> None:
     """LibraryError unless a library can be begun, or gone on with, at `out`."""
     check_name(out)
-    if out.exists() and not parts.folder.exists():
-        raise LibraryError(f"{out}: exists already; give another --out, or remove it first")
+    parts.check()
     folder = next(f for f in (out.absolute().parent, *out.absolute().parents) if f.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise LibraryError(f"{out}: {folder} cannot be written to")

@@ -187,6 +187,29 @@ def test_shards_merge_to_what_one_machine_writes(tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_what_is_damaged_is_made_again(tmp_path):
+    out, whole = tmp_path / "library.parquet", tmp_path / "whole.parquet"
+    music = write_noise(tmp_path / "a.wav", 9_000)
+    options = ["--model", write_model(tmp_path), "--device", "cpu"]
+    assert myna("embed", music, "--out", whole, *options).exit_code == 0
+    assert myna("embed", music, "--out", out, *options, "--shard", "1/1").exit_code == 0
+    parts = tmp_path / "library.parquet.parts"
+    (part,) = parts.glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:-99])
+    early = myna("merge", out)
+    assert early.exit_code == 2
+    assert "1 of 1 parts are missing or damaged" in early.output
+    (parts / "plan.json").write_text("{")
+    # As if the run that made it had been killed before it tidied up.
+    out.write_bytes(whole.read_bytes())
+
+    result = myna("embed", music, "--out", out, *options)
+
+    assert result.exit_code == 0, result.output
+    assert out.read_bytes() == whole.read_bytes()
+    assert not parts.exists()
+
+
 def test_what_was_read_off_another_block_is_not_gone_on_with(tmp_path, music):
     """As with every option: a shard is refused, and alone all is made anew."""
     model, out, whole = (
@@ -207,6 +230,44 @@ def test_what_was_read_off_another_block_is_not_gone_on_with(tmp_path, music):
     assert anew.exit_code == alone.exit_code == 0
     assert "going on" not in anew.output
     assert out.read_bytes() == whole.read_bytes()
+
+
+OTHERS = {
+    "a folder": lambda out: write(parts_of(out) / "precious.txt"),
+    "parts of something else": lambda out: write(parts_of(out) / f"{'0' * 32}.parquet"),
+    "a file": lambda out: write(parts_of(out)),
+    "a link": lambda out: parts_of(out).symlink_to(out.parent / "music"),
+    "a dangling link": lambda out: parts_of(out).symlink_to("nowhere"),
+    "a list": lambda out: write(out.with_name(f"{out.name}.failed.csv")),
+}
+"""What of others' making may be where `myna embed` writes."""
+
+
+def parts_of(out):
+    return out.with_name(f"{out.name}.parts")
+
+
+def write(path):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"precious")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_nothing_of_others_is_removed_or_written_over(tmp_path, name):
+    out = tmp_path / "library.parquet"
+    track, model = write_noise(tmp_path / "music" / "a.wav", 1_000), write_model(tmp_path)
+    OTHERS[name](out)
+    (other,) = tmp_path.glob("library.*")
+    before = [(path, path.lstat().st_mtime_ns) for path in sorted(tmp_path.rglob("*"))]
+
+    for arguments in (["embed", track, "--out", out, "--model", model], ["merge", out]):
+        result = myna(*arguments)
+        assert result.exit_code == 2
+        assert result.output == (
+            f"myna {arguments[0]}: {other}: was not made by myna embed; move it away, or give "
+            "another --out\n"
+        )
+    assert [(path, path.lstat().st_mtime_ns) for path in sorted(tmp_path.rglob("*"))] == before
 
 
 @pytest.mark.parametrize(
