@@ -6,11 +6,14 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError
 
@@ -28,7 +31,8 @@ class _Required:
 def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """A file to write that takes the place of `path` when the block ends well.
 
-    It is on the disk by then. Whatever ends the block otherwise, `path` stays as it was.
+    It is on the disk by then. Whatever ends the block otherwise, `path` stays as it was; an error
+    of the system that ends it names `path`.
 
     Args:
         path: the file to appear whole or not at all.
@@ -41,8 +45,14 @@ def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        # The system names no file where a disk is full, else one that is gone in a moment.
+        if error.errno is not None and error.filename in (None, str(partial)):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():  # a read-only disk refuses even to remove what is not there
+            partial.unlink()
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
@@ -60,6 +70,28 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     """Write `value` as JSON, whole or not at all, making the folders to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def check_disk(folder: Path, needed: int, error: type[InputError] = InputError) -> None:
+    """Refuse, before hours of work, a place that cannot take `needed` bytes, and 1 % more.
+
+    Args:
+        folder: what is to be written, or be written into; it need not be there yet.
+        needed: bytes.
+        error: raised then.
+
+    Raises:
+        InputError: `error`, if its disk has less, or the folder cannot be made or written into.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise error(f"{folder}: {there} cannot be written into; choose another folder")
+    free = shutil.disk_usage(there).free
+    if free < 1.01 * needed:
+        raise error(
+            f"{folder}: {tqdm.format_sizeof(needed, 'B')} are needed, and its disk has "
+            f"{tqdm.format_sizeof(free, 'B')} left; free some, or take another disk"
+        )
 
 
 def read_text(path: Path) -> str:

@@ -1,6 +1,9 @@
 """`myna similar`, `plot`, `info`, `report`, and the group itself."""
 
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -126,6 +129,29 @@ def test_a_library_that_cannot_be_used_is_a_line(tmp_path, monkeypatch, command)
         assert result.exit_code == 2
         assert result.output.startswith(f"myna {command[0]}: {message}")
         assert result.output.count("\n") == 1
+
+
+def test_a_full_disk_is_a_line_that_names_the_file(tmp_path, monkeypatch, library):
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    model, there = tmp_path / "myna-hybrid.pth", sorted(tmp_path.rglob("*"))
+    for arguments, name in (
+        (["plot", library, "--out", tmp_path / "a.pdf"], "a.pdf"),
+        (["export", "--to", "safetensors", "--model", model], "a.safetensors"),
+        (["embed", tmp_path / "music", "--model", model], r"a.parquet.parts/plan.json"),
+    ):
+        out = [] if "--out" in arguments else ["--out", tmp_path / name.split("/")[0]]
+        out = [str(path).removesuffix(".parts") for path in out]
+        result = myna(*arguments, *out)
+        assert (result.exit_code, result.output) == (
+            1,
+            f"myna {arguments[0]}: {tmp_path / name}: No space left on device; free some there, "
+            "or write to another disk\n",
+        )
+    shutil.rmtree(tmp_path / "a.parquet.parts")
+    assert sorted(tmp_path.rglob("*")) == there
 
 
 def test_info_describes_a_checkpoint(tmp_path):
