@@ -1,6 +1,7 @@
 """`myna embed` and `myna merge`, as a user runs them."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -15,7 +16,9 @@ import soundfile
 from click.testing import CliRunner
 from tiny_library import load_tiny, same, write_model, write_noise
 
+from myna_plugin.cli.embed import read_inputs
 from myna_plugin.cli.main import main
+from myna_plugin.common.errors import InputError
 from myna_plugin.library.table import read_library
 
 
@@ -77,6 +80,47 @@ def test_paths_on_standard_input(tmp_path, music):
 
     assert result.exit_code == 0, result.output
     assert read_library(out).paths == paths, "in the order given, each once"
+
+
+@pytest.mark.parametrize(
+    ("content", "null", "expected"),
+    [
+        (b"a\nb c\r\n\na\n", False, ["a", "b c", "a"]),
+        (b"\xef\xbb\xbfa\nb", False, ["a", "b"]),
+        (b"caf\xe9\n", False, ["caf\udce9"]),
+        (b"a\nb\0caf\xe9\0\0", True, ["a\nb", "caf\udce9"]),
+        (b"", True, []),
+        (b"a\0b\0", False, "standard input has NUL bytes: add --null"),
+        (b"a\nb\n", True, "standard input has no NUL bytes: leave --null out"),
+        ("ab\n".encode("utf-16-le"), False, "standard input has NUL bytes: add --null"),
+        ("ab\n".encode("utf-16"), False, "standard input is UTF-16: convert it"),
+        ("ab\n".encode("utf-16"), True, "standard input is UTF-16: convert it"),
+    ],
+)
+def test_paths_are_read_as_bytes(monkeypatch, content, null, expected):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), "ascii"))
+    if isinstance(expected, list):
+        assert read_inputs(["x", "-", "y"], null) == ["x", *expected, "y"]
+    else:
+        with pytest.raises(InputError, match=expected):
+            read_inputs(["-"], null)
+
+
+def test_names_of_any_bytes_on_standard_input_have_rows(tmp_path):
+    out = tmp_path / "library.parquet"
+    names = [os.fsencode(tmp_path) + b"/caf\xe9.wav", os.fsencode(tmp_path) + b"/two\nlines.wav"]
+    for name in names:
+        os.rename(write_noise(tmp_path / "a.wav", 1_000), name)
+    paths = b"".join(name + b"\0" for name in names)
+
+    result = myna("embed", "-", "-0", "--out", out, "--model", write_model(tmp_path), input=paths)
+
+    assert result.exit_code == 0, result.output
+    expected = [str(tmp_path / "caf\ufffd.wav"), str(tmp_path / "two\nlines.wav")]
+    assert read_library(out).paths == expected
+    refused = myna("embed", "a.wav", "-0", "--out", out)
+    assert refused.exit_code == 2
+    assert refused.output == ("myna embed: --null is for paths on standard input: name - as well\n")
 
 
 def test_odd_tracks_are_counted_and_marked(tmp_path):
