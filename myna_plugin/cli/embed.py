@@ -24,7 +24,7 @@ from myna_plugin.common.options import (
     NamedPath,
 )
 from myna_plugin.library.building import Outcome, build_library, describe, find_tracks
-from myna_plugin.library.parts import Parts, printable
+from myna_plugin.library.parts import Parts
 from myna_plugin.model.embedding import PRECISIONS
 
 EPILOG = """
@@ -193,7 +193,7 @@ def tell(out: Path, outcome: Outcome, shard: tuple[int, int] | None = None) -> i
     """Say what was done and what was not; the exit status."""
     for listed, kind in ((outcome.failed, ""), (outcome.warned, "warning: ")):
         for path, text in listed[:SHOWN_AT_MOST]:
-            say(f"myna: {kind}{printable(path)}: {text}")
+            say(f"myna: {kind}{path}: {text}")
         if (hidden := len(listed) - SHOWN_AT_MOST) > 0:
             say(f"myna: {kind}and {hidden} more")
     if shard is not None:

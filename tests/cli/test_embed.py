@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -106,16 +107,24 @@ def test_paths_are_read_as_bytes(monkeypatch, content, null, expected):
             read_inputs(["-"], null)
 
 
-def test_names_of_any_bytes_on_standard_input_have_rows(tmp_path):
+def test_names_of_any_bytes_have_rows_whatever_the_locale(tmp_path):
     out = tmp_path / "library.parquet"
     names = [os.fsencode(tmp_path) + b"/caf\xe9.wav", os.fsencode(tmp_path) + b"/two\nlines.wav"]
     for name in names:
         os.rename(write_noise(tmp_path / "a.wav", 1_000), name)
-    paths = b"".join(name + b"\0" for name in names)
+    bad = os.fsencode(tmp_path) + b"/bad\xe9.wav"
+    Path(os.fsdecode(bad)).touch()
+    arguments = ["embed", "-", "-0", "--out", out, "--model", write_model(tmp_path)]
 
-    result = myna("embed", "-", "-0", "--out", out, "--model", write_model(tmp_path), input=paths)
+    done = subprocess.run(
+        [sys.executable, "-m", "myna_plugin.cli.main", *map(str, arguments)],
+        input=b"".join(name + b"\0" for name in [*names, bad]),
+        capture_output=True,
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )
 
-    assert result.exit_code == 0, result.output
+    assert done.returncode == 1, done.stderr
+    assert b"files that could not be used: 1" in done.stderr
     expected = [str(tmp_path / "caf\ufffd.wav"), str(tmp_path / "two\nlines.wav")]
     assert read_library(out).paths == expected
     refused = myna("embed", "a.wav", "-0", "--out", out)
