@@ -12,6 +12,22 @@ from conftest import published_state_dict
 from myna_plugin.api import Myna
 from myna_plugin.library.table import Library
 
+FACTS = {
+    "model": "tiny",
+    "weights": "abc",
+    "patchings": ["square"],
+    "width": 3,
+    "precision": "float32",
+    "timestamps": False,
+    "hop_ms": None,
+    "timestamp_layer": None,
+    "scene_layers": [2],
+    "version": "0",
+}
+"""What a library of embeddings of three numbers says it was made with."""
+
+SEQUENCES = FACTS | {"timestamps": True, "hop_ms": 50.0, "timestamp_layer": 2, "scene_layers": None}
+
 
 def write_noise(path: Path, n_samples: int, seed: int = 0, rate: int = 16_000) -> Path:
     """Uniform noise, mono."""

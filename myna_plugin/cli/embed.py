@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from myna_plugin.common.options import (
     NamedPath,
 )
 from myna_plugin.library.building import Outcome, build_library, describe, find_tracks
-from myna_plugin.library.parts import Parts, printable
+from myna_plugin.library.parts import Parts
 from myna_plugin.model.embedding import PRECISIONS
 
 EPILOG = """
@@ -31,7 +33,7 @@ Examples:
 \b
   myna embed music --out library.parquet
   myna embed song.mp3 other.flac --out two.parquet --model myna-hybrid
-  find /music -name '*.mp3' | myna embed - --out library.parquet
+  find /music -name '*.mp3' -print0 | myna embed - --null --out library.parquet
   myna embed music --out sequences.parquet --timestamps --hop-ms 500
 
 \b
@@ -54,6 +56,9 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
     type=FILE,
     metavar="LIBRARY",
     help="File to write, .parquet.",
+)
+@click.option(
+    "--null", "-0", is_flag=True, help="Paths on standard input end in NUL bytes, not in lines."
 )
 @MODEL
 @EMBEDDING
@@ -95,6 +100,7 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 def embed(
     inputs: tuple[str, ...],
     out: Path,
+    null: bool,
     model: str,
     embedding: str,
     scene_layers: tuple[int, ...] | None,
@@ -128,7 +134,7 @@ def embed(
         "timestamp_layer": timestamp_layer,
         "scene_layers": scene_layers,
     }
-    tracks = find_tracks(read_inputs(inputs), say)
+    tracks = find_tracks(read_inputs(inputs, null), say)
     myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **options)
     facts = describe(myna.embedder, model, precision=precision, timestamps=timestamps)
     run_units = None
@@ -155,10 +161,31 @@ def embed(
     sys.exit(tell(out, outcome, shard))
 
 
-def read_inputs(inputs: Sequence[str]) -> list[str]:
-    """What was given, "-" replaced by the lines of standard input."""
-    lines = [line.rstrip("\r\n") for line in sys.stdin] if "-" in inputs else []
-    piped = [line for line in lines if line]
+def read_inputs(inputs: Sequence[str], null: bool = False) -> list[str]:
+    """What was given, "-" replaced by the paths on standard input, bytes of whatever encoding.
+
+    Args:
+        inputs: paths.
+        null: whether those on standard input end in NUL bytes, not in lines.
+
+    Raises:
+        InputError: they end otherwise, or are UTF-16; or `null` without "-".
+    """
+    if "-" not in inputs:
+        if null:
+            raise InputError("--null is for paths on standard input: name - as well")
+        return list(inputs)
+    content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError("standard input is UTF-16: convert it, iconv -f UTF-16 -t UTF-8")
+    if null and content and b"\0" not in content:
+        raise InputError("standard input has no NUL bytes: leave --null out")
+    if not null and b"\0" in content:
+        raise InputError(
+            "standard input has NUL bytes: add --null (find -print0), or convert it (UTF-16)"
+        )
+    ends = content.split(b"\0") if null else [line.rstrip(b"\r") for line in content.split(b"\n")]
+    piped = [os.fsdecode(path) for path in ends if path]
     return [path for given in inputs for path in (piped if given == "-" else [given])]
 
 
@@ -166,7 +193,7 @@ def tell(out: Path, outcome: Outcome, shard: tuple[int, int] | None = None) -> i
     """Say what was done and what was not; the exit status."""
     for listed, kind in ((outcome.failed, ""), (outcome.warned, "warning: ")):
         for path, text in listed[:SHOWN_AT_MOST]:
-            say(f"myna: {kind}{printable(path)}: {text}")
+            say(f"myna: {kind}{path}: {text}")
         if (hidden := len(listed) - SHOWN_AT_MOST) > 0:
             say(f"myna: {kind}and {hidden} more")
     if shard is not None:

@@ -11,6 +11,7 @@ import click
 from myna_plugin.adapters import onnx
 from myna_plugin.cli.options import EMBEDDING, MODEL, SCENE_LAYERS, hop_ms_option
 from myna_plugin.common.errors import InputError, ToldCommand
+from myna_plugin.common.files import check_disk
 from myna_plugin.common.options import PATH
 from myna_plugin.hear import load_model
 from myna_plugin.model.checkpoint import save_checkpoint
@@ -88,4 +89,5 @@ def export(
         raise InputError(f"{out}: already there; name another, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
     loaded = load_model(model, embedding=embedding, scene_layers=scene_layers, hop_ms=hop_ms)
+    check_disk(out.parent, sum(tensor.nbytes for tensor in loaded.state_dict().values()))
     click.echo(f"{out}: {FORMATS[target](loaded, out)}")

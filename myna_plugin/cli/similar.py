@@ -61,7 +61,7 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
     facts = library.facts
     patchings = facts["patchings"]
     names = ("hop_ms", "timestamp_layer") if facts["timestamps"] else ("scene_layers",)
-    options: dict[str, Any] = {name: facts[name] for name in names}
+    options: dict[str, Any] = {name: facts[name] for name in names if facts.get(name)}
     myna = Myna.from_pretrained(
         facts["model"] if model is None else model,
         embedding="hybrid" if len(patchings) > 1 else patchings[0],

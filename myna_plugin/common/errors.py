@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +30,13 @@ EXTRAS = {
     **dict.fromkeys(("pytorch_lightning", "pandas", "torchinfo", "sed_eval"), "hear-eval"),
 }
 """Optional package -> the extra of ours that installs it, the smallest one."""
+
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; free some there, or write to another disk"),
+    **dict.fromkeys((errno.EROFS, errno.ENOTDIR), "; write to another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "; change its permissions, or take another place"),
+}
+"""What to do about an error of the system, by its number."""
 
 SHOWN_AT_MOST = 20
 """Faults printed before the rest is only counted."""
@@ -97,8 +106,20 @@ def told(program: str, stopped: str = "the same command goes on from here") -> I
     except BrokenPipeError:
         raise
     except (UnfinishedError, OSError) as error:
-        _tell(program, (str(error),))
+        _tell(program, (_name_file(error) if isinstance(error, OSError) else str(error),))
         sys.exit(FAILED)
+
+
+def _name_file(error: OSError) -> str:
+    """A fault of a file or its disk: the file, the fault and, where it is known, the remedy.
+
+    >>> _name_file(OSError(errno.EROFS, "Read-only file system", "a.wav"))
+    'a.wav: Read-only file system; write to another place'
+    """
+    if error.filename is None or error.errno is None:
+        return str(error)
+    # Not its own words: Arrow's are many.
+    return f"{error.filename}: {os.strerror(error.errno)}{REMEDIES.get(error.errno, '')}"
 
 
 class ToldCommand(click.Command):

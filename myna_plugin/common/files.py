@@ -8,11 +8,14 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError, reason
 
@@ -40,7 +43,8 @@ class _Required:
 def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """A file to write that takes the place of `path` when the block ends well.
 
-    It is on the disk by then. Whatever ends the block otherwise, `path` stays as it was.
+    It is on the disk by then. Whatever ends the block otherwise, `path` stays as it was; an error
+    of the system that ends it names `path`.
 
     Args:
         path: the file to appear whole or not at all.
@@ -53,8 +57,14 @@ def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        # The system names no file where a disk is full, else one that is gone in a moment.
+        if error.errno is not None and error.filename in (None, str(partial)):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():  # a read-only disk refuses even to remove what is not there
+            partial.unlink()
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
@@ -86,6 +96,28 @@ def fault_of_place(path: Path) -> str:
     if path.exists():
         return "is a pipe or a device, not a file"
     return f"is a link to {path.readlink()}, no such file" if path.is_symlink() else "no such file"
+
+
+def check_disk(folder: Path, needed: int, error: type[InputError] = InputError) -> None:
+    """Refuse, before hours of work, a place that cannot take `needed` bytes, and 1 % more.
+
+    Args:
+        folder: what is to be written, or be written into; it need not be there yet.
+        needed: bytes.
+        error: raised then.
+
+    Raises:
+        InputError: `error`, if its disk has less, or the folder cannot be made or written into.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise error(f"{folder}: {there} cannot be written into; choose another folder")
+    free = shutil.disk_usage(there).free
+    if free < 1.01 * needed:
+        raise error(
+            f"{folder}: {tqdm.format_sizeof(needed, 'B')} are needed, and its disk has "
+            f"{tqdm.format_sizeof(free, 'B')} left; free some, or take another disk"
+        )
 
 
 def read_text(path: Path) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import soundfile
 from tqdm import tqdm
 
-from myna_plugin.common.files import replacing
-from myna_plugin.model.audio import SAMPLE_RATE, load_audio
+from myna_plugin.common.files import check_disk, write_whole
+from myna_plugin.model.audio import SAMPLE_RATE, load_audio, read_info
+from myna_plugin.probing.tasks.clips import SAMPLE_BYTES, write_wav
 
 PACKED = Path(__file__).parent / "demo_tasks"
 
@@ -31,6 +31,8 @@ def unpack_demo_tasks(folder: Path) -> Path:
 
     Raises:
         FileNotFoundError: the installation lacks the packed tasks.
+        InputError: the folder cannot be written into, or its disk has too little room.
+        OSError: a file cannot be written; names it.
         AudioError: a packed file cannot be decoded, as when libsndfile is built without Opus.
     """
     packed = sorted(path for path in PACKED.glob("*/**/*") if path.is_file())
@@ -38,6 +40,7 @@ def unpack_demo_tasks(folder: Path) -> Path:
         raise FileNotFoundError(f"{PACKED}: no demo tasks; reinstall myna-plugin")
     targets = {source: folder / _unpacked_name(source) for source in packed}
     missing = {source: target for source, target in targets.items() if not target.exists()}
+    check_disk(folder, sum(map(_unpacked_bytes, missing)))
     in_order = sorted(missing, key=lambda path: (path.name == "task_metadata.json", path))
     for source in tqdm(in_order, "Unpacking demo tasks", unit="file", disable=not missing):
         _unpack(source, missing[source])
@@ -50,12 +53,17 @@ def _unpacked_name(source: Path) -> Path:
     return relative.with_suffix(".wav") if relative.suffix == ".ogg" else relative
 
 
+def _unpacked_bytes(source: Path) -> int:
+    """What a packed file takes when it is unpacked."""
+    if source.suffix != ".ogg":
+        return source.stat().st_size
+    return round(read_info(source).duration_s * SAMPLE_RATE) * SAMPLE_BYTES
+
+
 def _unpack(source: Path, target: Path) -> None:
     """Copy one file, decoding audio, so that `target` is never seen half-written."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as partial:
-        if source.suffix == ".ogg":
-            samples = load_audio(source).numpy()
-            soundfile.write(partial, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
-        else:
-            partial.write_bytes(source.read_bytes())
+    if source.suffix == ".ogg":
+        write_wav(target, load_audio(source).numpy(), SAMPLE_RATE)
+    else:
+        write_whole(target, source.read_bytes())

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from myna_plugin._version import __version__
+from myna_plugin.common.files import check_disk
 from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Failed, LibraryError
 from myna_plugin.library.encoding import Embedded, SceneEncoder, SequenceEncoder, TrackEncoder
 from myna_plugin.library.parts import Parts, Row, Unit, encode_part, plan_units
@@ -285,8 +286,5 @@ def build_library(
 def check_output(out: Path, parts: Parts) -> None:
     """LibraryError unless a library can be begun, or gone on with, at `out`."""
     check_name(out)
-    if out.exists() and not parts.folder.exists():
-        raise LibraryError(f"{out}: exists already; give another --out, or remove it first")
-    folder = next(f for f in (out.absolute().parent, *out.absolute().parents) if f.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise LibraryError(f"{out}: {folder} cannot be written to")
+    parts.check()
+    check_disk(out.absolute().parent, 0, LibraryError)

@@ -28,7 +28,7 @@ def join_libraries(paths: Sequence[Path]) -> Library:
 
     Raises:
         LibraryError: one cannot be read, or they were made with different models, or read off
-            different blocks.
+            different blocks, or there is no track in them.
     """
     libraries = [read_library(path) for path in paths]
     first = libraries[0]
@@ -38,6 +38,8 @@ def join_libraries(paths: Sequence[Path]) -> Library:
                 f"{path}: made with another model than {paths[0]}, or read off another of its "
                 "blocks; their embeddings cannot be compared"
             )
+    if not any(library.paths for library in libraries):
+        raise LibraryError(f"{', '.join(map(str, paths))}: no tracks in it; name another library")
     return Library(
         [path for library in libraries for path in library.paths],
         np.concatenate([library.duration_s for library in libraries]),

@@ -13,24 +13,29 @@ import hashlib
 import io
 import json
 import os
-import shutil
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from myna_plugin.common.files import replacing
+from myna_plugin.common.files import read_json, write_text, write_whole
 from myna_plugin.common.locks import locked
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.table import (
+    DAMAGE,
     Facts,
+    check_facts,
     embedding_array,
+    embeddings_of,
+    facts_of,
+    is_library,
     schema_of,
     write_library,
 )
@@ -42,6 +47,17 @@ UNIT_BYTES = 512 << 20
 """A unit ends where its files are as large as this together."""
 
 PLAN = "plan.json"
+
+MARKER = "made-by-myna-embed"
+"""The file by which a folder of results is known as ours, so that it may be removed."""
+
+KEY = re.compile("[0-9a-f]{32}")
+"""What a unit's key looks like."""
+
+OWN_NAMES = re.compile(rf"{KEY.pattern}\.parquet|plan\.json|.+\.lock|.+\.\d+\.tmp")
+"""What lies in such a folder, beside the marker."""
+
+REPORT_COLUMNS = ("path", "reason")
 
 
 @dataclass(frozen=True)
@@ -141,11 +157,15 @@ def encode_part(rows: Sequence[Row], facts: Facts) -> bytes:
             "warning": pa.array([row.warning for row in rows], pa.string()),
             "fault": pa.array([row.fault for row in rows], pa.string()),
         },
-        schema_of(facts).append(pa.field("fault", pa.string())),
+        _part_schema(facts),
     )
     buffer = io.BytesIO()
-    pq.write_table(table, buffer)
+    pq.write_table(table, buffer, write_page_checksum=True)
     return buffer.getvalue()
+
+
+def _part_schema(facts: Facts) -> pa.Schema:
+    return schema_of(facts).append(pa.field("fault", pa.string()))
 
 
 class Parts:
@@ -160,6 +180,29 @@ class Parts:
         self.folder = library.with_name(f"{library.name}.parts")
         self.report = library.with_name(f"{library.name}.failed.csv")
 
+    def check(self) -> None:
+        """See that no file or folder of others would be overwritten or removed.
+
+        Raises:
+            LibraryError: one would.
+        """
+        is_begun = (self.folder / MARKER).is_file()
+        if os.path.lexists(self.library) and not (is_begun and is_library(self.library)):
+            raise LibraryError(
+                f"{self.library}: exists already; give another --out, or remove it first"
+            )
+        is_folder = self.folder.is_dir() and not self.folder.is_symlink()
+        foreign = {
+            # Empty, it may be that of a run which was stopped before it wrote the marker.
+            self.folder: not (is_folder and (is_begun or not any(self.folder.iterdir()))),
+            self.report: not (self.report.is_file() and _is_report(self.report)),
+        }
+        for path, is_foreign in foreign.items():
+            if is_foreign and os.path.lexists(path):
+                raise LibraryError(
+                    f"{path}: was not made by myna embed; move it away, or give another --out"
+                )
+
     def begin(self, facts: Facts, units: Sequence[Unit], *, shared: bool) -> None:
         """Make the folder and write down the plan.
 
@@ -171,31 +214,41 @@ class Parts:
         Raises:
             LibraryError: they work by another one.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         plan = {"facts": facts, "units": [unit.key for unit in units]}
-        file = self.folder / PLAN
-        if shared and file.exists() and json.loads(file.read_text()) != plan:
+        if shared and self._plan() not in (None, plan):
             raise LibraryError(
                 f"{self.folder}: begun with other options, or where other files were seen; all "
                 "shards need the same ones. Delete the folder to begin anew"
             )
-        self._write(file, json.dumps(plan).encode())
+        write_text(self.folder / PLAN, json.dumps(plan))
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / MARKER).touch()
+
+    def _plan(self) -> dict[str, Any] | None:
+        """What `begin` has written down; None for nothing, or if it is damaged."""
+        plan = read_json(self.folder / PLAN, None)
+        try:
+            check_facts(plan["facts"])
+            # They become names of files.
+            are_keys = all(KEY.fullmatch(key) for key in plan["units"])
+        except (TypeError, KeyError, ValueError):
+            return None
+        return plan if are_keys else None
 
     def path(self, key: str) -> Path:
         """The file of a unit."""
         return self.folder / f"{key}.parquet"
 
     def has(self, unit: Unit) -> bool:
-        """Whether a unit is done."""
-        return self.path(unit.key).exists()
+        """Whether a unit is done: its part is there, and whole."""
+        return _read(self.path(unit.key)) is not None
 
     def write(self, unit: Unit, content: bytes) -> None:
         """Keep what `encode_part` has made of a unit's rows."""
-        self._write(self.path(unit.key), content)
-
-    def _write(self, path: Path, content: bytes) -> None:
-        with replacing(path) as partial:
-            partial.write_bytes(content)
+        write_whole(self.path(unit.key), content)
 
     def merge(self) -> Merged:
         """Make the library of all units, in order; what failed goes into the report. Tidy up.
@@ -204,36 +257,62 @@ class Parts:
             What the library holds, and what it does not.
 
         Raises:
-            LibraryError: there is no plan, or units are missing.
+            LibraryError: there is no plan, units are missing, or something of others is in the way.
         """
-        try:
-            plan = json.loads((self.folder / PLAN).read_text())
-        except FileNotFoundError:
+        self.check()
+        plan = self._plan()
+        if plan is None and (self.folder / PLAN).exists():
+            raise LibraryError(
+                f"{self.folder / PLAN}: damaged; give the command of a shard again, which mends it"
+            )
+        if plan is None:
             raise LibraryError(
                 f"{self.folder}: no such folder, or nothing in it; it is what myna embed --shard "
                 "leaves for merging"
-            ) from None
+            )
         files = [self.path(key) for key in plan["units"]]
-        missing = [i for i, file in enumerate(files) if not file.exists()]
+        missing = sum(_read(file) is None for file in files)
         if missing:
             raise LibraryError(
-                f"{self.folder}: {len(missing)} of {len(files)} parts are missing; let all shards "
-                "end (the same command goes on where it stopped), or copy their folders into one"
+                f"{self.folder}: {missing} of {len(files)} parts are missing or damaged; let all "
+                "shards end (the same command goes on where it stopped), or copy their folders "
+                "into one"
             )
 
         columns = schema_of(plan["facts"]).names
-        tables = (_rows(file).select(columns) for file in files)
-        failed = [row for file in files for row in _texts(file, "fault")]
-        warned = [row for file in files for row in _texts(file, "warning")]
+        failed: list[tuple[str, str]] = []
+        warned: list[tuple[str, str]] = []
+
+        def tables() -> Iterator[pa.Table]:
+            for file in files:
+                rows = pq.read_table(file, partitioning=None)
+                failed.extend(_texts(rows, "fault"))
+                warned.extend(_texts(rows, "warning"))
+                yield _without_faults(rows).select(columns)
+
         # Unfinished it lies among the parts, so that a killed run leaves nothing elsewhere.
-        n_rows = write_library(self.library, tables, plan["facts"], self.folder)
+        n_rows = write_library(self.library, tables(), plan["facts"], self.folder)
         self._report(failed)
-        shutil.rmtree(self.folder)
+        self._remove()
         return Merged(n_rows, failed, warned)
+
+    def _remove(self) -> None:
+        """Remove what is ours in the folder, the marker last, and the folder if it is then empty.
+
+        Something else may lie there: what a user put into it, or what NFS keeps of open files.
+        """
+        for path in list(self.folder.iterdir()):
+            if OWN_NAMES.fullmatch(path.name) and not path.is_dir():
+                path.unlink()
+        (self.folder / MARKER).unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def texts(self, units: Sequence[Unit], column: str) -> list[tuple[str, str]]:
         """Path and text of the tracks of some units, all done, with a "fault" or a "warning"."""
-        return [row for unit in units for row in _texts(self.path(unit.key), column)]
+        files = (self.path(unit.key) for unit in units)
+        tables = (pq.read_table(f, columns=["path", column], partitioning=None) for f in files)
+        return [row for table in tables for row in _texts(table, column)]
 
     def _report(self, failed: Sequence[tuple[str, str]]) -> None:
         """Write the report, or remove that of an earlier run."""
@@ -241,22 +320,37 @@ class Parts:
             self.report.unlink(missing_ok=True)
             return
         text = io.StringIO()
-        csv.writer(text).writerows([("path", "reason"), *failed])
-        self._write(self.report, text.getvalue().encode())
+        csv.writer(text).writerows([REPORT_COLUMNS, *failed])
+        write_whole(self.report, text.getvalue().encode())
 
     def locked(self, name: str) -> AbstractContextManager[None]:
         """While the block runs no other process does the same work."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         busy = f"{self.library}: another process is making it; wait for its end"
         return locked(self.folder / f"{name}.lock", busy, LibraryError)
 
 
-def _rows(file: Path) -> pa.Table:
-    table = pq.read_table(file, partitioning=None)
-    return table.filter(pc.is_null(table["fault"]))
+def _is_report(path: Path) -> bool:
+    head = ",".join(REPORT_COLUMNS).encode()
+    with path.open("rb") as file:
+        return file.read(len(head)) == head
 
 
-def _texts(file: Path, column: str) -> list[tuple[str, str]]:
-    table = pq.read_table(file, columns=["path", column], partitioning=None)
-    rows = table.filter(pc.is_valid(table[column]))
+def _read(file: Path) -> pa.Table | None:
+    """A part, checked; None if there is none, or no whole one."""
+    try:
+        table = pq.read_table(file, partitioning=None, page_checksum_verification=True)
+        table = table.cast(_part_schema(facts_of(table.schema)))
+        embeddings_of(_without_faults(table))
+    except DAMAGE:
+        return None
+    return table
+
+
+def _without_faults(part: pa.Table) -> pa.Table:
+    return part.filter(pc.is_null(part["fault"]))
+
+
+def _texts(rows: pa.Table, column: str) -> list[tuple[str, str]]:
+    rows = rows.filter(pc.is_valid(rows[column]))
     return list(zip(rows["path"].to_pylist(), rows[column].to_pylist(), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from myna_plugin.common.files import replacing
+from myna_plugin.common.files import write_whole
 from myna_plugin.library.decoding_pool import LibraryError
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def draw(points: np.ndarray, groups: Sequence[str], title: str) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure beside `path` and move it there.
+    """Write a figure, whole or not at all, making the folders to it.
 
     Raises:
         LibraryError: matplotlib knows no such format.
@@ -124,5 +125,8 @@ def save(figure: Figure, path: Path) -> None:
     kind = path.suffix.removeprefix(".")
     if kind not in known:
         raise LibraryError(f"{path}: a picture's name ends in .{', .'.join(sorted(known))}")
-    with replacing(path) as partial:
-        figure.savefig(partial, format=kind, dpi=150)
+    # In memory first: where a disk is full, matplotlib's PDF hides why it could not be written.
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=150)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, content.getbuffer())

@@ -16,7 +16,7 @@ What the rows were made with (model, weights, options) is JSON in the schema's m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,78 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from myna_plugin.common.files import replacing
+from myna_plugin.common.options import LARGEST
 from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.model.embedding import PRECISIONS
+from myna_plugin.model.encoder import PATCHINGS
 
 ABOUT = b"myna"
 
 ROW_GROUP = 4096
 
+COLUMNS = ["path", "duration_s", "embedding"]
+"""What is read of a library."""
+
+LARGEST_VALUE = 1e8
+"""No number of an embedding comes near; far beyond it a product of two lengths is infinite."""
+
+DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, RecursionError)
+"""What reading a damaged Parquet file, or one of another kind, raises here."""
+
 Facts = dict[str, Any]
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= LARGEST
+
+
+FACTS: dict[str, Callable[[Any], bool]] = {
+    "model": lambda value: isinstance(value, str),
+    "weights": lambda value: isinstance(value, str),
+    "patchings": lambda value: (
+        isinstance(value, list) and value != [] and all(p in [*PATCHINGS] for p in value)
+    ),
+    "width": _is_count,
+    "precision": lambda value: value in [*PRECISIONS],
+    "timestamps": lambda value: isinstance(value, bool),
+    "hop_ms": lambda value: value is None or (type(value) in (int, float) and 0 < value <= LARGEST),
+    "timestamp_layer": lambda value: value is None or _is_count(value),
+    "scene_layers": lambda value: (
+        value is None or (isinstance(value, list) and value != [] and all(map(_is_count, value)))
+    ),
+}
+"""What a library must say it was made with -> whether a value can be meant."""
+
+
+def check_facts(facts: Any) -> Facts:
+    """What a library says it was made with.
+
+    Raises:
+        ValueError: something else, or values that `myna embed` does not write.
+    """
+    if not isinstance(facts, dict):
+        raise ValueError("its metadata are no JSON object")
+    for name, is_meant in FACTS.items():
+        if not is_meant(facts.get(name)):
+            raise ValueError(f"{name} in its metadata is {str(facts.get(name))[:40]!r}")
+    return facts
+
+
+def facts_of(schema: pa.Schema) -> Facts:
+    """What a file was made with.
+
+    Raises:
+        KeyError, ValueError, RecursionError: it does not say, or nothing that can be meant.
+    """
+    return check_facts(json.loads((schema.metadata or {})[ABOUT]))
+
+
+def is_library(path: Path) -> bool:
+    """Whether a file says that `write_library` made it."""
+    try:
+        return ABOUT in (pq.read_schema(path).metadata or {})
+    except DAMAGE:
+        return False
 
 
 def embedding_type(width: int, sequences: bool) -> pa.DataType:
@@ -92,7 +157,7 @@ def write_library(
     with (
         replacing(path, folder) as partial,
         # No dictionaries: of floats that hardly repeat they make a file half as large again.
-        pq.ParquetWriter(partial, schema, use_dictionary=False) as writer,
+        pq.ParquetWriter(partial, schema, use_dictionary=False, write_page_checksum=True) as writer,
     ):
         for table in tables:
             n_rows += len(table)
@@ -130,29 +195,57 @@ def read_library(path: Path) -> Library:
         LibraryError: there is none, or it is damaged or of another kind.
     """
     if not path.is_file():
+        if path.exists():
+            raise LibraryError(f"{path}: is not a file; name one that myna embed wrote, .parquet")
         raise LibraryError(f"{path}: no such file; make it: myna embed FOLDER --out {path}")
     check_name(path)
     try:
         return _read(path)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except DAMAGE as error:
+        if isinstance(error, KeyError):
+            error = ValueError(f"it has no {error}")
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LibraryError(f"{path}: not a library, or damaged ({reason})") from error
+        raise LibraryError(
+            f"{path}: not a library, or damaged ({reason}); name a file that myna embed wrote, or "
+            "make it again"
+        ) from error
 
 
 def _read(path: Path) -> Library:
-    with pq.ParquetFile(path) as file:
-        facts = json.loads((file.schema_arrow.metadata or {})[ABOUT])
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        facts = facts_of(file.schema_arrow)
+        schema = pa.schema([schema_of(facts).field(name) for name in COLUMNS])
         paths: list[str] = []
         durations, blocks = [np.empty(0)], [np.empty((0, facts["width"]), np.float32)]
-        for batch in file.iter_batches(ROW_GROUP, columns=["path", "duration_s", "embedding"]):
-            paths += batch["path"].to_pylist()
-            durations.append(batch["duration_s"].to_numpy(zero_copy_only=False))
-            if facts["timestamps"]:
-                sequences = (_vectors(row.values) for row in batch["embedding"])
-                blocks += [sequence.mean(0, keepdims=True) for sequence in sequences]
-            else:
-                blocks.append(_vectors(batch["embedding"]))
+        for batch in file.iter_batches(ROW_GROUP, columns=COLUMNS):
+            rows = pa.Table.from_batches([batch]).select(COLUMNS).cast(schema)
+            paths += rows["path"].to_pylist()
+            durations.append(rows["duration_s"].to_numpy())
+            blocks.append(embeddings_of(rows))
     return Library(paths, np.concatenate(durations), np.concatenate(blocks), facts)
+
+
+def embeddings_of(rows: pa.Table) -> np.ndarray:
+    """Embeddings of some rows, whose schema is a library's; of sequences their means.
+
+    Returns:
+        float32, shape (N, D).
+
+    Raises:
+        ValueError: a row has none, or one that is not finite.
+    """
+    column = rows["embedding"].combine_chunks()
+    is_vector = pa.types.is_fixed_size_list(column.type)
+    if column.null_count:
+        raise ValueError("a track has no embedding")
+    tracks = [_vectors(column)] if is_vector else [_vectors(row.values) for row in column]
+    for track in tracks:
+        if not (len(track) or is_vector) or not (np.abs(track) <= LARGEST_VALUE).all():
+            raise ValueError("an embedding is empty or not finite")
+    if is_vector:
+        return tracks[0]
+    empty = np.empty((0, column.type.value_type.list_size), np.float32)
+    return np.concatenate([empty, *(track.mean(0, keepdims=True) for track in tracks)])
 
 
 def _vectors(array: pa.Array) -> np.ndarray:

@@ -37,7 +37,7 @@ import numpy as np
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, say
-from myna_plugin.common.files import read_json, write_json
+from myna_plugin.common.files import check_disk, read_json, write_json
 from myna_plugin.pretraining.store.preparation import FRAMES_PER_HOUR, INDEX_BYTES_PER_FILE
 from myna_plugin.pretraining.store.reading import (
     CLIP,
@@ -51,7 +51,6 @@ from myna_plugin.pretraining.store.reading import (
 )
 from myna_plugin.pretraining.store.writing import (
     WORK,
-    check_disk,
     publish,
     write_arrays,
     write_settings,
@@ -110,7 +109,7 @@ def write_store(
             say(f"{store}: going on, {len(unfinished)} of {len(jobs)} shards are left")
         n_clips = plan.clips_per_block * sum(job.stop - job.first for job in unfinished)
         clip_bytes = store_settings(plan).clip_frames * FRAME_BYTES
-        check_disk(store, n_clips * (clip_bytes + INDEX_BYTES_PER_FILE))
+        check_disk(store, n_clips * (clip_bytes + INDEX_BYTES_PER_FILE), StoreError)
         for _ in fill_shards(unfinished, plan, store, workers, device):
             pass
         parts = [read_arrays(columns_path(store, job)) for job in jobs]

@@ -1,12 +1,14 @@
 """`myna embed` and `myna merge`, as a user runs them."""
 
 import csv
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +17,9 @@ import soundfile
 from click.testing import CliRunner
 from tiny_library import load_tiny, same, write_model, write_noise
 
+from myna_plugin.cli.embed import read_inputs
 from myna_plugin.cli.main import main
+from myna_plugin.common.errors import InputError
 from myna_plugin.library.table import read_library
 
 
@@ -77,6 +81,55 @@ def test_paths_on_standard_input(tmp_path, music):
 
     assert result.exit_code == 0, result.output
     assert read_library(out).paths == paths, "in the order given, each once"
+
+
+@pytest.mark.parametrize(
+    ("content", "null", "expected"),
+    [
+        (b"a\nb c\r\n\na\n", False, ["a", "b c", "a"]),
+        (b"\xef\xbb\xbfa\nb", False, ["a", "b"]),
+        (b"caf\xe9\n", False, ["caf\udce9"]),
+        (b"a\nb\0caf\xe9\0\0", True, ["a\nb", "caf\udce9"]),
+        (b"", True, []),
+        (b"a\0b\0", False, "standard input has NUL bytes: add --null"),
+        (b"a\nb\n", True, "standard input has no NUL bytes: leave --null out"),
+        ("ab\n".encode("utf-16-le"), False, "standard input has NUL bytes: add --null"),
+        ("ab\n".encode("utf-16"), False, "standard input is UTF-16: convert it"),
+        ("ab\n".encode("utf-16"), True, "standard input is UTF-16: convert it"),
+    ],
+)
+def test_paths_are_read_as_bytes(monkeypatch, content, null, expected):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), "ascii"))
+    if isinstance(expected, list):
+        assert read_inputs(["x", "-", "y"], null) == ["x", *expected, "y"]
+    else:
+        with pytest.raises(InputError, match=expected):
+            read_inputs(["-"], null)
+
+
+def test_names_of_any_bytes_have_rows_whatever_the_locale(tmp_path):
+    out = tmp_path / "library.parquet"
+    names = [os.fsencode(tmp_path) + b"/caf\xe9.wav", os.fsencode(tmp_path) + b"/two\nlines.wav"]
+    for name in names:
+        os.rename(write_noise(tmp_path / "a.wav", 1_000), name)
+    bad = os.fsencode(tmp_path) + b"/bad\xe9.wav"
+    Path(os.fsdecode(bad)).touch()
+    arguments = ["embed", "-", "-0", "--out", out, "--model", write_model(tmp_path)]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "myna_plugin.cli.main", *map(str, arguments)],
+        input=b"".join(name + b"\0" for name in [*names, bad]),
+        capture_output=True,
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )
+
+    assert done.returncode == 1, done.stderr
+    assert b"files that could not be used: 1" in done.stderr
+    expected = [str(tmp_path / "caf\ufffd.wav"), str(tmp_path / "two\nlines.wav")]
+    assert read_library(out).paths == expected
+    refused = myna("embed", "a.wav", "-0", "--out", out)
+    assert refused.exit_code == 2
+    assert refused.output == ("myna embed: --null is for paths on standard input: name - as well\n")
 
 
 def test_odd_tracks_are_counted_and_marked(tmp_path):
@@ -187,6 +240,29 @@ def test_shards_merge_to_what_one_machine_writes(tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_what_is_damaged_is_made_again(tmp_path):
+    out, whole = tmp_path / "library.parquet", tmp_path / "whole.parquet"
+    music = write_noise(tmp_path / "a.wav", 9_000)
+    options = ["--model", write_model(tmp_path), "--device", "cpu"]
+    assert myna("embed", music, "--out", whole, *options).exit_code == 0
+    assert myna("embed", music, "--out", out, *options, "--shard", "1/1").exit_code == 0
+    parts = tmp_path / "library.parquet.parts"
+    (part,) = parts.glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:-99])
+    early = myna("merge", out)
+    assert early.exit_code == 2
+    assert "1 of 1 parts are missing or damaged" in early.output
+    (parts / "plan.json").write_text("{")
+    # As if the run that made it had been killed before it tidied up.
+    out.write_bytes(whole.read_bytes())
+
+    result = myna("embed", music, "--out", out, *options)
+
+    assert result.exit_code == 0, result.output
+    assert out.read_bytes() == whole.read_bytes()
+    assert not parts.exists()
+
+
 def test_what_was_read_off_another_block_is_not_gone_on_with(tmp_path, music):
     """As with every option: a shard is refused, and alone all is made anew."""
     model, out, whole = (
@@ -207,6 +283,44 @@ def test_what_was_read_off_another_block_is_not_gone_on_with(tmp_path, music):
     assert anew.exit_code == alone.exit_code == 0
     assert "going on" not in anew.output
     assert out.read_bytes() == whole.read_bytes()
+
+
+OTHERS = {
+    "a folder": lambda out: write(parts_of(out) / "precious.txt"),
+    "parts of something else": lambda out: write(parts_of(out) / f"{'0' * 32}.parquet"),
+    "a file": lambda out: write(parts_of(out)),
+    "a link": lambda out: parts_of(out).symlink_to(out.parent / "music"),
+    "a dangling link": lambda out: parts_of(out).symlink_to("nowhere"),
+    "a list": lambda out: write(out.with_name(f"{out.name}.failed.csv")),
+}
+"""What of others' making may be where `myna embed` writes."""
+
+
+def parts_of(out):
+    return out.with_name(f"{out.name}.parts")
+
+
+def write(path):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"precious")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_nothing_of_others_is_removed_or_written_over(tmp_path, name):
+    out = tmp_path / "library.parquet"
+    track, model = write_noise(tmp_path / "music" / "a.wav", 1_000), write_model(tmp_path)
+    OTHERS[name](out)
+    (other,) = tmp_path.glob("library.*")
+    before = [(path, path.lstat().st_mtime_ns) for path in sorted(tmp_path.rglob("*"))]
+
+    for arguments in (["embed", track, "--out", out, "--model", model], ["merge", out]):
+        result = myna(*arguments)
+        assert result.exit_code == 2
+        assert result.output == (
+            f"myna {arguments[0]}: {other}: was not made by myna embed; move it away, or give "
+            "another --out\n"
+        )
+    assert [(path, path.lstat().st_mtime_ns) for path in sorted(tmp_path.rglob("*"))] == before
 
 
 @pytest.mark.parametrize(

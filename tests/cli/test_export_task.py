@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +92,22 @@ def test_a_key_task_says_that_hear_has_no_weighted_score(exported):
     assert "myna score-keys" in note
     assert not (exported / "gtzan" / "README.md").exists()
     assert {path.name for path in exported.iterdir()} == {"gtzan", "magnatagatune", "giantsteps"}
+
+
+def test_what_is_written_is_said_and_needs_room(data, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=1_000))
+    for runner in ("hear", "marble"):
+        out = tmp_path / runner
+        options = ("--to", runner, "--sample-rate", "11025", out)
+        result = run("--task", "gtzan", "--root", data / "gtzan", *options)
+        assert result.exit_code == 2
+        (said,) = re.findall(r"(\d+) WAV files to write, (\S+)\n", result.stderr)
+        assert result.stderr.endswith(
+            f": {said[1]} are needed, and its disk has 1.00kB left; free some, or take another "
+            "disk\n"
+        )
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def call_python(folder: Path, *arguments: str) -> None:

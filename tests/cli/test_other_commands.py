@@ -1,16 +1,19 @@
 """`myna similar`, `plot`, `info`, `report`, and the group itself."""
 
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tiny_library import load_tiny, write_model, write_noise
+from tiny_library import FACTS, load_tiny, write_model, write_noise
 
 from myna_plugin.cli.main import COMMANDS, main
-from myna_plugin.library.table import read_library
+from myna_plugin.library.table import read_library, write_library
 from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.tensors import CheckpointError
 
@@ -109,6 +112,46 @@ def test_plot(tmp_path, library):
     assert result.exit_code == 0, result.output
     assert "5 of 6 tracks" in result.output
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("command", [["similar", "a.mp3"], ["plot", "--out", "x.png"]])
+def test_a_library_that_cannot_be_used_is_a_line(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    write_library(tmp_path / "empty.parquet", [], FACTS)
+    (tmp_path / "damaged.parquet").write_bytes((tmp_path / "empty.parquet").read_bytes()[:-9])
+    for name, message in (
+        ("empty.parquet", "empty.parquet: no tracks in it"),
+        ("damaged.parquet", "damaged.parquet: not a library, or damaged"),
+        ("gone.parquet", "gone.parquet: no such file; make it"),
+        (".", ".: is not a file; name one that myna embed wrote"),
+    ):
+        result = myna(*command, name)
+        assert result.exit_code == 2
+        assert result.output.startswith(f"myna {command[0]}: {message}")
+        assert result.output.count("\n") == 1
+
+
+def test_a_full_disk_is_a_line_that_names_the_file(tmp_path, monkeypatch, library):
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    model, there = tmp_path / "myna-hybrid.pth", sorted(tmp_path.rglob("*"))
+    for arguments, name in (
+        (["plot", library, "--out", tmp_path / "a.pdf"], "a.pdf"),
+        (["export", "--to", "safetensors", "--model", model], "a.safetensors"),
+        (["embed", tmp_path / "music", "--model", model], r"a.parquet.parts/plan.json"),
+    ):
+        out = [] if "--out" in arguments else ["--out", tmp_path / name.split("/")[0]]
+        out = [str(path).removesuffix(".parts") for path in out]
+        result = myna(*arguments, *out)
+        assert (result.exit_code, result.output) == (
+            1,
+            f"myna {arguments[0]}: {tmp_path / name}: No space left on device; free some there, "
+            "or write to another disk\n",
+        )
+    shutil.rmtree(tmp_path / "a.parquet.parts")
+    assert sorted(tmp_path.rglob("*")) == there
 
 
 def test_info_describes_a_checkpoint(tmp_path):

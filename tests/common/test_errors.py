@@ -22,7 +22,12 @@ from myna_plugin.common.errors import (
         (InputError("a.wav: silent"), BAD_INPUT, "myna: a.wav: silent\n"),
         (InputError("one", "two"), BAD_INPUT, "myna: one\nmyna: two\n"),
         (UnfinishedError("a worker died"), FAILED, "myna: a worker died\n"),
-        (OSError(28, "No space left", "x"), FAILED, "myna: [Errno 28] No space left: 'x'\n"),
+        (
+            OSError(28, "No space left", "x"),
+            FAILED,
+            "myna: x: No space left on device; free some there, or write to another disk\n",
+        ),
+        (OSError("a socket broke"), FAILED, "myna: a socket broke\n"),
         (KeyboardInterrupt(), INTERRUPTED, "myna: stopped; the same command goes on from here\n"),
         (
             ModuleNotFoundError("No module", name="mir_eval.key"),

@@ -2,11 +2,12 @@
 
 import errno
 import os
+import shutil
 
 import pytest
 
 from myna_plugin.common.errors import InputError
-from myna_plugin.common.files import PARTIALS, read_json, replacing
+from myna_plugin.common.files import PARTIALS, check_disk, read_json, replacing, write_text
 
 
 def contents(folder):
@@ -55,9 +56,23 @@ def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_text("old")
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="No space"), replacing(path) as partial:
-        partial.write_text("new")
+    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
+        write_text(path, "new")
     assert contents(tmp_path) == {"file": "old"}
+    with pytest.raises(FileNotFoundError, match=rf"'{tmp_path}/gone/file'"):
+        write_text(tmp_path / "gone" / "file", "new")
+
+
+def test_a_place_that_cannot_take_what_comes_is_refused(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=4_000_000))
+    check_disk(tmp_path / "not" / "yet", 3_900_000)
+    with pytest.raises(InputError, match=r"yet: 4\.10MB are needed, .* 4\.00MB left; free some"):
+        check_disk(tmp_path / "not" / "yet", 4_100_000)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/yet: .*file cannot be written into"):
+        check_disk(tmp_path / "file" / "yet", 0)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_the_unfinished_file_may_lie_in_another_folder(tmp_path):

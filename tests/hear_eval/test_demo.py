@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval import demo
 from myna_plugin.model.audio import AudioError
 from tools import demo_music, make_demo_tasks
@@ -145,7 +149,7 @@ def test_unpacking_again_writes_only_what_is_missing(tasks: Path) -> None:
     assert {path for path in after if after[path] != before.get(path)} == {lost}
 
 
-def test_failed_unpacking_leaves_no_part_file_and_no_metadata(
+def test_unpacking_what_is_broken_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = tmp_path / "packed"
@@ -159,8 +163,7 @@ def test_failed_unpacking_leaves_no_part_file_and_no_metadata(
     with pytest.raises(AudioError, match=r"b\.ogg"):
         demo.unpack_demo_tasks(tmp_path / "tasks")
 
-    written = [path.name for path in (tmp_path / "tasks").rglob("*") if path.is_file()]
-    assert written == ["a.wav"]
+    assert not (tmp_path / "tasks").exists()
 
 
 def test_missing_data_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +196,27 @@ def test_generator_is_deterministic_and_its_seeds_matter() -> None:
     np.testing.assert_array_equal(first, again)
     assert abs(np.corrcoef(first, other)[0, 1]) < 0.5
     assert np.abs(first).max() <= 1
+
+
+def test_a_folder_that_cannot_hold_them_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "tasks"):
+        with pytest.raises(InputError, match=r"file cannot be written into"):
+            demo.unpack_demo_tasks(folder)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=9_000_000))
+    with pytest.raises(InputError, match=r"tasks: \d\d\.\dMB are needed, .* 9\.00MB left"):
+        demo.unpack_demo_tasks(tmp_path / "tasks")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match=r"No space left on device: .*test-000\.wav'"):
+        demo.unpack_demo_tasks(tmp_path / "tasks")
 
 
 @pytest.mark.parametrize("instrument", ["organ", "plucked", "struck", "bowed", "reed"])

@@ -1,12 +1,13 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import tiny_library
 
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.neighbours import find_row, join_libraries, nearest
 from myna_plugin.library.table import Library, embedding_array, schema_of, write_library
 
-FACTS = {"width": 16, "timestamps": False, "weights": "abc", "patchings": ["square"]}
+FACTS = tiny_library.FACTS | {"width": 16}
 
 
 @pytest.fixture

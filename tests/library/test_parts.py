@@ -1,13 +1,15 @@
+import io
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from tiny_library import FACTS
 
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.parts import UNIT_TRACKS, Parts, Row, encode_part, plan_units
 from myna_plugin.library.table import read_library
-
-FACTS = {"width": 2, "timestamps": False}
 
 
 def names(count):
@@ -16,7 +18,7 @@ def names(count):
 
 def rows_of(unit):
     return [
-        Row(path, fault="broken") if "3." in path else Row(path, 1.0, np.full(2, i, np.float32))
+        Row(path, fault="broken") if "3." in path else Row(path, 1.0, np.full(3, i, np.float32))
         for i, path in enumerate(unit.paths, unit.start)
     ]
 
@@ -92,6 +94,30 @@ def test_what_is_missing_is_counted_and_nothing_is_lost(tmp_path):
     assert all(parts.has(unit) for unit in units[1:])
 
 
+def test_damaged_parts_are_not_there_and_a_damaged_plan_is_written_anew(tmp_path):
+    parts, units = Parts(tmp_path / "library.parquet"), plan_units(names(300), FACTS)
+    parts.begin(FACTS, units, shared=True)
+    content = encode_part(rows_of(units[0]), FACTS)
+    flipped = bytearray(content)
+    flipped[len(content) // 4] ^= 1
+    other = encode_part([Row("a", 1.0, np.full(3, np.nan, np.float32))], FACTS)
+    for bad in (b"", content[:-9], bytes(flipped), b"PAR1" * 9, other):
+        parts.write(units[0], bad)
+        assert not parts.has(units[0])
+    parts.write(units[0], content)
+    assert parts.has(units[0])
+
+    plan = parts.folder / "plan.json"
+    whole = plan.read_text()
+    odd = [json.dumps({"facts": FACTS, "units": ["../../evil"]}), json.dumps({"units": []})]
+    for bad in ("", whole[:-9], "[" * 100_000, "[]", "3", *odd):
+        plan.write_text(bad)
+        with pytest.raises(LibraryError, match=r"plan\.json: damaged; give the command of a shard"):
+            parts.merge()
+        parts.begin(FACTS, units, shared=True)
+        assert plan.read_text() == whole
+
+
 def test_shards_that_disagree_are_refused(tmp_path):
     parts = Parts(tmp_path / "library.parquet")
     parts.begin(FACTS, plan_units(names(90), FACTS), shared=True)
@@ -100,6 +126,28 @@ def test_shards_that_disagree_are_refused(tmp_path):
     with pytest.raises(LibraryError, match="other files were seen"):
         parts.begin(FACTS, plan_units(names(91), FACTS), shared=True)
     assert len(json.loads((parts.folder / "plan.json").read_text())["units"]) >= 1
+
+
+def test_a_library_of_others_is_not_written_over_and_their_files_stay(tmp_path):
+    out = tmp_path / "library.parquet"
+    parts, units = Parts(out), plan_units(names(9), FACTS)
+    parts.begin(FACTS, units, shared=False)
+    for unit in units:
+        parts.write(unit, encode_part(rows_of(unit), FACTS))
+    (parts.folder / "note.txt").write_text("precious")
+    foreign = io.BytesIO()
+    pq.write_table(pa.table({"path": ["a"]}), foreign)
+    for content in (b"precious", foreign.getvalue()):
+        out.write_bytes(content)
+        with pytest.raises(LibraryError, match=r"library\.parquet: exists already"):
+            parts.merge()
+        assert out.read_bytes() == content
+    out.unlink()
+
+    parts.merge()
+
+    assert [path.name for path in parts.folder.iterdir()] == ["note.txt"]
+    assert len(read_library(out).paths) == 8
 
 
 def test_two_runs_at_a_time_are_refused(tmp_path):

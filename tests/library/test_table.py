@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_library import same
+from tiny_library import FACTS, SEQUENCES, same
 
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.table import (
@@ -13,9 +13,6 @@ from myna_plugin.library.table import (
     schema_of,
     write_library,
 )
-
-FACTS = {"model": "tiny", "width": 3, "timestamps": False}
-SEQUENCES = {**FACTS, "timestamps": True}
 
 
 def tables_of(paths, rows, facts, step=2):
@@ -120,8 +117,86 @@ def test_files_that_are_no_libraries_are_named(tmp_path):
     pq.write_table(pa.table({"path": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(LibraryError, match="not a library"):
         read_library(tmp_path / "other.parquet")
+    with pytest.raises(LibraryError, match="is not a file; name one that myna embed wrote"):
+        read_library(tmp_path)
     with pytest.raises(LibraryError, match=r"ends in \.parquet"):
         write_library(tmp_path / "library.csv", tables_of([], [], FACTS), FACTS)
+
+
+def table_of(rows, facts=FACTS, **columns):
+    """A library's table, some of its columns replaced."""
+    (table,) = tables_of(["a", "b"], rows, facts, 2)
+    for name, values in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), name, [values])
+    return table
+
+
+def saying(metadata):
+    """A library's table that says it was made with something else."""
+    metadata = metadata if isinstance(metadata, bytes) else json.dumps(metadata).encode()
+    return table_of(list(draw(2, 3))).replace_schema_metadata({b"myna": metadata})
+
+
+EMPTY_SEQUENCE = pa.array([[], [[1.0] * 3]], pa.list_(pa.list_(pa.float32(), 3)))
+NO_VECTOR = pa.array([None, [1.0] * 3], pa.list_(pa.float32(), 3))
+
+DAMAGED = {
+    "NaN": lambda: table_of([np.float32([0, 1, np.nan]), np.zeros(3, np.float32)]),
+    "infinite": lambda: table_of([np.float32([0, 1, 1e30]), np.zeros(3, np.float32)]),
+    "NaN in a sequence": lambda: table_of([draw(4, 3), np.float32([[0, np.nan, 1]])], SEQUENCES),
+    "empty sequence": lambda: table_of([draw(2, 3)] * 2, SEQUENCES, embedding=EMPTY_SEQUENCE),
+    "without vector": lambda: table_of(list(draw(2, 3)), embedding=NO_VECTOR),
+    "ragged": lambda: table_of(list(draw(2, 3)), embedding=pa.array([[1.0], [1.0, 2.0]])),
+    "texts": lambda: table_of(list(draw(2, 3)), embedding=pa.array(["x", "y"])),
+    "without path": lambda: table_of(list(draw(2, 3)), path=pa.array(["x", None])),
+    "without column": lambda: table_of(list(draw(2, 3))).drop_columns(["embedding"]),
+    "sequences that are none": lambda: saying(SEQUENCES),
+    "other width": lambda: saying(FACTS | {"width": 2}),
+    "no facts": lambda: table_of(list(draw(2, 3))).replace_schema_metadata(None),
+    "no JSON": lambda: saying(b"{\xff"),
+    "deep JSON": lambda: saying(b"[" * 100_000),
+    "a list": lambda: saying([FACTS]),
+    **{f"{name} {value}": lambda n=name, v=value: saying(FACTS | {n: v})
+        for name, value in (
+            *(("width", bad) for bad in (None, -1, 10**12, 3.0, True, [3])),
+            *(("patchings", bad) for bad in (None, [], "square", [["square"]], ["round"])),
+            *(("model", None), ("weights", 3), ("precision", "x"), ("timestamps", 0)),
+            *(("hop_ms", float("nan")), ("timestamp_layer", 0), ("scene_layers", [1, "2"])),
+        )
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_libraries_are_told_in_a_line(tmp_path, name):
+    path = tmp_path / "library.parquet"
+    pq.write_table(DAMAGED[name](), path)
+
+    with pytest.raises(LibraryError, match="not a library, or damaged") as told:
+        read_library(path)
+    assert "\n" not in str(told.value)
+
+
+def test_no_flipped_byte_and_no_cut_gives_other_rows(tmp_path):
+    path, facts = tmp_path / "library.parquet", FACTS
+    write_library(path, tables_of(["a", "b", "c"], list(draw(3, 3)), facts), facts)
+    whole, content = read_library(path), path.read_bytes()
+    damaged = [content[:end] for end in range(0, len(content), 197)]
+    for place in range(0, len(content), 13):
+        damaged.append(bytearray(content))
+        damaged[-1][place] ^= 0x10
+
+    refused = 0
+    for bad in damaged:
+        path.write_bytes(bad)
+        try:
+            read = read_library(path)
+        except LibraryError:
+            refused += 1
+            continue
+        assert np.array_equal(read.embeddings, whole.embeddings)
+        assert read.paths == whole.paths
+    assert refused > len(damaged) / 3
 
 
 def test_warnings_are_kept(tmp_path):

@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.common.files import check_disk
 from myna_plugin.common.worker_pool import (
     NO_ITEM,
     WorkerDiedError,
@@ -50,7 +51,6 @@ from myna_plugin.pretraining.store.reading import (
 from myna_plugin.pretraining.store.writing import (
     INDEX_BYTES_PER_FILE,
     WORK,
-    check_disk,
     publish,
     write_arrays,
     write_settings,
@@ -627,7 +627,7 @@ def _announce(store: Path, plan: Plan, unfinished: list[int], say: Callable[[str
         f"disk needed: {tqdm.format_sizeof(needed, 'B')}; "
         f"left where {store} is: {tqdm.format_sizeof(shutil.disk_usage(store).free, 'B')}"
     )
-    check_disk(store, needed)
+    check_disk(store, needed, StoreError)
 
 
 def _fill(

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from myna_plugin.common.files import PARTIALS
+from myna_plugin.common.files import PARTIALS, check_disk
 from myna_plugin.common.files import replacing as replacing_path
 from myna_plugin.common.locks import locked
 from myna_plugin.model.spectrogram import N_MELS
@@ -138,16 +138,6 @@ def writing(store: Path) -> Iterator[None]:
                 store.rmdir()
 
 
-def check_disk(store: Path, needed: int) -> None:
-    """StoreError unless the disk of `store` has `needed` bytes left, and 1 % more."""
-    free = shutil.disk_usage(store).free
-    if free < 1.01 * needed:
-        raise StoreError(
-            f"{store}: {tqdm.format_sizeof(needed, 'B')} are needed, and its disk has "
-            f"{tqdm.format_sizeof(free, 'B')} left; free some, or put the store on another disk"
-        )
-
-
 def merge(store: Path, parts: Sequence[Path], say: Callable[[str], None] = print) -> Index:
     """Make one store of several complete ones.
 
@@ -176,7 +166,8 @@ def merge(store: Path, parts: Sequence[Path], say: Callable[[str], None] = print
         device = store.stat().st_dev
         copied = [part.index for part in opened if part.path.stat().st_dev != device]
         needed = sum(int(index.shards["frames"].sum()) * FRAME_BYTES for index in copied)
-        check_disk(store, needed + INDEX_BYTES_PER_FILE * sum(len(p.index.files) for p in opened))
+        needed += INDEX_BYTES_PER_FILE * sum(len(part.index.files) for part in opened)
+        check_disk(store, needed, StoreError)
         write_settings(store, settings)
         merged = Index.concatenate([part.index for part in opened])
         sources = [

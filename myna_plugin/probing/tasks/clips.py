@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -12,13 +13,14 @@ import soundfile
 from torch import Tensor
 from tqdm import tqdm
 
-from myna_plugin.common.errors import reason
-from myna_plugin.common.files import replacing
+from myna_plugin.common.errors import say
+from myna_plugin.common.files import check_disk, write_whole
 from myna_plugin.common.threads import map_as_done
 from myna_plugin.model.audio import SAMPLE_RATE, load_audio, read_info
 from myna_plugin.probing.tasks.task import Item, TaskError
 
 SUBTYPE = "PCM_16"
+SAMPLE_BYTES = 2
 """What written clips are, as HEAR's public tasks: 16 bit; samples beyond [-1, 1] are clipped."""
 
 
@@ -88,16 +90,24 @@ def write_clips(
         destinations: clip_id -> file to write.
         sample_rate: Hz; None keeps each file's own.
         jobs: files to decode at a time.
-        progress: show a progress bar.
+        progress: say what is written, and show a progress bar.
 
     Raises:
-        AudioError, TaskError: see `load_clips`; a file that cannot be written.
+        AudioError, TaskError: see `load_clips`.
+        InputError: the disk has not the room for them.
+        OSError: a file cannot be written.
     """
     missing = [item for item in items if not destinations[item.clip_id].is_file()]
+    groups = group_by_file(missing)
+    if not groups:
+        return
+    needed = sum(_wav_bytes(path, clips, sample_rate) for path, clips in groups.items())
+    place = destinations[missing[0].clip_id].parent.parent
+    if progress:
+        say(f"{place}: {len(missing):,} WAV files to write, {tqdm.format_sizeof(needed, 'B')}")
+    check_disk(place, needed)
     for folder in {destinations[item.clip_id].parent for item in missing}:
         folder.mkdir(parents=True, exist_ok=True)
-
-    groups = group_by_file(missing)
 
     def write_file(path: Path) -> None:
         rate = sample_rate or read_info(path).sample_rate
@@ -110,16 +120,22 @@ def write_clips(
             pass
 
 
+def _wav_bytes(path: Path, clips: Sequence[Item], sample_rate: int | None) -> int:
+    """Bytes of a file's clips as WAV files, by its header."""
+    info = read_info(path)
+    rate = sample_rate or info.sample_rate
+    ends = (info.duration_s if clip.end_s is None else clip.end_s for clip in clips)
+    seconds = sum(end - clip.start_s for end, clip in zip(ends, clips, strict=True))
+    return round(seconds * rate) * SAMPLE_BYTES
+
+
 def write_wav(path: Path, samples: np.ndarray, sample_rate: int) -> None:
     """Write mono samples in [-1, 1], shape (S,), as a WAV file, whole or not at all.
 
     Raises:
-        TaskError: it cannot be written.
+        OSError: it cannot be written.
     """
-    try:
-        with replacing(path) as partial:
-            soundfile.write(partial, samples, sample_rate, subtype=SUBTYPE, format="WAV")
-    except soundfile.LibsndfileError as error:
-        raise TaskError(f"{path}: cannot be written ({error.error_string})") from error
-    except (soundfile.SoundFileError, OSError) as error:
-        raise TaskError(f"{path}: cannot be written ({reason(error)})") from error
+    # libsndfile, writing to a full disk, tells no reason.
+    content = io.BytesIO()
+    soundfile.write(content, samples, sample_rate, subtype=SUBTYPE, format="WAV")
+    write_whole(path, content.getbuffer())

@@ -14,7 +14,7 @@ from myna_plugin.probing.tasks.folders import (
     find_audio,
     find_file,
     parse_number,
-    read_table,
+    table_rows,
 )
 from myna_plugin.probing.tasks.layouts import PublicLayout
 from myna_plugin.probing.tasks.splits import FOLD_RULE
@@ -54,10 +54,10 @@ def read_emotions(root: Path) -> list[Item]:
     """
     path = find_file(root, VOTES)
     votes: dict[int, list[list[int]]] = defaultdict(list)
-    for row in read_table(path, ("track id", *EMOTIONS)):
-        track, *felt = (parse_number(path, name, row[name]) for name in ("track id", *EMOTIONS))
+    for place, row in table_rows(path, ("track id", *EMOTIONS)):
+        track, *felt = (parse_number(place, name, text) for name, text in row.items())
         if not 1 <= track <= 400 or not {0, 1}.issuperset(felt):
-            raise TaskError(f"{path}: tracks are 1 to 400 and votes 0 or 1, got {row}")
+            raise TaskError(f"{place}: tracks are 1 to 400 and votes 0 or 1, got {track}: {felt}")
         votes[track].append(felt)
     if not votes:
         raise TaskError(f"{path}: no votes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,34 +79,29 @@ class Row(NamedTuple):
     fields: dict[str, str]
 
 
-def read_table(
-    path: Path,
-    key: str,
-    columns: Sequence[str],
-    optional: Sequence[str] = (),
-    delimiter: str = ",",
-) -> dict[int, Row]:
-    """Rows of a table with a header, by the whole number that each has in one of its columns.
+def table_rows(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = (), delimiter: str = ","
+) -> Iterator[Row]:
+    """Rows of a table with a header.
 
     Case does not count in the names of columns. A row that is too short (trailing empty fields
     left out) has "" there.
 
     Args:
         path: the table.
-        key: the column of numbers.
-        columns: further ones that are wanted.
+        columns: those that are wanted.
         optional: ones that are wanted if the table has them.
         delimiter: what stands between fields.
 
     Raises:
         InputError: the file cannot be read; a column is lacking or there twice; a row is longer
-            than the header, has no number, or that of another row. Names the file, and the line.
+            than the header. Names the file, and the line.
     """
     rows = read_rows(path, delimiter)
     place, first = next(rows, (f"{path}: line 1", []))
     header = [name.strip().casefold() for name in first]
     places = {}
-    for name in (key, *columns, *optional):
+    for name in (*columns, *optional):
         count = header.count(name.casefold())
         if count > 1 or (not count and name not in optional):
             found = ", ".join(first)
@@ -114,16 +109,33 @@ def read_table(
             raise TaskError(f"{place}: {problem} column {name!r} (columns: {found})")
         if count:
             places[name] = header.index(name.casefold())
-    found_rows: dict[int, Row] = {}
     for place, row in rows:
         if any(field.strip() for field in row[len(header) :]):
             raise TaskError(f"{place}: {len(row)} fields, and the header has {len(header)}")
-        fields = {name: row[i].strip() if i < len(row) else "" for name, i in places.items()}
-        number = parse_number(place, key, fields[key])
-        if number in found_rows:
-            raise TaskError(f"{place}: {key} {number} is that of {found_rows[number].place} too")
-        found_rows[number] = Row(place, fields)
-    return found_rows
+        yield Row(
+            place, {name: row[i].strip() if i < len(row) else "" for name, i in places.items()}
+        )
+
+
+def read_table(
+    path: Path,
+    key: str,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    delimiter: str = ",",
+) -> dict[int, Row]:
+    """`table_rows` by the whole number that each has in the column `key`.
+
+    Raises:
+        InputError: as `table_rows`; a row has no number, or that of another row.
+    """
+    found: dict[int, Row] = {}
+    for row in table_rows(path, (key, *columns), optional, delimiter):
+        number = parse_number(row.place, key, row.fields[key])
+        if number in found:
+            raise TaskError(f"{row.place}: {key} {number} is that of {found[number].place} too")
+        found[number] = row
+    return found
 
 
 def parse_number(place: object, field: str, text: str) -> int:
