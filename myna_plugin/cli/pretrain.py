@@ -21,6 +21,7 @@ from myna_plugin.pretraining.run.configuration import (
     read_yaml,
     to_yaml,
 )
+from myna_plugin.pretraining.run.run_files import RunFolder
 from myna_plugin.pretraining.run.settings import Settings, SettingsError
 from myna_plugin.pretraining.run.trainer import check_store, plan_run, train
 from myna_plugin.pretraining.store.reading import Store
@@ -92,12 +93,13 @@ def pretrain(
     opened = Store.open(store)
     check_store(settings, opened)
     probe = None if launched_rank() else open_probe(settings)
-    plan = plan_run(settings, opened, out, resume)
-    if launched_rank() == 0:
-        path = out / "config.yaml"
-        head = f"# myna pretrain --store {store} --out {out} --config {path}\n"
-        write_text(path, head + to_yaml(settings))
-    outcome = train(plan, probe=probe)
+    with RunFolder(out).writing():
+        plan = plan_run(settings, opened, out, resume)
+        if launched_rank() == 0:
+            path = out / "config.yaml"
+            head = f"# myna pretrain --store {store} --out {out} --config {path}\n"
+            write_text(path, head + to_yaml(settings))
+        outcome = train(plan, probe=probe)
     if outcome.stopped_by is None:
         return
     if launched_rank() == 0:

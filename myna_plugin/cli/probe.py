@@ -36,7 +36,7 @@ from myna_plugin.common.options import (
     Number,
 )
 from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder, open_cache
-from myna_plugin.probing.experiment import FILE, Protocol, run, write_results
+from myna_plugin.probing.experiment import FILE, Protocol, run, write_results, writing
 from myna_plugin.probing.heads import GRIDS
 from myna_plugin.probing.modules import POOLS, ExperimentError, load_module
 from myna_plugin.probing.report.figures import draw_figures
@@ -164,7 +164,6 @@ def score(settings: ProbeOptions, out: Path, task: Task, folds: Folds, report: C
     Raises:
         AudioError, TaskError, ExperimentError, InputError, OSError: it cannot be done.
     """
-    out.mkdir(parents=True, exist_ok=True)
     module = load_module(
         settings.module_name,
         settings.model_file,
@@ -293,5 +292,6 @@ def probe(**options: Any) -> None:
     if settings.out is None or settings.only_check:
         sys.exit(0 if report.complete else BAD_INPUT)
     refuse_incomplete(report, settings.allow_missing)
-    click.echo(score(settings, settings.out, task, folds, report))
+    with writing(settings.out):
+        click.echo(score(settings, settings.out, task, folds, report))
     click.echo(f"{settings.out / FILE}: written, with {FIGURES}")

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError, say
 from myna_plugin.common.files import digest_path, read_json
+from myna_plugin.common.locks import locked
 from myna_plugin.common.provenance import RECORDS, Inputs, Record
 from myna_plugin.hear_eval.audio_check import AudioCheck
 from myna_plugin.hear_eval.audio_preparation import prepare_audio
@@ -106,6 +107,13 @@ class Run:
     def record(self, task: HearFolder) -> Record:
         return Record(self.folder / RECORDS / f"{task.name}.json")
 
+    def locked(self, task: HearFolder) -> AbstractContextManager[None]:
+        """While the block runs, no other process embeds or scores this task with this module."""
+        path = self.folder / RECORDS / f"{task.name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        busy = f"{self.folder / task.name}: another hear-eval is at this task; wait for its end"
+        return locked(path, f"{busy}, or choose another --embeddings-dir")
+
 
 def evaluate(settings: Settings, tasks: Sequence[HearFolder]) -> tuple[Run, list[TaskResult]]:
     """Embed and score every task.
@@ -119,28 +127,32 @@ def evaluate(settings: Settings, tasks: Sequence[HearFolder]) -> tuple[Run, list
         others from being scored.
 
     Raises:
-        InputError: the module or the audio cannot be used; no task has been run.
+        InputError: the module or the audio cannot be used, or another run is at one of the tasks;
+            no task has been run.
     """
     results = {task: TaskResult(task.name) for task in tasks}
-    with HearevalProcess(settings.environment) as process:
-        run = examine(settings, tasks, process)
-        checks = {task: AudioCheck(_audio_cache(settings, task)) for task in tasks}
-        try:
-            digests = prepare_audio(checks, run.facts["sample_rate"], settings.allow_silent)
-        except AudioError as error:  # it passed the check, and went bad since
-            raise InputError(str(error)) from error
-        for task, result in results.items():
-            with failure_noted(run, task, EMBEDDINGS, result):
-                embed_task(run, task, digests[task], process, result)
-    if settings.skip_predictions:
-        return run, list(results.values())
-    # heareval's predictors are tiny: threads wait for each other longer than they compute, and one
-    # thread leaves no score to the number of cores.
-    with HearevalProcess({**settings.environment, "OMP_NUM_THREADS": "1"}) as process:
-        for task, result in results.items():
-            if result.status == "embedded":
-                with failure_noted(run, task, PREDICTIONS, result):
-                    predict_task(run, task, process, result)
+    with ExitStack() as held:
+        with HearevalProcess(settings.environment) as process:
+            run = examine(settings, tasks, process)
+            checks = {task: AudioCheck(_audio_cache(settings, task)) for task in tasks}
+            try:
+                digests = prepare_audio(checks, run.facts["sample_rate"], settings.allow_silent)
+            except AudioError as error:  # it passed the check, and went bad since
+                raise InputError(str(error)) from error
+            for task in tasks:
+                held.enter_context(run.locked(task))
+            for task, result in results.items():
+                with failure_noted(run, task, EMBEDDINGS, result):
+                    embed_task(run, task, digests[task], process, result)
+        if settings.skip_predictions:
+            return run, list(results.values())
+        # heareval's predictors are tiny: threads wait for each other longer than they compute, and
+        # one thread leaves no score to the number of cores.
+        with HearevalProcess({**settings.environment, "OMP_NUM_THREADS": "1"}) as process:
+            for task, result in results.items():
+                if result.status == "embedded":
+                    with failure_noted(run, task, PREDICTIONS, result):
+                        predict_task(run, task, process, result)
     return run, list(results.values())
 
 

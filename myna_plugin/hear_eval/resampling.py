@@ -25,6 +25,7 @@ import soundfile
 
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import PARTIALS, write_whole
+from myna_plugin.common.locks import locked
 from myna_plugin.common.parallel import run_in_threads
 from myna_plugin.hear_eval.audio_check import AudioFacts, stamp_of
 from myna_plugin.model.audio import load_audio, read_info
@@ -35,6 +36,9 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 
 RECORD = ".hear-eval.jsonl"
 """In a folder that we made: one line for each file, with its source as it was then."""
+
+LOCK = "lock"
+"""In the hidden folder: held by the run that fills it."""
 
 DURATION_TOLERANCE_S = 0.1
 """How far a file may be from the task's duration and still be cut or padded to it.
@@ -110,15 +114,16 @@ def resample_task(
 
     Raises:
         AudioError: a source was changed or removed meanwhile and cannot be used.
-        InputError: the task's folder cannot be written to.
+        InputError: the task's folder cannot be written to, or another run is at this.
     """
     staging = task.folder / f".{sample_rate}.part"
+    busy = f"{task.folder}: another run is resampling it to {sample_rate} Hz; wait for its end"
     try:
-        _fill(staging, task, sources, facts, sample_rate)
-        _move_into_place(staging, task.folder / str(sample_rate))
+        staging.mkdir(exist_ok=True)
+        with locked(staging / LOCK, busy):
+            _fill(staging, task, sources, facts, sample_rate)
+            _move_into_place(staging, task.folder / str(sample_rate))
     except OSError as error:
-        if not plan_audio(task, sample_rate).sources:  # another run has made them meanwhile
-            return
         raise InputError(
             f"{task.folder}: cannot be written to ({error.strerror}), and the task must be "
             f"resampled to {sample_rate} Hz there; make room, or copy it to a folder of yours"
@@ -179,6 +184,7 @@ def _fill(
 def _move_into_place(staging: Path, rate_dir: Path) -> None:
     for leftover in staging.rglob(PARTIALS):
         leftover.unlink()
+    (staging / LOCK).unlink()
     if not rate_dir.exists():
         os.rename(staging, rate_dir)
         return

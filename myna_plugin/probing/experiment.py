@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from myna_plugin.common.files import write_json
+from myna_plugin.common.locks import locked
 from myna_plugin.common.provenance import now, versions
 from myna_plugin.probing.embeddings import Cost, EmbeddingCache, embed_clips
 from myna_plugin.probing.heads import GRIDS, PATIENCE, ProbeResult
-from myna_plugin.probing.modules import LoadedModule
+from myna_plugin.probing.modules import ExperimentError, LoadedModule
 from myna_plugin.probing.probes import PartResult, Probed, probe_vectors
 from myna_plugin.probing.tasks import Item, Task
 from myna_plugin.probing.tasks.task import SPLITS
@@ -27,6 +29,9 @@ FORMAT = 1
 
 UNFINISHED = "unfinished-grids"
 """Folder beside the results that holds what an interrupted run had trained."""
+
+LOCK = "lock"
+"""File in that folder."""
 
 DISTRIBUTIONS = (
     *("torch", "numpy", "scikit-learn", "mir_eval", "soundfile", "soxr", "nnAudio", "torchmetrics"),
@@ -168,6 +173,25 @@ def run(
         records=out / UNFINISHED if out else None,
     )
     return Experiment(data, module, protocol, probed, cache.cost(), embedded_s)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Hold a folder of results, made if there is none: what is unfinished there is one process's.
+
+    Raises:
+        ExperimentError: another process holds it.
+        OSError: it cannot be made.
+    """
+    work = out / UNFINISHED
+    work.mkdir(parents=True, exist_ok=True)
+    busy = f"{out}: another probe is writing there; wait for its end, or choose another --out"
+    with locked(work / LOCK, busy, ExperimentError):
+        try:
+            yield
+        finally:
+            if work.exists() and [path.name for path in work.iterdir()] == [LOCK]:
+                shutil.rmtree(work)
 
 
 def write_results(out: Path, content: Mapping[str, Any]) -> None:

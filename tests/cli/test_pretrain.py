@@ -17,7 +17,7 @@ from tiny_task import write_task
 from myna_plugin import load_model
 from myna_plugin.cli.pretrain import pretrain, read_settings
 from myna_plugin.pretraining.run.configuration import to_yaml
-from myna_plugin.pretraining.run.run_files import read_table
+from myna_plugin.pretraining.run.run_files import RunFolder, read_table
 from myna_plugin.pretraining.run.settings import Settings
 from myna_plugin.pretraining.step.training_step import TrainingStep
 
@@ -190,6 +190,17 @@ def test_divergence_is_status_1(store, tmp_path, monkeypatch):
     status, _, error = run_command(pretrain, *arguments)
     assert status == 1
     assert "the loss is inf in steps 1 to 2" in error.splitlines()[-1]
+
+
+def test_of_two_runs_in_one_folder_the_second_is_refused(store, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["--store", store, "--out", str(out), *TINY, "max_steps=2", "--resume"]
+    with RunFolder(out).writing():
+        status, _, errors = run_command(pretrain, *arguments)
+    assert status == 2
+    assert errors == f"pretrain: {out}: another process is training there; wait for its end\n"
+    assert not out.exists()
+    assert run_command(pretrain, *arguments)[0] == 0
 
 
 def test_sigterm_saves_and_exits_0(store, tmp_path):

@@ -16,7 +16,7 @@ from task_layouts import BUILDERS, SIZES, write_kfold_task, write_tone
 
 from myna_plugin.cli.probe import probe
 from myna_plugin.probing import probes
-from myna_plugin.probing.experiment import UNFINISHED
+from myna_plugin.probing.experiment import UNFINISHED, writing
 from myna_plugin.probing.heads import FAST_GRID, GRIDS, RULES, select
 from myna_plugin.probing.modules import ExperimentError
 from myna_plugin.probing.probes import probe_vectors
@@ -210,11 +210,25 @@ def test_unfinished_grids_are_kept_beside_the_results_until_they_are_written(
     monkeypatch.setattr(probes, "select", count)
     arguments = ("gtzan", built("gtzan", "folder"), "--out", out, "--module", "bands", "--seeds", 3)
     assert run(*arguments).exit_code == 130
-    assert len(list((out / UNFINISHED).iterdir())) == 2
+    assert len(list((out / UNFINISHED).glob("*.npz"))) == 2
     assert run(*arguments).exit_code == 0
     assert trained == [4, 4, 4, 0, 0, 4]
     assert not (out / UNFINISHED).exists()
     assert (out / "results.json").is_file()
+
+
+def test_of_two_probes_into_one_folder_the_second_is_refused(quick, bands, emomusic, tmp_path):
+    out = tmp_path / "out"
+    with writing(out):
+        refused = run("emomusic", emomusic, "--out", out, "--module", "bands")
+        assert refused.exit_code == 2
+        assert refused.stderr == (
+            f"probe: {out}: another probe is writing there; wait for its end, or choose another "
+            "--out\n"
+        )
+        assert not bands.CALLS
+    assert list(out.iterdir()) == []
+    score("emomusic", emomusic, out, "--module", "bands")
 
 
 def test_seeds_give_mean_and_deviation(quick, built, bands, tmp_path):

@@ -11,6 +11,7 @@ from tiny_task import write_task
 from myna_plugin.cli.sweep import sweep as command
 from myna_plugin.pretraining.run import sweep as sweeping
 from myna_plugin.pretraining.run import trainer
+from myna_plugin.pretraining.run.run_files import RunFolder
 from myna_plugin.pretraining.run.sweep import read_sweep
 from myna_plugin.pretraining.step.training_step import TrainingStep
 from myna_plugin.probing.encoders import EncoderProbe
@@ -192,3 +193,11 @@ def test_bad_input_is_refused_before_the_first_run(
     assert status == 2
     assert message in error
     assert not out.exists()
+
+
+def test_of_two_sweeps_the_second_is_refused(store, sweep, tmp_path):
+    out = tmp_path / "masks"
+    with RunFolder(out / "mask_ratio=0.5").writing():
+        status, _, errors = run_command(command, sweep, "--store", store, "--out", out)
+    assert status == 2
+    assert "mask_ratio=0.5: another process is training there" in errors

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.hear_eval import evaluation
 from myna_plugin.hear_eval.evaluation import (
     Run,
     Settings,
     count_embedded,
     count_trained,
     embed_task,
+    evaluate,
     failure_noted,
     predict_task,
 )
@@ -24,6 +26,17 @@ from myna_plugin.hear_eval.results import SCORES, TaskResult
 from myna_plugin.probing.tasks.hear_folder import read_folder
 
 from .generate_tasks import scene_task
+
+FACTS = {
+    "name": "tiny_hear",
+    "sample_rate": 22050,
+    "device": "cpu",
+    "code": "c0",
+    "location": "",
+    "slug": "",
+    "warnings": [],
+}
+"""Of a module that embeds."""
 
 
 class FakeProcess:
@@ -34,8 +47,10 @@ class FakeProcess:
         self.failing = ()
         self.score = 0.5
 
-    def run(self, job, watch):
+    def run(self, job, watch=None):
         self.jobs.append(job)
+        if job.name == "examine":
+            return FACTS
         arguments = job.arguments["arguments"]
         if job.name == "embed":
             options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
@@ -57,6 +72,12 @@ class FakeProcess:
             report = {"test": {"test_top1_acc": self.score, "test_mAP": 1, "validation_score": 0}}
             (folder / SCORES).write_text(json.dumps(report))
             (folder / "prediction-done.json").write_text('{"time": 3}')
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
 
     def names(self):
         return [job.name for job in self.jobs]
@@ -88,15 +109,7 @@ def make_run(tmp_path):
             "allow_silent": False,
             "skip_predictions": False,
         }
-        facts = {
-            "name": "tiny_hear",
-            "sample_rate": 22050,
-            "device": "cpu",
-            "code": "c0",
-            "location": "",
-            "slug": "",
-            "warnings": [],
-        }
+        facts = dict(FACTS)
         for key, value in changes.items():
             (facts if key in facts else settings)[key] = value
         return Run(Settings(**settings), facts, weights)
@@ -144,6 +157,19 @@ def test_what_has_changed_is_embedded_and_scored_again(
     assert f"embedding again, since {cause} changed" in capsys.readouterr().err
     score(make_run(**changes), task, process)
     assert process.names() == ["embed", "predict"] * 2
+
+
+def test_of_two_runs_on_one_task_the_second_is_refused(make_run, task, process, monkeypatch):
+    monkeypatch.setattr(evaluation, "HearevalProcess", lambda environment: process)
+    run = make_run()
+    with (
+        run.locked(task),
+        pytest.raises(InputError, match="scene: another hear-eval is at this task"),
+    ):
+        evaluate(run.settings, [task])
+    assert process.names() == ["examine"]
+    evaluate(run.settings, [task])
+    assert process.names() == ["examine", "examine", "embed", "predict"]
 
 
 def test_changed_task_is_embedded_again(make_run, task, process):

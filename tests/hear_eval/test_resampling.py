@@ -11,6 +11,7 @@ import soundfile
 import soxr
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.common.locks import locked
 from myna_plugin.hear_eval import resampling
 from myna_plugin.hear_eval.audio_check import inspect_file
 from myna_plugin.hear_eval.resampling import plan_audio, resample_file, resample_task
@@ -268,6 +269,18 @@ def test_read_only_folder_is_bad_input(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(InputError, match=r"task: cannot be written to \(Permission denied"):
         make(folder)
+
+
+def test_of_two_runs_that_resample_a_task_the_second_is_refused(tmp_path):
+    folder = scene_task(tmp_path / "task")
+    staging = folder / f".{RATE}.part"
+    staging.mkdir()
+    with (
+        locked(staging / resampling.LOCK, "busy"),
+        pytest.raises(InputError, match="task: another run is resampling it to 16000 Hz"),
+    ):
+        make(folder)
+    assert len(make(folder)) == 18
 
 
 def test_source_that_went_bad_after_its_check_is_an_audio_error(tmp_path):

@@ -3,6 +3,7 @@
     config.yaml            the settings, written by the recipe
     train.csv              a row every few steps
     checkpoints/*.pt       all that a run needs to go on
+    lock                   held while a process trains here
     events/                for TensorBoard
     final.safetensors      the encoder, for `load_model`
     best_probe.safetensors the encoder of the best probe, where there are tasks to probe on
@@ -19,7 +20,8 @@ import math
 import pickle
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,15 @@ import torch
 
 from myna_plugin.common.errors import InputError, UnfinishedError
 from myna_plugin.common.files import PARTIALS, read_rows
+from myna_plugin.common.launch import launched_rank
+from myna_plugin.common.locks import locked
 from myna_plugin.pretraining.store.writing import replacing
 
 FORMAT: dict[str, Any] = {"format": "myna-training", "version": 1}
 """What a checkpoint must say for this program to go on from it."""
+
+LOCK = "lock"
+"""File in the folder of a run that is held while a process trains there."""
 
 RESERVE_BYTES = 50_000_000
 """Left free beside the checkpoints, for tables, events and pictures."""
@@ -98,6 +105,30 @@ class RunFolder:
     def table(self) -> Path:
         """The rows of progress."""
         return self.path / "train.csv"
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the folder, made if there is none, for the first process and those beside it.
+
+        If nothing was written, nothing stays.
+
+        Raises:
+            RunError: another run holds it, or it cannot be made.
+        """
+        if launched_rank() != 0:
+            yield
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be made ({error.strerror})") from error
+        busy = f"{self.path}: another process is training there; wait for its end"
+        with locked(self.path / LOCK, busy, RunError):
+            try:
+                yield
+            finally:
+                if [place.name for place in self.path.iterdir()] == [LOCK]:
+                    shutil.rmtree(self.path)
 
     def begin(self, resume: bool) -> None:
         """Make the folder; RunError if it holds a run and `resume` is not asked for."""

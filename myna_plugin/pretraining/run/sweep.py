@@ -19,6 +19,7 @@ from myna_plugin.common.launch import launched_rank
 from myna_plugin.model.encoder import MynaEncoder
 from myna_plugin.pretraining.run.configuration import apply_file, read_yaml, to_yaml
 from myna_plugin.pretraining.run.monitoring import draw_sweep
+from myna_plugin.pretraining.run.run_files import RunFolder
 from myna_plugin.pretraining.run.settings import Settings, SettingsError
 from myna_plugin.pretraining.run.trainer import DivergedError, Outcome, plan_run, train
 from myna_plugin.pretraining.store.reading import Store
@@ -106,11 +107,12 @@ def run_sweep(sweep: Sweep, store: Store, out: Path, probe: RunProbe | None = No
         folder = out / f"{sweep.vary}={value}"
         if launched_rank() == 0:
             print(folder, flush=True)
-        plan = plan_run(settings, store, folder, resume=True)
-        if launched_rank() == 0:
-            write_text(folder / "config.yaml", to_yaml(settings))
         try:
-            outcome = train(plan, probe=probe if settings.probe_every else None)
+            with RunFolder(folder).writing():
+                plan = plan_run(settings, store, folder, resume=True)
+                if launched_rank() == 0:
+                    write_text(folder / "config.yaml", to_yaml(settings))
+                outcome = train(plan, probe=probe if settings.probe_every else None)
         except DivergedError as error:
             if launched_rank() == 0:
                 say(f"sweep: {error}")
