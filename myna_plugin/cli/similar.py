@@ -23,8 +23,9 @@ Examples:
   myna similar song.mp3 library.parquet
   myna similar song.mp3 rock.parquet jazz.parquet --count 20
 
-Prints cosine similarity and path, most similar first, separated by a tab. A query that is in the
-library takes its row from there; any other audio file is embedded with the library's model.
+Prints similarity and path, most similar first, separated by a tab. A query that is in the library
+takes its row from there; any other audio file is embedded with the library's model. Similarity is
+the cosine of vectors standardised over the library (of fewer than 20 tracks: as they are).
 """
 
 

@@ -15,9 +15,15 @@ from myna_plugin.library.table import Library, read_library
 SAME_SPACE = ("weights", "patchings", "width", "timestamps", "timestamp_layer", "scene_layers")
 """Facts that must agree for embeddings to be comparable."""
 
+ENOUGH_TRACKS = 20
+"""Of which a library's mean and deviation are taken."""
+
+BLOCK_TRACKS = 2**14
+"""Tracks that are standardised at a time: 50 MB of 768 numbers."""
+
 
 class Neighbour(NamedTuple):
-    """A track and its cosine similarity to the query, from -1 to 1."""
+    """A track and its similarity to the query, from -1 to 1."""
 
     similarity: float
     path: str
@@ -61,9 +67,15 @@ def find_row(library: Library, query: str) -> int | None:
 def nearest(
     library: Library, vector: np.ndarray, count: int, leave_out: int | None = None
 ) -> list[Neighbour]:
-    """The tracks most similar by cosine, exactly.
+    """The tracks most similar by cosine of standardised vectors, exactly.
 
-    A scan: of a million tracks of 768 numbers it takes 0.6 s on two cores.
+    Each number has the library's mean taken off and is divided by its deviation there: what all
+    tracks have in common tells none of them apart. On Emotify it raises the mean average precision
+    of an excerpt's genre, its own artist left out, from .328 to .356 with the packaged weights
+    (`benchmarks.recordings`). A library of fewer than `ENOUGH_TRACKS` has no such mean, and is
+    ranked by the cosine of the vectors as they are.
+
+    A scan: of a million tracks of 768 numbers it takes seconds on two cores.
 
     Args:
         library: where to look.
@@ -75,10 +87,21 @@ def nearest(
         Most similar first.
     """
     vectors = library.embeddings
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors) * np.dot(vector, vector))
-    similarities = (vectors @ vector) / np.maximum(lengths, np.finfo(np.float32).tiny)
+    mean, scale = np.zeros_like(vector), np.ones_like(vector)
+    if len(vectors) >= ENOUGH_TRACKS:
+        mean, deviation = vectors.mean(0), vectors.std(0)
+        scale = np.where(deviation > 0, deviation, 1)
+    query = unit_rows((vector - mean)[None] / scale)[0]
+    blocks = np.array_split(vectors, range(BLOCK_TRACKS, len(vectors), BLOCK_TRACKS))
+    similarities = np.concatenate([unit_rows((rows - mean) / scale) @ query for rows in blocks])
     if leave_out is not None:
         similarities[leave_out] = -np.inf
     n_rows = len(library.paths) - (leave_out is not None)
     best = np.argsort(-similarities, kind="stable")[: min(count, n_rows)]
     return [Neighbour(float(similarities[row]), library.paths[row]) for row in best]
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (N, D) at length 1; zeros stay."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)[:, None]

@@ -3,6 +3,7 @@ import pyarrow as pa
 import pytest
 import tiny_library
 
+from myna_plugin.library import neighbours
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.neighbours import find_row, join_libraries, nearest
 from myna_plugin.library.table import Library, embedding_array, schema_of, write_library
@@ -18,20 +19,36 @@ def library():
     return Library(paths, np.ones(40), vectors.astype(np.float32), FACTS)
 
 
-def by_hand(library, vector, count):
-    cosines = [
-        float(row @ vector / np.sqrt((row @ row) * (vector @ vector))) for row in library.embeddings
-    ]
+def by_hand(vectors, vector, count):
+    cosines = [float(row @ vector / np.sqrt((row @ row) * (vector @ vector))) for row in vectors]
     order = sorted(range(len(cosines)), key=lambda i: -cosines[i])[:count]
-    return [(cosines[i], library.paths[i]) for i in order]
+    return [(cosines[i], f"{i}.mp3") for i in order]
 
 
-def test_the_nearest_by_cosine_are_found(library):
+@pytest.mark.parametrize("block", [7, 100])
+def test_the_nearest_by_cosine_of_standardised_vectors_are_found(library, monkeypatch, block):
+    monkeypatch.setattr(neighbours, "BLOCK_TRACKS", block)
+    library.embeddings[:, 3] += 1000  # what all have in common
+    library.embeddings[:, 4] = 5
     vector = np.random.default_rng(1).standard_normal(16).astype(np.float32)
+    vector[3] += 1000
 
     result = nearest(library, vector, 7)
 
-    expected = by_hand(library, vector, 7)
+    mean, deviation = library.embeddings.mean(0), library.embeddings.std(0)
+    deviation[4] = 1
+    expected = by_hand((library.embeddings - mean) / deviation, (vector - mean) / deviation, 7)
+    assert [n.path for n in result] == [path for _, path in expected]
+    assert np.allclose([n.similarity for n in result], [s for s, _ in expected], atol=1e-4)
+
+
+def test_a_small_library_is_ranked_by_cosine(library):
+    small = Library(library.paths[:19], library.duration_s[:19], library.embeddings[:19], FACTS)
+    vector = np.random.default_rng(1).standard_normal(16).astype(np.float32)
+
+    result = nearest(small, vector, 7)
+
+    expected = by_hand(small.embeddings, vector, 7)
     assert [n.path for n in result] == [path for _, path in expected]
     assert np.allclose([n.similarity for n in result], [s for s, _ in expected], atol=1e-6)
 
