@@ -18,6 +18,7 @@ from myna_plugin.probing.tasks.task import (
     Item,
     Task,
     TaskError,
+    check_plain,
     parse_target,
 )
 
@@ -81,6 +82,7 @@ def _read_entry(
         raise TaskError(f"no clip lasts from {start_s} to {end_s} seconds")
     if not isinstance(located.track_id, str):
         raise TaskError(f"expected the name of a track, got {located.track_id!r}")
+    check_plain(located.clip_id)
     path = find_audio(processed, key, (".wav",)) if processed else None
     if path is not None and path.is_file():
         start_s, end_s = 0.0, None

@@ -187,6 +187,13 @@ def is_plain_name(name: object) -> bool:
     return not re.search("[/\\\\\0\ud800-\udfff]", name)
 
 
+def check_plain(name: str) -> str:
+    """A name of a file in its folder, as it is; TaskError if it is none."""
+    if not is_plain_name(name):
+        raise TaskError(f"{name!r} is not a plain name")
+    return name
+
+
 def check_names(task: Task, items: Sequence[Item]) -> None:
     """Refuse names that are not plain: files are written under them.
 
