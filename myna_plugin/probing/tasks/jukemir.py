@@ -71,6 +71,7 @@ def _read_entry(
     split, value = entry["split"], entry["y"]
     if split is None or value is None:
         return None
+    split = split.lower() if isinstance(split, str) else split
     if split not in SPLITS:
         raise TaskError(f"split: expected one of {', '.join(SPLITS)} or null, got {split!r}")
     assert task.jukemir is not None
@@ -82,14 +83,13 @@ def _read_entry(
         raise TaskError(f"no clip lasts from {start_s} to {end_s} seconds")
     if not isinstance(located.track_id, str):
         raise TaskError(f"expected the name of a track, got {located.track_id!r}")
-    check_plain(located.clip_id)
     path = find_audio(processed, key, (".wav",)) if processed else None
     if path is not None and path.is_file():
         start_s, end_s = 0.0, None
     else:
         path = find_audio(public, located.name, task.public.audio_suffixes)
     return Item(
-        clip_id=located.clip_id,
+        clip_id=check_plain(located.clip_id),
         track_id=located.track_id,
         path=path,
         target=parse_target(task, value),

@@ -270,8 +270,9 @@ def as_spelt(text):
 
 
 HARMLESS = [
-    ("gtzan", "marble", GTZAN_VALID, ()),
-    ("gtzan", "jukemir", "gtzan_ff.json", ()),
+    ("gtzan", "marble", GTZAN_VALID, [('"label": "rock"', '"label": "Rock "')]),
+    ("gtzan", "jukemir", "gtzan_ff.json", [('"y": "jazz"', '"y": "JAZZ"'), ('"valid"', '"Valid"')]),
+    ("magnatagatune", "jukemir", "magnatagatune.json", [('"choral"', '"Choral"')]),
     ("magnatagatune", "folder", "annotations_final.csv", [('"1"', '"1.0"'), ('"0"', '"0."')]),
     ("magnatagatune", "folder", "annotations_final.csv", [('"12"', '" 12.0 "')]),
     ("magnatagatune", "folder", "clip_info_final.csv", [('"artist"', '"Artist"')]),
