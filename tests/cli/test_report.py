@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from myna_plugin.cli.report import report
 from myna_plugin.probing.report.figures import draw_cost
 from myna_plugin.probing.report.results import read_result
+from myna_plugin.probing.report.tables import describe_result
 from myna_plugin.probing.tasks import TASKS
 from myna_plugin.probing.tasks.published import PUBLISHED, average_columns
 
@@ -140,6 +141,32 @@ def test_what_was_left_out_is_said(tmp_path):
     assert "1 clips of the data set were left out" in (tmp_path / "r.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("probe", "is_comparable"),
+    [
+        ({"grid": "full"}, True),
+        ({"grid": "fast"}, False),
+        ({"grid": "full", "patience": 3}, False),
+    ],
+)
+def test_what_is_not_comparable_is_not_compared(tmp_path, probe, is_comparable):
+    scores = {"gtzan": 0.8, "giantsteps": 0.7, "emomusic": 0.6, "magnatagatune": 0.5}
+    probes = {task: {"grid": "full", "folds": 1, "seeds": 1} for task in scores}
+    probes["gtzan"] |= probe
+    folders = [
+        write_result(tmp_path / task, task, "mine", score, probe=probes[task])
+        for task, score in scores.items()
+    ]
+    output = run(*folders, "--out", tmp_path / "r.html").output
+    row = table_row(output, "mine")
+    assert row[3:5] == ["80.0 (+2.1)" if is_comparable else "80.0", "70.0 (+2.0)"]
+    assert row[-1] == ("65.0 (-3.6)" if is_comparable else "65.0")
+    told = describe_result(read_result(folders[0]))
+    page = (tmp_path / "r.html").read_text()
+    assert ("not comparable" in told, "not comparable" in page) == (not is_comparable,) * 2
+    assert ("ours − theirs" in told) == is_comparable
+
+
 def test_cost_is_drawn_for_each_task_and_device(tmp_path):
     other = {"pool": "clip", "cost": {"seconds_per_hour": 0.1, "device": "A GPU"}}
     unknown = {"pool": "clip", "cost": None}
@@ -167,10 +194,22 @@ def test_cost_is_drawn_for_each_task_and_device(tmp_path):
         ({"probe": {"grid": "huge", "seeds": 1}}, "probe.grid is 'huge'"),
         ({"module": {"pool": "clip"}}, "no field 'cost'"),
         ({"data": None}, "results.json: "),
+        ({"reported": ["hybrid"]}, "results.json: "),
+        ({"probe": {"grid": "full", "seeds": 1}}, "no field 'folds'"),
+        ({"probe": {"grid": "full", "folds": "5", "seeds": 1}}, "'5' stands where a finite number"),
+        ({"module": {"cost": None}}, "no field 'pool'"),
+        (
+            {"module": {"pool": "clip", "cost": {"seconds_per_hour": "3", "device": ""}}},
+            "'3' stands",
+        ),
+        ({"score": float("nan")}, "nan stands where a finite number must"),
+        ({"score": "high"}, "'high' stands where a finite number must"),
+        ({"name": "\ud800"}, "not JSON"),
     ],
 )
 def test_refusals(tmp_path, change, message):
-    folder = write_result(tmp_path / "a", "gtzan", "mine", 0.8, **change)
+    told = {"task": "gtzan", "name": "mine", "score": 0.8} | change
+    folder = write_result(tmp_path / "a", **told)
     result = run(folder, "--out", tmp_path / "r.html")
     assert result.exit_code == 2
     assert result.output.startswith(f"report: {folder / 'results.json'}: ")

@@ -78,7 +78,9 @@ def read_test_predictions(folder: Path) -> TestPredictions:
     try:
         outputs, one_hot = (content[key].numpy() for key in ("prediction_logit", "target"))
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise TaskError(f"{path}: not the test predictions of such a task ({error})") from error
+        raise TaskError(
+            f"{path}: not the test predictions of such a task ({reason(error)})"
+        ) from error
     shape = len(annotated), len(labels)
     if not outputs.shape == one_hot.shape == shape or not np.isfinite(outputs).all():
         raise TaskError(

@@ -19,6 +19,7 @@ from myna_plugin.probing.tasks.task import (
     Item,
     Task,
     TaskError,
+    check_plain,
     parse_target,
 )
 
@@ -71,6 +72,7 @@ def _read_entry(
     split, value = entry["split"], entry["y"]
     if split is None or value is None:
         return None
+    split = split.lower() if isinstance(split, str) else split
     if split not in SPLITS:
         raise TaskError(f"split: expected one of {', '.join(SPLITS)} or null, got {split!r}")
     assert task.jukemir is not None
@@ -81,6 +83,7 @@ def _read_entry(
         raise TaskError(f"no clip lasts from {item.start_s} to {item.end_s} seconds")
     if not isinstance(item.track_id, str):
         raise TaskError(f"expected the name of a track, got {item.track_id!r}")
+    check_plain(item.clip_id)
     path = find_audio(processed, key, (".wav",)) if processed else None
     if path is not None and path.is_file():
         return replace(item, path=path, start_s=0.0, end_s=None)

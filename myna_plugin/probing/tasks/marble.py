@@ -21,6 +21,7 @@ from myna_plugin.probing.tasks.task import (
     Task,
     TaskError,
     check_names,
+    check_plain,
     parse_target,
 )
 
@@ -81,7 +82,7 @@ def _read_line(task: Task, fields: Mapping[str, Any], split: str, folder: Path) 
         raise TaskError("expected an object")
     name = PurePosixPath(fields["audio_path"])
     return Item(
-        clip_id=str(fields.get("clip_id", name.stem)),
+        clip_id=check_plain(str(fields.get("clip_id", name.stem))),
         track_id=str(fields.get("ori_uid", name.stem)),
         path=_resolve(name, folder),
         target=parse_target(task, fields["label"]),

@@ -132,15 +132,20 @@ def parse_target(task: Task, value: object) -> Target:
     if not isinstance(labels, list | tuple) or not all(isinstance(x, str) for x in labels):
         wanted = "a label" if task.loss == "cross_entropy" else "a list of labels"
         raise TaskError(f"expected {wanted}, got {value!r}")
-    parsed = {task.parse_label(label) for label in labels}
-    unknown = parsed - set(task.labels)
-    if unknown:
-        raise TaskError(
-            f"label {min(unknown)!r} is not one of the {len(task.labels)} of {task.name}"
-        )
+    parsed = {_known_label(task, task.parse_label(label)) for label in labels}
     if task.loss == "cross_entropy":
         return parsed.pop()
     return tuple(label for label in task.labels if label in parsed)
+
+
+def _known_label(task: Task, label: str) -> str:
+    """A label as the task writes it: case and blanks around it do not count."""
+    if label in task.labels:
+        return label
+    alike = [known for known in task.labels if known.casefold() == label.strip().casefold()]
+    if len(alike) != 1:
+        raise TaskError(f"label {label!r} is not one of the {len(task.labels)} of {task.name}")
+    return alike[0]
 
 
 def _parse_numbers(task: Task, value: object) -> tuple[float, ...]:
@@ -185,6 +190,13 @@ def is_plain_name(name: object) -> bool:
     if not isinstance(name, str) or name in ("", ".", ".."):
         return False
     return not re.search("[/\\\\\0\ud800-\udfff]", name)
+
+
+def check_plain(name: str) -> str:
+    """A name of a file in its folder, as it is; TaskError if it is none."""
+    if not is_plain_name(name):
+        raise TaskError(f"{name!r} is not a plain name")
+    return name
 
 
 def check_names(task: Task, items: Sequence[Item]) -> None:

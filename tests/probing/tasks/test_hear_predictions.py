@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -91,6 +92,21 @@ def test_an_order_that_does_not_fit_is_refused(tmp_path):
         read_test_predictions(folder)
 
 
+def predicted(logits, target):
+    return pickle.dumps({"prediction_logit": logits, "target": target})
+
+
+def test_damage_anywhere_is_refused_or_does_not_matter(tmp_path):
+    folder = write_predictions(tmp_path / "gs", lambda name, label: label)
+    path = folder / "test.predictions.pkl"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 97):
+        for damaged in (whole[:place], whole[:place] + b"\xff" + whole[place + 1 :]):
+            path.write_bytes(damaged)
+            with suppress(TaskError):
+                assert read_test_predictions(folder).outputs.shape == (32, 24)
+
+
 class Attack:
     def __reduce__(self):
         return os.system, ("touch attacked",)
@@ -105,6 +121,17 @@ class Attack:
         (b"", "not heareval's test predictions"),
         (pickle.dumps({}), "not the test predictions"),
         (pickle.dumps([]), "not the test predictions"),
+        (
+            predicted(torch.zeros(32), torch.zeros(32)),
+            r"24 labels, got shapes \(32,\)",
+        ),
+        (predicted(torch.zeros(32, 24), torch.zeros(31, 24)), "got shapes"),
+        (predicted(torch.zeros(32, 99), torch.zeros(32, 99)), "got shapes"),
+        (predicted(torch.full((32, 24), torch.nan), torch.zeros(32, 24)), "finite numbers"),
+        (
+            predicted(torch.zeros(2, 2).to_sparse(), torch.zeros(2, 2)),
+            "not heareval's|not the test",
+        ),
     ],
 )
 def test_foreign_pickles_are_refused(tmp_path, monkeypatch, content, message):
