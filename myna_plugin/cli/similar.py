@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def similar(
     query: str, libraries: tuple[Path, ...], count: int, model: str | None, device: str
 ) -> None:
     """List the tracks of LIBRARY that are most similar to the audio file QUERY."""
+    if os.path.isdir(query):
+        raise InputError(f"{query}: is a folder; name one audio file, such as one in it")
     library = join_libraries(libraries)
     row = find_row(library, query)
     if row is not None:

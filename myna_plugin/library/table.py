@@ -194,9 +194,10 @@ def read_library(path: Path) -> Library:
     Raises:
         LibraryError: there is none, or it is damaged or of another kind.
     """
-    if not path.is_file():
-        if path.exists():
-            raise LibraryError(f"{path}: is not a file; name one that myna embed wrote, .parquet")
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe or a device"
+        raise LibraryError(f"{path}: is {kind}; name a file that myna embed wrote, .parquet")
+    if not path.exists():
         raise LibraryError(f"{path}: no such file; make it: myna embed FOLDER --out {path}")
     check_name(path)
     try:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.chunks import (
     Encoded,
-    average_chunks,
     chunk_count,
     compiled_encode,
     consecutive_frames,
@@ -140,7 +139,23 @@ class Embedder(nn.Module):
         Returns:
             float32, shape (B, scene_embedding_size).
         """
-        return average_chunks(*self.embed_chunks(waveform))
+        waveform = self._prepare(waveform)
+        n_frames = frame_count(waveform.shape[-1])
+        frames = consecutive_frames(n_frames, self.encoder.config.chunk_frames)
+        frames = frames.to(waveform.device, torch.float64)[:, None]
+        scenes = []
+        with torch.inference_mode():
+            for sounds in self._sound_blocks(waveform, len(frames)):
+                # Summed as they come: vectors that are kept cost memory with the sound's length,
+                # and tear holes into the heap. float64, so that the passes leave no trace.
+                total = torch.zeros(1, dtype=torch.float64, device=waveform.device)
+                done = 0
+                for vectors in self._pooled(sounds):
+                    weights = frames[done : done + vectors.shape[1]]
+                    total = total + (vectors * weights).sum(1)
+                    done += vectors.shape[1]
+                scenes.append((total / n_frames).float())
+        return torch.cat(scenes).clone()
 
     def embed_chunks(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """One vector a chunk, by the rule at the head of this module.
@@ -153,20 +168,11 @@ class Embedder(nn.Module):
             float32, shape (K,), with K = ceil(F / chunk frames).
         """
         waveform = self._prepare(waveform)
-        size = self.encoder.config.chunk_frames
         n_frames = frame_count(waveform.shape[-1])
-        n_chunks = chunk_count(n_frames, size, size)
-        rows = []
+        frames = consecutive_frames(n_frames, self.encoder.config.chunk_frames)
         with torch.inference_mode():
-            for sounds in self._sound_blocks(waveform, n_chunks):
-                parts = []
-                for first, last in self._blocks(n_chunks, len(sounds)):
-                    stop = min(last * size, n_frames)
-                    mel = self._frames(sounds, first * size, stop)
-                    parts.append(pool_consecutive(self.pool_chunks, mel, size))
-                rows.append(torch.cat(parts, dim=1))
-            vectors = torch.cat(rows)
-        frames = consecutive_frames(n_frames, size)
+            blocks = self._sound_blocks(waveform, len(frames))
+            vectors = torch.cat([torch.cat([*self._pooled(sounds)], dim=1) for sounds in blocks])
         # A copy made outside inference mode is an ordinary tensor, which a probe may train on.
         return vectors.clone(), frames.to(vectors.device)
 
@@ -238,6 +244,14 @@ class Embedder(nn.Module):
         step = max(self._chunks_per_pass() // n_sounds, 1)
         for first in range(0, n_chunks, step):
             yield first, min(first + step, n_chunks)
+
+    def _pooled(self, sounds: Tensor) -> Iterator[Tensor]:
+        """Vectors of the sounds' chunks, in order, a pass of the encoder at a time: (B, k, D)."""
+        size = self.encoder.config.chunk_frames
+        n_frames = frame_count(sounds.shape[-1])
+        for first, last in self._blocks(chunk_count(n_frames, size, size), len(sounds)):
+            mel = self._frames(sounds, first * size, min(last * size, n_frames))
+            yield pool_consecutive(self.pool_chunks, mel, size)
 
     def pool_chunks(self, mel: Tensor) -> Tensor:
         """Scene embeddings of chunks of one width: (N, 128, F) -> (N, D), float32."""

@@ -106,6 +106,14 @@ def test_a_query_that_cannot_be_decoded_is_named(tmp_path, library):
     assert "gone.mp3: no such file" in result.output
 
 
+def test_a_folder_is_no_query(tmp_path):
+    result = myna("similar", tmp_path, "library.parquet")
+    assert (result.exit_code, result.output) == (
+        2,
+        f"myna similar: {tmp_path}: is a folder; name one audio file, such as one in it\n",
+    )
+
+
 def test_plot(tmp_path, library):
     result = myna("plot", library, "--out", tmp_path / "a.png", "--max-tracks", "5")
 
@@ -123,7 +131,7 @@ def test_a_library_that_cannot_be_used_is_a_line(tmp_path, monkeypatch, command)
         ("empty.parquet", "empty.parquet: no tracks in it"),
         ("damaged.parquet", "damaged.parquet: not a library, or damaged"),
         ("gone.parquet", "gone.parquet: no such file; make it"),
-        (".", ".: is not a file; name one that myna embed wrote"),
+        (".", ".: is a folder; name a file that myna embed wrote"),
     ):
         result = myna(*command, name)
         assert result.exit_code == 2

@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 
 import literal_pipeline
@@ -9,7 +10,13 @@ import torch
 from conftest import PATCHINGS, published_state_dict
 
 import myna_plugin
-from myna_plugin.model.chunks import column_weights, overlap_hop, timestamp_count
+from myna_plugin.model.chunks import (
+    average_chunks,
+    column_weights,
+    overlap_hop,
+    pool_consecutive,
+    timestamp_count,
+)
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 
@@ -56,6 +63,24 @@ def test_scene_layers_equal_the_literal_pipeline(tmp_path, sound, kind, layers):
     width = 64 * len(model.patchings)
     assert model.timestamp_embedding_size == width
     assert model.scene_embedding_size == len(layers or [2]) * width
+
+
+def test_a_long_sound_is_summed_as_it_is_encoded(sound, monkeypatch):
+    """Memory does not grow with a sound's length: no vectors are kept until the last chunk."""
+    kept, most = [], []
+
+    def pool(*arguments):
+        vectors = pool_consecutive(*arguments)
+        kept.append(weakref.ref(vectors))
+        most.append(sum(reference() is not None for reference in kept))
+        return vectors
+
+    monkeypatch.setattr("myna_plugin.model.embedding.pool_consecutive", pool)
+    model, waveform = tiny_embedder(batch_size=1), sound.repeat(1, 4)
+    scenes = model.embed_scenes(waveform)
+    assert len(kept) >= 12
+    assert max(most) <= 2
+    assert relative_error(scenes, average_chunks(*model.embed_chunks(waveform))) < 1e-6
 
 
 def test_layers_are_joined_as_they_are_alone_and_the_last_is_the_default(sound):
