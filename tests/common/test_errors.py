@@ -9,11 +9,11 @@ from myna_plugin.common.errors import (
     BAD_INPUT,
     EXTRAS,
     FAILED,
-    INTERRUPTED,
     InputError,
     UnfinishedError,
     told,
 )
+from myna_plugin.common.stopping import INTERRUPTED, TERMINATED, Terminated
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,7 @@ from myna_plugin.common.errors import (
         (UnfinishedError("a worker died"), FAILED, "myna: a worker died\n"),
         (OSError(28, "No space left", "x"), FAILED, "myna: [Errno 28] No space left: 'x'\n"),
         (KeyboardInterrupt(), INTERRUPTED, "myna: stopped; the same command goes on from here\n"),
+        (Terminated(), TERMINATED, "myna: stopped; the same command goes on from here\n"),
         (
             ModuleNotFoundError("No module", name="mir_eval.key"),
             BAD_INPUT,
