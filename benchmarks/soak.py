@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,12 @@ def run_whole(inputs: Path, names: Iterable[str]) -> Soak:
     return soak
 
 
+def is_made(out: Path) -> bool:
+    """Whether there is a whole library, which `embed` would refuse to make again."""
+    library = out / "library.parquet"
+    return library.exists() and not library.with_name(f"{library.name}.parts").exists()
+
+
 def kill(
     soak: Soak, name: str, out: Path, generator: Generator
 ) -> list[tuple[signal.Signals, str]]:
@@ -236,9 +243,9 @@ def kill(
             break
         killed.append(number)
         faults += [f"{number.name} at {moment:.1f} s: {fault}" for fault in run.end(number)]
-    library = out / "library.parquet"
-    # A library that is there is not made again.
-    if not library.exists() or library.with_suffix(".parquet.parts").exists():
+        if is_made(out):
+            break
+    if not is_made(out):
         faults += Run(soak, name, out).end(None)
     try:
         if RESULTS[name](out) != soak.expected[name]:
@@ -272,7 +279,8 @@ def main() -> int:
         generator = np.random.default_rng((options.seed, number))
         return name, kill(soak, name, folder / str(number), generator)
 
-    with tqdm(total=options.kills, unit="kill") as bar:
+    # Ctrl-C ends it with the kills so far.
+    with suppress(KeyboardInterrupt), tqdm(total=options.kills, unit="kill") as bar:
         for name, kills in map_ahead(live, itertools.count(), options.at_once):
             for number, fault in kills:
                 counts[name, number, bool(fault)] += 1
