@@ -19,7 +19,7 @@ VALIDATORS := 2021.0.2 2021.0.6
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types docs unit test-slow clean
+.PHONY: help demo test check lint types docs unit test-slow soak clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ unit: $(VENV)/.dev  ## Tests and doctests; one test builds the wheel and imports
 
 test-slow: $(VENV)/.dev  ## The tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --durations=10
+
+soak: $(VENV)/.dev  ## Kill runs at random moments: is anything lost? (an hour)
+	$(BIN)/python -m benchmarks.soak --at-once 2
 
 clean:  ## Remove .venv, build products, caches and the demo's results
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \

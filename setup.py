@@ -112,7 +112,7 @@ setup(
     entry_points={
         "console_scripts": [
             "hear-eval = myna_plugin.hear_eval.__main__:main",
-            "myna = myna_plugin.cli.main:main",
+            "myna = myna_plugin.cli.__main__:main",
         ],
         "hear.models": [
             "myna = myna_plugin",

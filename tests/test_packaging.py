@@ -130,7 +130,7 @@ def test_console_script_and_entry_point_are_declared(wheel: Path) -> None:
         lines = archive.read(name).decode().splitlines()
 
     assert "hear-eval = myna_plugin.hear_eval.__main__:main" in lines
-    assert "myna = myna_plugin.cli.main:main" in lines
+    assert "myna = myna_plugin.cli.__main__:main" in lines
     assert lines[lines.index("[hear.models]") + 1] == "myna = myna_plugin"
 
 

@@ -48,7 +48,7 @@ or the same with zsh_source to ~/.zshrc; for fish, to ~/.config/fish/completions
   _MYNA_COMPLETE=fish_source myna | source
 
 Exit status: 0 done, 1 failed, or done but for files that are named, 2 input that cannot be used,
-130 stopped by Ctrl-C.
+130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 

@@ -45,7 +45,7 @@ Disk: 29 MB an hour of audio.
 Memory: 0.3 GB a worker, and 2.3 GB while it reads an hour-long stereo file.
 
 Exit status: 0 done, 1 failed (disk full, ...), 2 bad input or too little disk, 130 stopped by
-Ctrl-C.
+Ctrl-C, 143 by SIGTERM.
 """
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 from myna_plugin.common.devices import choose_device
-from myna_plugin.common.errors import INTERRUPTED, InputError, ToldCommand
+from myna_plugin.common.errors import InputError, ToldCommand
 from myna_plugin.common.files import write_text
 from myna_plugin.common.launch import launched_rank
 from myna_plugin.common.options import FILE, FOLDER, PATH
+from myna_plugin.common.stopping import INTERRUPTED
 from myna_plugin.pretraining.run.configuration import (
     apply_file,
     read_changes,

@@ -65,7 +65,7 @@ Examples:
   myna probe --task hear --root tasks/esc50-v2.0.0-full --out out/esc50
 
 Exit status: 0 done, 1 failed, 2 bad input, or --check found the data set incomplete, 130 stopped by
-Ctrl-C; the same command goes on.
+Ctrl-C, 143 by SIGTERM; the same command goes on.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import sys
@@ -12,15 +13,13 @@ from typing import Any
 import click
 
 from myna_plugin.common.launch import launched_rank
+from myna_plugin.common.stopping import ignore_signals, stoppable
 
 FAILED = 1
 """Exit status where something could not be done, or was done but for files that are named."""
 
 BAD_INPUT = 2
 """Exit status where input cannot be used: nothing was done."""
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 EXTRAS = {
     **dict.fromkeys(("mir_eval", "scipy"), "probe"),
@@ -74,7 +73,7 @@ def told(program: str, stopped: str = "the same command goes on from here") -> I
 
     Args:
         program: what the lines start with.
-        stopped: what is said after Ctrl-C.
+        stopped: what is said after Ctrl-C and SIGTERM.
 
     >>> with told("myna"):
     ...     raise InputError("no such thing")
@@ -82,11 +81,8 @@ def told(program: str, stopped: str = "the same command goes on from here") -> I
     SystemExit: 2
     """
     try:
-        yield
-    except KeyboardInterrupt:
-        # A terminal has just shown ^C, without an end of line.
-        _tell("\n" * sys.stderr.isatty() + program, (f"stopped; {stopped}",))
-        sys.exit(INTERRUPTED)
+        with stoppable(program, stopped):
+            yield
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
@@ -129,6 +125,14 @@ class ToldCommand(click.Command):
         shown = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
         options["context_settings"] = shown | (options.get("context_settings") or {})
         super().__init__(*arguments, **options)
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run as a program."""
+        try:
+            return super().main(*arguments, **options)
+        finally:
+            # Before all that modules have tidied up at the end: what comes last goes first.
+            atexit.register(ignore_signals)
 
     def make_context(
         self,

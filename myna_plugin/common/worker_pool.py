@@ -15,12 +15,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import ForkServerContext
-from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from myna_plugin.common.errors import UnfinishedError
+from myna_plugin.common.stopping import Interrupts, unstopped
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -64,12 +64,14 @@ class _Lane:
 
     def submit(self, function: Callable[[Task], Result], task: Task) -> Future[Result]:
         self._shared.items[self.place] = NO_ITEM
-        try:
-            return self.executor.submit(function, task)
-        except BrokenProcessPool:
-            # It died while it was idle, which is nobody's fault.
-            self.restart()
-            return self.executor.submit(function, task)
+        # The first task starts the process.
+        with unstopped():
+            try:
+                return self.executor.submit(function, task)
+            except BrokenProcessPool:
+                # It died while it was idle, which is nobody's fault.
+                self.restart()
+                return self.executor.submit(function, task)
 
 
 class WorkerPool:
@@ -124,7 +126,7 @@ class WorkerPool:
         free = [_Lane(self._context, place, self._shared) for place in range(self.n_workers)]
         lanes = tuple(free)
         running: dict[Future[Result], tuple[_Lane, Task]] = {}
-        interrupts = _Interrupts()
+        interrupts = Interrupts()
 
         try:
             while True:
@@ -157,35 +159,6 @@ class WorkerPool:
             interrupts.restore()
 
 
-class _Interrupts:
-    """Holds Ctrl-C back until a moment at which no lock is held.
-
-    A KeyboardInterrupt that strikes inside `concurrent.futures` can leave a future's lock shut, and
-    its executor then waits for it without end.
-    """
-
-    def __init__(self) -> None:
-        self._came = False
-        self._previous: Any = None
-        self._held = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        )
-        if self._held:
-            self._previous = signal.signal(signal.SIGINT, self._note)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came = True
-
-    def raise_if_any(self) -> None:
-        if self._came:
-            raise KeyboardInterrupt
-
-    def restore(self) -> None:
-        if self._held:
-            signal.signal(signal.SIGINT, self._previous)
-
-
 _place: tuple[int, _Shared] | None = None
 """In a worker: its place in the shared arrays, and these."""
 
@@ -212,7 +185,7 @@ def finish_item(amount: int) -> None:
 def _initialise_worker(place: int, shared: _Shared) -> None:
     global _place
     _place = place, shared
-    # Ctrl-C reaches the whole process group; the parent alone decides what follows from it.
+    # Where the server of new processes was there before `unstopped`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     # Decoders written in C talk over the progress bar; what matters comes back as a result.

@@ -35,7 +35,8 @@ Tasks come from https://hearbenchmark.com; unpack them into the tasks folder. A
 task that lacks the model's sample rate is resampled once, into a folder beside the others.
 A run that was stopped goes on where it was; what has changed since is made again.
 
-Exit status: 0 if every task was scored, 1 if one failed, 2 for input that cannot be used.
+Exit status: 0 if every task was scored, 1 if one failed, 2 for input that cannot be used,
+130 after Ctrl-C, 143 after SIGTERM.
 """
 
 

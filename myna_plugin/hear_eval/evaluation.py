@@ -175,6 +175,9 @@ def examine(settings: Settings, tasks: Sequence[HearFolder], process: HearevalPr
         facts = process.run(Job("examine", arguments, log))
     except (InputError, JobError) as error:
         raise InputError(f"{error} (all output: {log})") from error
+    except KeyboardInterrupt:
+        shutil.rmtree(folder)
+        raise
     shutil.rmtree(folder)
     say(f"{settings.module}: {facts['location']}, {facts['sample_rate']} Hz, on {facts['device']}")
     for warning in facts["warnings"]:

@@ -28,6 +28,7 @@ from typing import Any
 from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError, UnfinishedError, one_line
+from myna_plugin.common.stopping import unstopped
 from myna_plugin.hear_eval import compatibility, contract
 
 POLL_S = 0.5
@@ -125,7 +126,7 @@ class HearevalProcess:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), name="heareval")
-        with environment_set(self.environment):
+        with environment_set(self.environment), unstopped():
             self._process.start()
         theirs.close()
 

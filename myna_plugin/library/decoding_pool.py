@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.common.stopping import unstopped
 from myna_plugin.library.segments import (
     Segment,
     cut_segments,
@@ -168,7 +169,8 @@ class _Lane:
             args=(theirs, self._memory, self._chunk_frames, self._whole),
             daemon=True,
         )
-        self._process.start()
+        with unstopped():
+            self._process.start()
         theirs.close()
         self._is_ready, self._begun = False, False
 

@@ -1,8 +1,11 @@
 """`python -m myna_plugin.recipes.prepare` is `myna prepare`."""
 
-from myna_plugin.cli.main import import_command
+from myna_plugin.common.stopping import stoppable
 
-main = import_command("prepare")
+with stoppable("myna prepare"):
+    from myna_plugin.cli.main import import_command
+
+    main = import_command("prepare")
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,11 @@
 """`python -m myna_plugin.recipes.pretrain` is `myna pretrain`."""
 
-from myna_plugin.cli.main import import_command
+from myna_plugin.common.stopping import stoppable
 
-main = import_command("pretrain")
+with stoppable("myna pretrain"):
+    from myna_plugin.cli.main import import_command
+
+    main = import_command("pretrain")
 
 if __name__ == "__main__":
     main()

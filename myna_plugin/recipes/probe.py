@@ -1,8 +1,11 @@
 """`python -m myna_plugin.recipes.probe` is `myna probe`."""
 
-from myna_plugin.cli.main import import_command
+from myna_plugin.common.stopping import stoppable
 
-main = import_command("probe")
+with stoppable("myna probe"):
+    from myna_plugin.cli.main import import_command
+
+    main = import_command("probe")
 
 if __name__ == "__main__":
     main()

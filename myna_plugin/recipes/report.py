@@ -1,8 +1,11 @@
 """`python -m myna_plugin.recipes.report` is `myna report`."""
 
-from myna_plugin.cli.main import import_command
+from myna_plugin.common.stopping import stoppable
 
-main = import_command("report")
+with stoppable("myna report"):
+    from myna_plugin.cli.main import import_command
+
+    main = import_command("report")
 
 if __name__ == "__main__":
     main()

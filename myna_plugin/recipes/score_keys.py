@@ -1,8 +1,11 @@
 """`python -m myna_plugin.recipes.score_keys` is `myna score-keys`."""
 
-from myna_plugin.cli.main import import_command
+from myna_plugin.common.stopping import stoppable
 
-main = import_command("score-keys")
+with stoppable("myna score-keys"):
+    from myna_plugin.cli.main import import_command
+
+    main = import_command("score-keys")
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,11 @@
 """`python -m myna_plugin.recipes.sweep` is `myna sweep`."""
 
-from myna_plugin.cli.main import import_command
+from myna_plugin.common.stopping import stoppable
 
-main = import_command("sweep")
+with stoppable("myna sweep"):
+    from myna_plugin.cli.main import import_command
+
+    main = import_command("sweep")
 
 if __name__ == "__main__":
     main()

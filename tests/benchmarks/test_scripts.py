@@ -145,6 +145,7 @@ TOY: dict[str, list[object]] = {
         "tasks", "--composed", 60, "--train", 30, "--valid", 20, "--test", 20,
         "--notes", 2, 2, 2, "--clip-seconds", 3, "--soundfonts", "drawn.sf2", "--workers", 1,
     ],
+    "benchmarks.soak": ["--kills", 1, "--seed", 1, "--commands", "prepare"],
     "benchmarks.weak_scaling": [
         "--size", "vit-ti", "--batch-size", 2, "--clips", 2, "--steps", 1, "--repeats", 1,
         "--processes", 1,
@@ -180,6 +181,7 @@ PRINTS = {
     "benchmarks.rendered.speed": "| mel, float16 |",
     "recipes.rendered.store": "store: 16 clips",
     "benchmarks.rendered.tasks": "rendered_key",
+    "benchmarks.soak": "kills, survived / lost:",
     "benchmarks.weak_scaling": "| 1 | eager |",
 }
 """A row, or a word, of the result."""

@@ -181,14 +181,16 @@ def test_of_a_thousand_files_five_broken_995_have_rows(tmp_path):
 
 
 def start(*arguments, cwd):
-    command = [sys.executable, "-m", "myna_plugin.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "myna_plugin.cli", *map(str, arguments)]
     return subprocess.Popen(
         command, cwd=cwd, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_is_stopped_resumes_to_the_same_file(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_run_that_is_stopped_resumes_to_the_same_file(tmp_path, number, status):
     folder, model = tmp_path / "music", write_model(tmp_path)
     for i in range(150):
         write_noise(folder / f"{i:03d}.wav", 1_000 + 411 * i, i)
@@ -202,10 +204,10 @@ def test_a_run_that_is_stopped_resumes_to_the_same_file(tmp_path, number):
     while not list(parts.glob("*.parquet")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    # Ctrl-C goes to all processes of a terminal, kill -9 to the one.
+    # Ctrl-C goes to all processes of a terminal, others to the one.
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), said
+    assert process.returncode == status, said
     assert not out.exists()
     kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
 

@@ -9,11 +9,11 @@ from myna_plugin.common.errors import (
     BAD_INPUT,
     EXTRAS,
     FAILED,
-    INTERRUPTED,
     InputError,
     UnfinishedError,
     told,
 )
+from myna_plugin.common.stopping import INTERRUPTED, TERMINATED, Terminated
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,7 @@ from myna_plugin.common.errors import (
         ),
         (OSError("a socket broke"), FAILED, "myna: a socket broke\n"),
         (KeyboardInterrupt(), INTERRUPTED, "myna: stopped; the same command goes on from here\n"),
+        (Terminated(), TERMINATED, "myna: stopped; the same command goes on from here\n"),
         (
             ModuleNotFoundError("No module", name="mir_eval.key"),
             BAD_INPUT,

@@ -13,9 +13,10 @@ from typing import Protocol
 
 import torch
 
-from myna_plugin.common.errors import FAILED, INTERRUPTED, UnfinishedError, say
+from myna_plugin.common.errors import FAILED, UnfinishedError, say
 from myna_plugin.common.files import write_text
 from myna_plugin.common.launch import launched_rank
+from myna_plugin.common.stopping import INTERRUPTED
 from myna_plugin.model.encoder import MynaEncoder
 from myna_plugin.pretraining.run.configuration import apply_file, read_yaml, to_yaml
 from myna_plugin.pretraining.run.monitoring import draw_sweep

@@ -389,14 +389,16 @@ def test_kill_9_during_the_scan_does_not_lock_the_folder(music, music_store, tmp
     assert contents(store) == contents(music_store)
 
 
-def test_ctrl_c_is_clean(music, music_store, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_clean(music, music_store, tmp_path, number, status):
     store = tmp_path / "store"
     process = start_command(music, store, workers=2)
     with process:
         wait_until(lambda: finished_shards(store))
-        os.killpg(process.pid, signal.SIGINT)
+        # Ctrl-C goes to all processes of a terminal, SIGTERM to the one.
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert said.splitlines()[-1].startswith("prepare: stopped; the same command goes on")
     assert "Traceback" not in said
     wait_until(lambda: group_is_gone(process.pid))

@@ -1,0 +1,113 @@
+"""Ctrl-C and SIGTERM, wherever they strike: a line, a status, and nothing left behind.
+
+Importing this takes no time, so that what takes some can be imported inside `stoppable`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from myna_plugin.common.launch import launched_rank
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+TERMINATED = 143
+"""Exit status after SIGTERM, as shells have it."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what tidies up after Ctrl-C tidies up after it."""
+
+
+def raise_terminated(number: int, frame: FrameType | None) -> None:
+    """The handler of SIGTERM while a command runs."""
+    raise Terminated
+
+
+@contextmanager
+def stoppable(program: str, stopped: str = "the same command goes on from here") -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM end the block in a line and an exit status.
+
+    Of the processes of `torchrun` the first alone speaks.
+
+    Args:
+        program: what the line starts with.
+        stopped: what else it says.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    ours = in_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if launched_rank() == 0:
+            # A terminal has just shown ^C, without an end of line.
+            begin = "\n" * sys.stderr.isatty() + program
+            print(f"{begin}: stopped; {stopped}", file=sys.stderr, flush=True)
+        sys.exit(TERMINATED if isinstance(error, Terminated) else INTERRUPTED)
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class Interrupts:
+    """Holds Ctrl-C and SIGTERM back from now on, until a moment at which no lock is held.
+
+    A KeyboardInterrupt that strikes inside `concurrent.futures` can leave a future's lock shut, and
+    its executor then waits for it without end.
+    """
+
+    def __init__(self) -> None:
+        self._came: int | None = None
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) in (signal.default_int_handler, raise_terminated):
+                    self._before[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = number
+
+    def raise_if_any(self) -> None:
+        """Do what came."""
+        if self._came is not None:
+            number, self._came = self._came, None
+            self._before[number](number, None)
+
+    def restore(self) -> None:
+        """Hold back no longer."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self.raise_if_any()
+
+
+@contextmanager
+def unstopped() -> Iterator[None]:
+    """Processes that begin in the block never hear Ctrl-C, from their first moment on.
+
+    It reaches the whole process group; their parent alone decides what follows from it. Nor does
+    the parent leave them while they begin: one that imports does not see that it is alone.
+    """
+    interrupts = Interrupts()
+    masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if masks else set()
+    try:
+        yield
+    finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        interrupts.restore()
+
+
+def ignore_signals() -> None:
+    """Nothing is left to stop: for the time that the interpreter takes to end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
