@@ -13,7 +13,7 @@ from typing import Any
 import click
 import torch
 
-from myna_plugin.cli.options import CACHE, MODEL_OPTIONS
+from myna_plugin.cli.options import CACHE, MODEL_OPTIONS, SCENE_LAYERS
 from myna_plugin.cli.task_options import (
     ALLOW_MISSING,
     LAYOUT,
@@ -60,6 +60,7 @@ Examples:
 \b
   myna probe --task gtzan --root data/gtzan --check
   myna probe --task gtzan --root data/gtzan --model myna-hybrid --out out/gtzan
+  myna probe --task gtzan --root data/gtzan --scene-layers 4,8,12 --out out/layers
   myna probe --task giantsteps --root data/giantsteps \\
       --module my_package.hear --model-options '{"size": "small"}' --out out/mine
   myna probe --task hear --root tasks/esc50-v2.0.0-full --out out/esc50
@@ -231,6 +232,7 @@ def _default_name(module: str, model_file: str) -> str:
 )
 @click.option("--model", "model_file", default="", help="Weights, as load_model takes them.")
 @MODEL_OPTIONS
+@SCENE_LAYERS
 @click.option(
     "--name", help="What to call the model in tables.  [default: the module and its weights]"
 )
@@ -267,14 +269,14 @@ def _default_name(module: str, model_file: str) -> str:
     help="Clips of one length to embed together.  [default: 8 on a CPU, 32 on CUDA]",
 )
 @CACHE
-def probe(**options: Any) -> None:
+def probe(scene_layers: tuple[int, ...] | None, **options: Any) -> None:
     """Score a HEAR module on a probe task, by the protocol of the Myna paper.
 
     The data set is checked, its clips are embedded once (and kept in --cache), 216 heads are
     trained on the training split, the one that is best on validation is scored on test. Of a hybrid
-    Myna model the square, the vertical and both features are probed, and the one that is best on
-    validation is reported. OUT receives results.json, results.md and figures/*.png; `myna report`
-    makes a page of several.
+    Myna model the square, the vertical and both features are probed, with --scene-layers of each of
+    these blocks and of all together, and the one that is best on validation is reported. OUT
+    receives results.json, results.md and figures/*.png; `myna report` makes a page of several.
 
     A run that was interrupted goes on where it stopped when it is started again: clips that were
     embedded and stacks of heads that were trained (in OUT/unfinished-grids) are kept.
@@ -283,6 +285,8 @@ def probe(**options: Any) -> None:
     --task hear it is a task folder in HEAR's format; of a k-fold task each fold tests in turn, and
     the mean and deviation over folds are reported, as heareval does.
     """
+    if scene_layers is not None:
+        options["model_options"] = {**options["model_options"], "scene_layers": scene_layers}
     settings = resolve(options)
     if settings.out is None and not settings.only_check:
         raise ExperimentError("--out: say where the results go (or --check to look only)")

@@ -286,7 +286,7 @@ def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hy
 
 def test_layers_are_probed_from_one_pass(quick, built, tmp_path, hybrid):
     root = built("gtzan", "folder")
-    options = ("--model", hybrid, "--model-options", '{"scene_layers": [1, 2]}')
+    options = ("--model", hybrid, "--scene-layers", "1,2")
     content = score("gtzan", root, tmp_path / "out", *options)
     widths = {name: part["width"] for name, part in content["parts"].items()}
     kinds = {"square": 64, "vertical": 64, "hybrid": 128}
