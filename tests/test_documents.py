@@ -155,7 +155,7 @@ def fault_of_arguments(module_name: str, words: Sequence[str]) -> str | None:
     else:
         (command,) = commands
         while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-            inner = command.get_command(click.Context(command), words[0])
+            inner = command.get_command(click.Context(command, **command.context_settings), words[0])
             if inner is None:
                 return f"no sub-command {words[0]}"
             command, settings, words = inner, words[0], words[1:]
@@ -169,7 +169,7 @@ def fault_of_arguments(module_name: str, words: Sequence[str]) -> str | None:
 
 def fault_of_click(command: click.Command, words: Sequence[str]) -> str | None:
     """An option that the command does not have, or a word that is none of its choices."""
-    context = click.Context(command)
+    context = click.Context(command, **command.context_settings)
     try:
         values, _, _ = command.make_parser(context).parse_args(list(words))
         for parameter in command.params:
