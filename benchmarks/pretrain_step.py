@@ -38,9 +38,9 @@ from myna_plugin.common.devices import DeviceError, choose_device
 from myna_plugin.model.encoder import SIZES, EncoderConfig, MynaEncoder, initialise
 from myna_plugin.pretraining.step.acceleration import kernels_for
 from myna_plugin.pretraining.step.crops import ViewSampler
-from myna_plugin.pretraining.step.fused import KernelOperations, PlainOperations
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
 from myna_plugin.pretraining.step.objective import ContrastiveObjective
+from myna_plugin.pretraining.step.operations import KernelOperations, PlainOperations
 from myna_plugin.pretraining.step.optimiser import build_optimiser
 from myna_plugin.pretraining.step.training_step import TrainingStep
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from myna_plugin.pretraining.step.crops import ResidentFrames
+from myna_plugin.pretraining.step.patches import ResidentFrames
 
 
 class RandomStore:

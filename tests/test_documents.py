@@ -155,7 +155,9 @@ def fault_of_arguments(module_name: str, words: Sequence[str]) -> str | None:
     else:
         (command,) = commands
         while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-            inner = command.get_command(click.Context(command, **command.context_settings), words[0])
+            inner = command.get_command(
+                click.Context(command, **command.context_settings), words[0]
+            )
             if inner is None:
                 return f"no sub-command {words[0]}"
             command, settings, words = inner, words[0], words[1:]

@@ -22,9 +22,10 @@ from myna_plugin.pretraining.run.configuration import (
     read_yaml,
     to_yaml,
 )
+from myna_plugin.pretraining.run.plan import check_store, plan_run
 from myna_plugin.pretraining.run.run_files import RunFolder
 from myna_plugin.pretraining.run.settings import Settings, SettingsError
-from myna_plugin.pretraining.run.trainer import check_store, plan_run, train
+from myna_plugin.pretraining.run.trainer import train
 from myna_plugin.pretraining.store.reading import Store
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.launch import launched_rank
 from myna_plugin.common.options import FILE, FOLDER, PATH
 from myna_plugin.pretraining.run.configuration import read_changes
+from myna_plugin.pretraining.run.plan import check_store
 from myna_plugin.pretraining.run.sweep import read_sweep, run_sweep
-from myna_plugin.pretraining.run.trainer import check_store
 from myna_plugin.pretraining.store.reading import Store
 
 EPILOG = """

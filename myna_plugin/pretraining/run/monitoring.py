@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from myna_plugin.model.encoder import MynaEncoder
-from myna_plugin.pretraining.step.crops import ClipStore, derive_seed
+from myna_plugin.pretraining.step.crops import derive_seed
 from myna_plugin.pretraining.step.objective import project
+from myna_plugin.pretraining.step.patches import ClipStore
 
 CHUNK = 256
 """Crops that are encoded at once for monitoring."""

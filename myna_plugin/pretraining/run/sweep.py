@@ -20,9 +20,10 @@ from myna_plugin.common.stopping import INTERRUPTED
 from myna_plugin.model.encoder import MynaEncoder
 from myna_plugin.pretraining.run.configuration import apply_file, read_yaml, to_yaml
 from myna_plugin.pretraining.run.monitoring import draw_sweep
+from myna_plugin.pretraining.run.plan import plan_run
 from myna_plugin.pretraining.run.run_files import RunFolder
 from myna_plugin.pretraining.run.settings import Settings, SettingsError
-from myna_plugin.pretraining.run.trainer import DivergedError, Outcome, plan_run, train
+from myna_plugin.pretraining.run.trainer import DivergedError, Outcome, train
 from myna_plugin.pretraining.store.reading import Store
 
 SCORES = {

@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,50 +18,36 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from myna_plugin.common.devices import DeviceError, choose_device
+from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import UnfinishedError
-from myna_plugin.common.launch import launched_rank, launched_world_size
+from myna_plugin.common.launch import launched_rank
 from myna_plugin.model.checkpoint import load_weights, save_checkpoint
-from myna_plugin.model.encoder import MynaEncoder, initialise, parameter_count
-from myna_plugin.model.tensors import CheckpointError
+from myna_plugin.model.encoder import MynaEncoder, initialise
 from myna_plugin.pretraining.run import distributed
 from myna_plugin.pretraining.run.monitoring import (
     Events,
     Stopwatch,
-    choose_clips,
     cut_pairs,
     draw_curve,
     draw_reconstructions,
     matmul_ceiling,
     measure,
 )
+from myna_plugin.pretraining.run.plan import Plan, fits_on_device, flops_per_clip, uses_bfloat16
 from myna_plugin.pretraining.run.run_files import (
     PROBE,
     ProgressTable,
     RunError,
-    RunFolder,
     find_best_probe,
     read_table,
 )
-from myna_plugin.pretraining.run.settings import Settings, SettingsError
 from myna_plugin.pretraining.step.autoencoder import MaskedAutoencoder
-from myna_plugin.pretraining.step.crops import (
-    SINGLE,
-    HostViews,
-    ResidentFrames,
-    Views,
-    ViewSampler,
-    check_batch,
-    check_crop,
-)
+from myna_plugin.pretraining.step.crops import SINGLE, Views, ViewSampler
 from myna_plugin.pretraining.step.losses import ContrastiveLoss, rank, world_size
 from myna_plugin.pretraining.step.objective import ContrastiveObjective, PatchSource
 from myna_plugin.pretraining.step.optimiser import build_optimiser, rate_at, set_learning_rate
+from myna_plugin.pretraining.step.patches import HostViews, ResidentFrames
 from myna_plugin.pretraining.step.training_step import TrainingStep
-from myna_plugin.pretraining.store.reading import FRAME_BYTES, Store
-
-HEADROOM_BYTES = 4 << 30
-"""Kept free on a GPU beside the store and the estimated activations."""
 
 Probe = Callable[[MynaEncoder], Mapping[str, float]]
 """Gives a copy of the encoder validation scores, higher is better, by the name of the task."""
@@ -91,185 +76,6 @@ class Outcome:
     step: int
     stopped_by: signal.Signals | None
     last_row: dict[str, str]
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """A run that has passed all checks that need no GPU.
-
-    Attributes:
-        settings: of the run.
-        store: the clips.
-        folder: where everything goes.
-        trained: numbers of the clips to train on.
-        monitored: numbers of the clips for monitoring.
-        total_steps: of the whole run.
-        state: the checkpoint to go on from; None at the beginning.
-    """
-
-    settings: Settings
-    store: Store
-    folder: RunFolder
-    trained: np.ndarray
-    monitored: np.ndarray
-    total_steps: int
-    state: dict[str, Any] | None
-
-    @property
-    def first_step(self) -> int:
-        """Steps already taken."""
-        return self.state["step"] if self.state else 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.first_step >= self.total_steps and self.folder.final.exists()
-
-
-def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
-    """Check everything that can be checked before a GPU is touched, and make the run's folder.
-
-    Raises:
-        RunError: the store holds too few clips or too short ones, no GPU where one is asked for,
-            a full disk, initial weights that do not fit, or a folder that holds another run.
-    """
-    check_store(settings, store)
-    trained, monitored = choose_clips(
-        len(store), settings.held_out_clips, settings.seed, settings.clips_together
-    )
-    if not settings.held_out_clips:
-        n_monitored = min(settings.monitor_clips, len(store))
-        _, monitored = choose_clips(len(store), n_monitored, settings.seed)
-    _check_device(settings)
-    folder = RunFolder(out, settings.keep_last, settings.keep_every)
-    if not folder.saved_steps():
-        _check_initial_weights(settings)
-    if launched_rank() == 0:
-        folder.begin(resume)
-    state = folder.load_newest() if resume else None
-    if state:
-        _check_same_run(settings, store, folder, state)
-    n_sounds = len(trained) // settings.versions
-    total_steps = settings.total_steps(n_sounds // settings.batch_size)
-    if launched_rank() == 0:
-        size = _checkpoint_bytes(settings, len(trained))
-        saves_every = math.gcd(settings.checkpoint_every, settings.probe_every)
-        folder.check_room(size, total_steps, saves_every)
-    monitored = monitored[: settings.monitor_clips]
-    return Plan(settings, store, folder, trained, monitored, total_steps, state)
-
-
-def check_store(settings: Settings, store: Store) -> None:
-    """RunError unless the store fills a batch and its clips are as long as a crop."""
-    n_trained = len(store) - settings.held_out_clips
-    try:
-        check_batch(
-            n_trained,
-            settings.batch_size,
-            launched_world_size(),
-            settings.clips_per_block,
-            settings.view_versions,
-        )
-        check_crop(store.frames, settings.crop_frames, settings.patchings)
-    except ValueError as error:
-        less = f" less {settings.held_out_clips} held out" if settings.held_out_clips else ""
-        raise RunError(f"{store.path}{less}: {error}") from error
-
-
-def _check_device(settings: Settings) -> None:
-    try:
-        device = choose_device(settings.device)
-    except DeviceError as error:
-        raise RunError(str(error)) from error
-    if device == "cpu" and settings.frames_on == "device":
-        raise RunError("frames_on: device needs a GPU; say frames_on=auto")
-
-
-def _check_initial_weights(settings: Settings) -> None:
-    if settings.initial_weights is None:
-        return
-    try:
-        load_weights(MynaEncoder(settings.encoder_config()), settings.initial_weights)
-    except CheckpointError as error:
-        raise RunError(f"initial_weights: {error}") from error
-
-
-def _check_same_run(
-    settings: Settings, store: Store, folder: RunFolder, state: dict[str, Any]
-) -> None:
-    try:
-        begun = Settings().with_changes(state["settings"])
-    except SettingsError as error:
-        raise RunError(
-            f"{folder.path}: begun by another version of myna_plugin ({error})"
-        ) from error
-    different = settings.differences(begun)
-    if different:
-        told = ", ".join(
-            f"{name}={_plain(getattr(begun, name))} (now {_plain(getattr(settings, name))})"
-            for name in different
-        )
-        raise RunError(
-            f"{folder.path}: this run was begun with {told}; resume it with the settings in its "
-            "config.yaml, or begin another one with another --out"
-        )
-    if state["fingerprint"] != store.fingerprint:
-        raise RunError(
-            f"{folder.path}: this run was begun with another store than {store.path} (its "
-            "fingerprint differs); give the same one, or begin another run with another --out"
-        )
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _decoder_weights(settings: Settings) -> int:
-    """Weights of the blocks of the masked auto-encoder's decoder."""
-    width = settings.encoder_config().embed_dim
-    return settings.decoder_depth * 12 * width**2 if settings.objective == "mae" else 0
-
-
-def _checkpoint_bytes(settings: Settings, n_clips: int) -> int:
-    """Size of a checkpoint: float32 weights and two moments of Adam for each, nearly."""
-    with torch.device("meta"):
-        weights = parameter_count(MynaEncoder(settings.encoder_config()))
-    averages = len(settings.patchings) * n_clips if settings.loss == "sogclr" else 0
-    return 4 * (3 * (weights + _decoder_weights(settings)) + averages)
-
-
-def uses_bfloat16(settings: Settings) -> bool:
-    """Whether the model computes in bfloat16."""
-    if settings.precision != "auto":
-        return settings.precision == "bfloat16"
-    return choose_device(settings.device) == "cuda" and torch.cuda.is_bf16_supported()
-
-
-def flops_per_clip(settings: Settings) -> float:
-    """Arithmetic of the blocks' products for a clip of a step: 6 per weight and token."""
-    encoder = settings.encoder_config()
-    inner = 64 * encoder.num_heads
-    weights = encoder.depth * (4 * inner + 2 * encoder.mlp_dim) * encoder.embed_dim
-    encoded, decoded = settings.tokens_per_clip()
-    return 6.0 * (weights * encoded + _decoder_weights(settings) * decoded)
-
-
-def activation_bytes(settings: Settings, clips: int) -> int:
-    """Estimate of what a step's forward pass keeps for its backward pass."""
-    encoder = settings.encoder_config()
-    encoded, decoded = settings.tokens_per_clip()
-    # Block by block: x and its norm twice, qkv, attention's output, and the perceptron's two.
-    width = 8 * encoder.embed_dim + 2 * encoder.mlp_dim
-    values = (encoder.depth * encoded + settings.decoder_depth * decoded) * width * clips
-    return values * (2 if uses_bfloat16(settings) else 4)
-
-
-def fits_on_device(settings: Settings, store: Store, device: torch.device) -> bool:
-    """Whether the store's frames leave enough of a GPU for training."""
-    frames = sum(len(shard) for shard in store.shards) * FRAME_BYTES
-    clips = settings.batch_size // world_size()
-    free, _ = torch.cuda.mem_get_info(device)
-    return frames + 3 * activation_bytes(settings, clips) // 2 + HEADROOM_BYTES <= free
 
 
 def train(

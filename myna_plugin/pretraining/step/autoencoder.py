@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from myna_plugin.model.encoder import PATCH_AREA, PATCHINGS, MynaEncoder, token_grid
 from myna_plugin.model.spectrogram import N_MELS
 from myna_plugin.model.vit import HEAD_DIM, Transformer, sincos_positions
-from myna_plugin.pretraining.step.crops import Views, all_tokens
+from myna_plugin.pretraining.step.crops import Views
 from myna_plugin.pretraining.step.fused import FusedTransformer
 from myna_plugin.pretraining.step.objective import PatchSource, VisibleTokens, project
+from myna_plugin.pretraining.step.patches import all_tokens
 
 
 class MaskedAutoencoder(nn.Module):

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myna_plugin.model.encoder import PATCH_AREA, InputScaling, MynaEncoder, token_grid
-from myna_plugin.pretraining.step.crops import Views, norm_patches
-from myna_plugin.pretraining.step.fused import FusedTransformer, Operations, choose_operations
+from myna_plugin.pretraining.step.crops import Views
+from myna_plugin.pretraining.step.fused import FusedTransformer
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
+from myna_plugin.pretraining.step.operations import Operations, choose_operations
+from myna_plugin.pretraining.step.patches import norm_patches
 
 
 class PatchSource(Protocol):

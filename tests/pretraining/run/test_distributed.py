@@ -13,9 +13,10 @@ from tiny_store import write_store
 
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.pretraining.run import distributed
-from myna_plugin.pretraining.step.crops import ResidentFrames, Views, ViewSampler
+from myna_plugin.pretraining.step.crops import Views, ViewSampler
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
 from myna_plugin.pretraining.step.objective import ContrastiveObjective
+from myna_plugin.pretraining.step.patches import ResidentFrames
 
 PATCHINGS = ("square", "vertical")
 STEPS = 3

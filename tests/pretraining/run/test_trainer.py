@@ -18,9 +18,10 @@ from tiny_store import write_store
 from myna_plugin import load_model
 from myna_plugin.pretraining.run import trainer
 from myna_plugin.pretraining.run.monitoring import choose_clips
+from myna_plugin.pretraining.run.plan import plan_run
 from myna_plugin.pretraining.run.run_files import RunError, WriteError, read_table
 from myna_plugin.pretraining.run.settings import Settings
-from myna_plugin.pretraining.run.trainer import DivergedError, Trainer, plan_run, train
+from myna_plugin.pretraining.run.trainer import DivergedError, Trainer, train
 
 TINY = Settings(
     size="vit-ti",
@@ -41,7 +42,8 @@ DIES = """
 import json, os, signal, sys
 from pathlib import Path
 from myna_plugin.pretraining.run.settings import Settings
-from myna_plugin.pretraining.run.trainer import plan_run, train
+from myna_plugin.pretraining.run.trainer import train
+from myna_plugin.pretraining.run.plan import plan_run
 from myna_plugin.pretraining.store.reading import Store
 
 def die_after_the_26th(step, losses):

@@ -8,15 +8,13 @@ from torch.nn import functional
 
 from myna_plugin.model.encoder import PATCHINGS, InputScaling
 from myna_plugin.model.vit import patchify
-from myna_plugin.pretraining.step.crops import (
+from myna_plugin.pretraining.step.crops import Versions, ViewSampler, order_clips
+from myna_plugin.pretraining.step.patches import (
     HostViews,
     ResidentFrames,
-    Versions,
-    ViewSampler,
     all_tokens,
     gather_patches,
     norm_patches,
-    order_clips,
 )
 
 BOTH = ("square", "vertical")

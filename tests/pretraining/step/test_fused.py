@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from myna_plugin.model.vit import Transformer
-from myna_plugin.pretraining.step.fused import FusedTransformer, PlainOperations
+from myna_plugin.pretraining.step.fused import FusedTransformer
+from myna_plugin.pretraining.step.operations import PlainOperations
 
 
 def build(dim=64, depth=2, heads=1, mlp_dim=96, dtype=torch.float64) -> Transformer:

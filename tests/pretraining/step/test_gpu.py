@@ -7,10 +7,11 @@ import torch
 from tiny_store import write_store
 
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
+from myna_plugin.pretraining.run.plan import plan_run
 from myna_plugin.pretraining.run.run_files import read_table
 from myna_plugin.pretraining.run.settings import Settings
-from myna_plugin.pretraining.run.trainer import Trainer, plan_run, train
-from myna_plugin.pretraining.step.crops import HostViews, ResidentFrames, ViewSampler, all_tokens
+from myna_plugin.pretraining.run.trainer import Trainer, train
+from myna_plugin.pretraining.step.crops import ViewSampler
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
 from myna_plugin.pretraining.step.objective import ContrastiveObjective
 from myna_plugin.pretraining.step.optimiser import (
@@ -19,6 +20,7 @@ from myna_plugin.pretraining.step.optimiser import (
     rate_at,
     set_learning_rate,
 )
+from myna_plugin.pretraining.step.patches import HostViews, ResidentFrames, all_tokens
 from myna_plugin.pretraining.step.training_step import EAGER_STEPS, TrainingStep
 
 pytestmark = [

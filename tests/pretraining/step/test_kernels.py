@@ -16,7 +16,8 @@ if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
 from myna_plugin.model.encoder import InputScaling
 from myna_plugin.model.vit import Transformer, patchify
 from myna_plugin.pretraining.step import kernels
-from myna_plugin.pretraining.step.fused import FusedTransformer, KernelOperations, PlainOperations
+from myna_plugin.pretraining.step.fused import FusedTransformer
+from myna_plugin.pretraining.step.operations import KernelOperations, PlainOperations
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PLAIN = PlainOperations()

@@ -10,16 +10,11 @@ from stand_ins import MemoryStore
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.model.vit import patchify
 from myna_plugin.pretraining.step.autoencoder import MaskedAutoencoder, unpatchify
-from myna_plugin.pretraining.step.crops import (
-    HostViews,
-    ResidentFrames,
-    Versions,
-    ViewSampler,
-    gather_patches,
-)
+from myna_plugin.pretraining.step.crops import Versions, ViewSampler
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
 from myna_plugin.pretraining.step.objective import ContrastiveObjective, VisibleTokens
 from myna_plugin.pretraining.step.optimiser import build_optimiser
+from myna_plugin.pretraining.step.patches import HostViews, ResidentFrames, gather_patches
 from myna_plugin.pretraining.step.training_step import TrainingStep
 
 LITERAL = Path(__file__).parents[3] / "benchmarks" / "literal_step.py"
