@@ -34,7 +34,8 @@ for name in names:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         # Triton comes with CUDA builds of torch alone; nothing imports the kernels without it.
-        assert (name, error.name) == ("myna_plugin.pretraining.step.kernels", "triton"), error
+        assert name.startswith("myna_plugin.pretraining.step.kernels"), error
+        assert error.name == "triton", error
         continue
     assert module.__spec__.origin.startswith(sys.argv[1]), module.__spec__.origin
 print(*names, sep="\\n")

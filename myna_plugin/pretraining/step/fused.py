@@ -20,10 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from myna_plugin.model.vit import Attention, FeedForward, Transformer
-from myna_plugin.pretraining.step.operations import Operations, choose_operations
-
-Normed = tuple[Tensor, Tensor, Tensor, Tensor]
-"""The sum that was normed (T, D), its norm (T, D), and the mean and 1 / deviation of rows (T,)."""
+from myna_plugin.pretraining.step.operations import Normed, Operations, choose_operations
 
 
 @dataclass(frozen=True)

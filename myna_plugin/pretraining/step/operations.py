@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from myna_plugin.model.vit import HEAD_DIM
 from myna_plugin.pretraining.step.acceleration import kernels_for
-from myna_plugin.pretraining.step.fused import Normed
+
+Normed = tuple[Tensor, Tensor, Tensor, Tensor]
+"""The sum that was normed (T, D), its norm (T, D), and the mean and 1 / deviation of rows (T,)."""
 
 
 class Operations(Protocol):

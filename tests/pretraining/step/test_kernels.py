@@ -17,6 +17,8 @@ from myna_plugin.model.encoder import InputScaling
 from myna_plugin.model.vit import Transformer, patchify
 from myna_plugin.pretraining.step import kernels
 from myna_plugin.pretraining.step.fused import FusedTransformer
+from myna_plugin.pretraining.step.kernels import norms
+from myna_plugin.pretraining.step.kernels.launching import RowSettings
 from myna_plugin.pretraining.step.operations import KernelOperations, PlainOperations
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -68,7 +70,7 @@ def test_add_norm_and_its_gradient(width):
 @pytest.mark.parametrize("settings", [(1, 1, 1, 1), (4, 4, 3, 2), (2, 1, 40, 1)])
 def test_gradient_of_norm_with_any_settings(settings, monkeypatch):
     x, dout, layer = draw(37, 96), draw(37, 96, seed=1), norm(96)
-    monkeypatch.setattr(kernels, "NORM_BACKWARD", kernels.RowSettings(*settings))
+    monkeypatch.setattr(norms, "NORM_BACKWARD", RowSettings(*settings))
     normed = PLAIN.norm(x, layer)
     agree(KERNELS.norm_backward(dout, normed, layer), PLAIN.norm_backward(dout, normed, layer))
 
