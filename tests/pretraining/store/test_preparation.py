@@ -22,11 +22,10 @@ from myna_plugin.model.audio import load_audio
 from myna_plugin.model.decoding import find_files
 from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store import writing as store_writer
+from myna_plugin.pretraining.store.plan import Plan, ShardJob
 from myna_plugin.pretraining.store.preparation import (
     SILENCE_AMPLITUDE,
-    Plan,
     RejectedError,
-    ShardJob,
     cut_clips,
     decode_audio,
     fill_shard,
