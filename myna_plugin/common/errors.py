@@ -162,11 +162,14 @@ def _tell(program: str, lines: tuple[str, ...]) -> None:
     if launched_rank() != 0:
         return
     for line in lines[:SHOWN_AT_MOST]:
-        is_long = len(line) > LONGEST
-        told = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}" if is_long else line
-        say(f"{program}: {told}")
+        say(f"{program}: " + "\n".join(map(_shorten, line.split("\n"))))
     if len(lines) > SHOWN_AT_MOST:
         say(f"{program}: and {len(lines) - SHOWN_AT_MOST} more like these")
+
+
+def _shorten(line: str) -> str:
+    half = LONGEST // 2
+    return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
 
 
 def say(message: str) -> None:

@@ -30,7 +30,6 @@ SPARE_DEPTH = 100
 INT_DIGITS = 20
 """Characters of the longest whole number read from JSON: those of 64 bits."""
 
-
 SCALAR_ERRORS = (ValueError, LookupError, AttributeError, TypeError)
 """What PyYAML raises for a scalar that is not what its tag, or its look, says: `2001-13-45`."""
 
@@ -236,15 +235,8 @@ def parse_yaml(text: str, place: object) -> Any:
                 raise ValueError(f"an alias, *{event.anchor}: write its value out")
             if isinstance(event, yaml.ScalarEvent):
                 event.value.encode()
-    except (
-        yaml.YAMLError,
-        RecursionError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-    ) as e:
-        raise InputError(f"{place}: not YAML ({reason(e)})") from e
+    except (yaml.YAMLError, RecursionError, *SCALAR_ERRORS) as error:
+        raise InputError(f"{place}: not YAML ({reason(error)})") from error
     return value
 
 

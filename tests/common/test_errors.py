@@ -21,6 +21,11 @@ from myna_plugin.common.stopping import INTERRUPTED, TERMINATED, Terminated
     [
         (InputError("a.wav: silent"), BAD_INPUT, "myna: a.wav: silent\n"),
         (InputError("one", "two"), BAD_INPUT, "myna: one\nmyna: two\n"),
+        (
+            InputError(f"a.csv: {'x' * 200_000} is no number"),
+            BAD_INPUT,
+            f"myna: a.csv: {'x' * 493} … {'x' * 487} is no number\n",
+        ),
         (UnfinishedError("a worker died"), FAILED, "myna: a worker died\n"),
         (
             OSError(28, "No space left", "x"),
