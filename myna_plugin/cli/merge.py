@@ -21,7 +21,7 @@ Examples:
   myna embed music --out library.parquet --shard 2/2
   myna merge library.parquet
 
-Where the machines share no disk, copy what is in their library.parquet.parts folders into one
+Where the machines share no disk, copy all that is in their library.parquet.parts folders into one
 such folder first: their files have different names. The music must have the same paths, sizes and
 times on all of them.
 """

@@ -8,6 +8,7 @@ import click
 import numpy as np
 
 from myna_plugin.common.errors import ToldCommand, say
+from myna_plugin.common.files import check_disk
 from myna_plugin.common.options import FILE, PATH, Number
 from myna_plugin.library.neighbours import join_libraries
 from myna_plugin.library.picture import METHODS, SEED, draw, folders, place, save
@@ -50,6 +51,7 @@ t-SNE of 10,000 tracks takes about a minute. UMAP needs umap-learn.
 )
 def plot(libraries: tuple[Path, ...], out: Path, method: str, max_tracks: int) -> None:
     """Draw the tracks of LIBRARY as points, near where they are similar, coloured by folder."""
+    check_disk(out.parent, 0)
     library = join_libraries(libraries)
     rows = np.arange(len(library.paths))
     if len(rows) > max_tracks:

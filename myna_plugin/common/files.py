@@ -110,7 +110,7 @@ def check_disk(folder: Path, needed: int, error: type[InputError] = InputError) 
     """
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise error(f"{folder}: {there} cannot be written into; choose another folder")
+        raise error(f"{there}: cannot be written into; choose another folder")
     free = shutil.disk_usage(there).free
     if free < 1.01 * needed:
         raise error(

@@ -143,6 +143,11 @@ def test_a_full_disk_is_a_line_that_names_the_file(tmp_path, monkeypatch, librar
     def refuse(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    below_a_file = myna("plot", library, "--out", library / "a.png")
+    assert below_a_file.exit_code == 2
+    assert below_a_file.output == (
+        f"myna plot: {library}: cannot be written into; choose another folder\n"
+    )
     monkeypatch.setattr(os, "fsync", refuse)
     model, there = tmp_path / "myna-hybrid.pth", sorted(tmp_path.rglob("*"))
     for arguments, name in (

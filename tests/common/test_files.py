@@ -70,7 +70,7 @@ def test_a_place_that_cannot_take_what_comes_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"yet: 4\.10MB are needed, .* 4\.00MB left; free some"):
         check_disk(tmp_path / "not" / "yet", 4_100_000)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file/yet: .*file cannot be written into"):
+    with pytest.raises(InputError, match=rf"{tmp_path}/file: cannot be written into"):
         check_disk(tmp_path / "file" / "yet", 0)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "file"]
 

@@ -206,7 +206,7 @@ def test_a_folder_that_cannot_hold_them_is_named(
 
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "tasks"):
-        with pytest.raises(InputError, match=r"file cannot be written into"):
+        with pytest.raises(InputError, match=r"/file: cannot be written into"):
             demo.unpack_demo_tasks(folder)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=9_000_000))

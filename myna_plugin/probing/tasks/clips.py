@@ -20,8 +20,10 @@ from myna_plugin.model.audio import SAMPLE_RATE, load_audio, read_info
 from myna_plugin.probing.tasks.task import Item, TaskError
 
 SUBTYPE = "PCM_16"
-SAMPLE_BYTES = 2
 """What written clips are, as HEAR's public tasks: 16 bit; samples beyond [-1, 1] are clipped."""
+
+SAMPLE_BYTES = 2
+"""What one of their samples takes."""
 
 
 def group_by_file(items: Sequence[Item]) -> dict[Path, list[Item]]:
