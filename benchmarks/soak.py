@@ -78,6 +78,9 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 STATUSES = {signal.SIGTERM: (143, -signal.SIGTERM), signal.SIGINT: (130, -signal.SIGINT)}
 """The negative ones: before Python itself has started."""
 
+START_S = 0.5
+"""Before that Python itself is starting, which shows a traceback of its own after Ctrl-C."""
+
 KILLS_AT_MOST = 4
 ENDS_S = 300.0
 
@@ -235,7 +238,7 @@ def kill(
     faults: list[str] = []
     for _ in range(generator.integers(1, KILLS_AT_MOST + 1)):
         number = SIGNALS[generator.integers(len(SIGNALS))]
-        moment = generator.uniform(0, soak.seconds[name])
+        moment = generator.uniform(START_S, START_S + soak.seconds[name])
         run = Run(soak, name, out)
         if run.wait(moment) is not None:
             faults += run.end(None)

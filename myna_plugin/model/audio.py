@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.common.numbers import check_number
 from myna_plugin.model.sound_files import (
     Block,
     DecodingError,
@@ -105,6 +106,7 @@ def stream_audio(
         AudioError: as `load_audio`, perhaps after some blocks.
     """
     path = Path(path)
+    sample_rate = int(check_number("sample_rate", sample_rate, int, 1))
     n_samples = 0
     with _named(path):
         for block in _resampled(_mono_blocks(path, note), sample_rate):
