@@ -11,8 +11,8 @@ terminal sends it: to the workers too), and at last left to reach its end. Lost 
   library, every score of hear-eval and probe;
 - a run that does not end, or cannot go on;
 - after SIGTERM and SIGINT: another status than 143 and 130 (0 where pretrain has saved a
-  checkpoint), a traceback of ours, a file left in $TMPDIR; a process left after 5 s (60 s after
-  SIGKILL: an orphan that is still importing looks for its parent when it has done so).
+  checkpoint), a traceback of ours, a file left in $TMPDIR;
+- after any, a process left after 5 s (`--left-s`: where many share the cores, ending takes longer).
 
 Prints survived / lost for each command and signal, and what was lost; the exit status is then 1.
 """
@@ -78,10 +78,10 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 STATUSES = {signal.SIGTERM: (143, -signal.SIGTERM), signal.SIGINT: (130, -signal.SIGINT)}
 """The negative ones: before Python itself has started."""
 
-KILLS_AT_MOST = 4
-LEFT_S = {signal.SIGKILL: 60.0}
-"""How long other processes may outlive the killed one; 5 s after other signals."""
+START_S = 0.5
+"""Before that Python itself is starting, which shows a traceback of its own after Ctrl-C."""
 
+KILLS_AT_MOST = 4
 ENDS_S = 300.0
 
 
@@ -91,12 +91,14 @@ class Soak:
 
     Attributes:
         inputs: folder of what commands read.
+        left_s: how long other processes may outlive the killed one.
         expected: result by command.
         seconds: that it took.
         left: names in $TMPDIR by command, of what torch and others keep there.
     """
 
     inputs: Path
+    left_s: float
     expected: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     left: dict[str, Set[str]] = field(default_factory=dict)
@@ -112,6 +114,7 @@ class Run:
     """
 
     def __init__(self, soak: Soak, name: str, out: Path) -> None:
+        self.left_s = soak.left_s
         self.usual = soak.left.get(name, frozenset())
         self.temporary, self.log = out / "tmp", out / "log"
         shutil.rmtree(self.temporary, ignore_errors=True)
@@ -138,12 +141,11 @@ class Run:
             self.process.send_signal(number)
         status = self.wait(ENDS_S)
         faults = [] if status is not None else [f"does not end in {ENDS_S:.0f} s"]
-        left_s = LEFT_S.get(number, 5.0) if number else 5.0
-        deadline = time.monotonic() + left_s
+        deadline = time.monotonic() + self.left_s
         while self._signal_group(0) and time.monotonic() < deadline:
             time.sleep(0.05)
         if self._signal_group(signal.SIGKILL):
-            faults.append(f"a process is left after {left_s:.0f} s")
+            faults.append(f"a process is left after {self.left_s:.0f} s")
         self.process.wait()
         text = self.log.read_text(errors="replace")
         last = (text.strip().splitlines() or [""])[-1]
@@ -202,9 +204,9 @@ def begin(inputs: Path, out: Path) -> None:
     shutil.copytree(inputs / "tasks", out / "tasks")
 
 
-def run_whole(inputs: Path, names: Iterable[str]) -> Soak:
+def run_whole(inputs: Path, names: Iterable[str], left_s: float) -> Soak:
     """Commands once, without a kill; SystemExit if one fails. The first makes pretrain's store."""
-    soak = Soak(inputs)
+    soak = Soak(inputs, left_s)
     for name in names:
         out = inputs / "whole" / name
         begin(inputs, out)
@@ -236,7 +238,7 @@ def kill(
     faults: list[str] = []
     for _ in range(generator.integers(1, KILLS_AT_MOST + 1)):
         number = SIGNALS[generator.integers(len(SIGNALS))]
-        moment = generator.uniform(0, soak.seconds[name])
+        moment = generator.uniform(START_S, START_S + soak.seconds[name])
         run = Run(soak, name, out)
         if run.wait(moment) is not None:
             faults += run.end(None)
@@ -268,11 +270,16 @@ def main() -> int:
         help="default: all",
     )  # fmt: skip
     parser.add_argument("--at-once", type=int, default=1, help="runs (default: %(default)s)")
+    parser.add_argument("--left-s", type=float, default=5, help="seconds (default: %(default)s)")
     options = parser.parse_args()
+    # A shell has what runs in its background ignore it, and so would the runs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     counts, lost = Counter[tuple[str, signal.Signals, bool]](), list[str]()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     make_inputs(folder / "inputs")
-    soak = run_whole(folder / "inputs", dict.fromkeys(("prepare", *options.commands)))
+    soak = run_whole(
+        folder / "inputs", dict.fromkeys(("prepare", *options.commands)), options.left_s
+    )
 
     def live(number: int) -> tuple[str, list[tuple[signal.Signals, str]]]:
         name = options.commands[number % len(options.commands)]

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from myna_plugin.common.devices import choose_device
+from myna_plugin.common.numbers import check_number
 from myna_plugin.hear import load_model
 from myna_plugin.model.audio import SAMPLE_RATE, load_audio, resample
-from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.embedding import Embedder, as_dense
 
 Audio = str | os.PathLike[str] | np.ndarray | Tensor
 """A file, or a waveform of shape (S,) or (C, S)."""
@@ -42,6 +43,9 @@ class Myna:
     """
 
     def __init__(self, embedder: Embedder) -> None:
+        if not isinstance(embedder, Embedder):
+            made = "Myna.from_pretrained makes one of a checkpoint"
+            raise TypeError(f"embedder must be an Embedder, got {type(embedder).__name__}: {made}")
         self.embedder = embedder.eval()
         self.sample_rate = SAMPLE_RATE
         self.embedding_size = embedder.scene_embedding_size
@@ -52,7 +56,7 @@ class Myna:
         name: str | Path = "",
         *,
         embedding: str = "auto",
-        device: str = "auto",
+        device: str | torch.device = "auto",
         precision: str = "float32",
         hop_ms: float = 50.0,
         timestamp_layer: int | None = None,
@@ -67,7 +71,8 @@ class Myna:
                 .safetensors, .pth or .pt file; "hf://owner/name"; or "" for the packaged default.
             embedding: "square", "vertical", "hybrid" (both, concatenated), or "auto": hybrid
                 where the checkpoint has both tokenizers.
-            device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
+            device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N", or a
+                `torch.device`.
             precision: "float32", "bfloat16" or "float16" for the encoder; halves are for CUDA.
             hop_ms: milliseconds between timestamp embeddings.
             timestamp_layer: the transformer block that they are read off, from 1; None for the one
@@ -82,6 +87,7 @@ class Myna:
                 `embedding`.
             DeviceError: there is no such device here.
             LayerError: there is no such block.
+            TypeError: no path, or no number where one is needed.
             ValueError: another option outside its range.
         """
         chosen = choose_device(device)
@@ -119,6 +125,7 @@ class Myna:
 
         Raises:
             AudioError: a file that cannot be decoded; the message names it.
+            TypeError: neither a file nor a waveform, or a rate that is no whole number.
             ValueError: a waveform without sample rate, of another shape or type, or with NaN.
 
         >>> myna = Myna.from_pretrained("")
@@ -162,12 +169,20 @@ class Myna:
         """Mono audio at the model's rate, shape (1, S)."""
         if isinstance(audio, str | os.PathLike):
             return load_audio(Path(audio)).unsqueeze(0)
-        samples = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
+        if not hasattr(audio, "__array__"):
+            got = type(audio).__name__
+            raise TypeError(f"audio must be a path, an array or a tensor, got {got}")
+        samples = _as_array(audio) if isinstance(audio, Tensor) else np.asarray(audio)
         if sample_rate is None:
             raise ValueError("a waveform needs sample_rate=, in Hz")
-        if sample_rate < 1:
-            raise ValueError(f"sample_rate must be at least 1 Hz, got {sample_rate}")
-        return torch.from_numpy(resample(mix_to_mono(samples), sample_rate, SAMPLE_RATE))[None]
+        rate = int(check_number("sample_rate", sample_rate, int, 1))
+        return torch.from_numpy(resample(mix_to_mono(samples), rate, SAMPLE_RATE))[None]
+
+
+def _as_array(audio: Tensor) -> np.ndarray:
+    # NumPy knows no bfloat16.
+    dense = as_dense(audio).cpu()
+    return (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy()
 
 
 def mix_to_mono(samples: np.ndarray) -> np.ndarray:

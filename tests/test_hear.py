@@ -122,6 +122,31 @@ def test_float64_audio_is_taken_as_float32(model, sound):
     )
 
 
+def test_numpy_arrays_and_halves_are_taken(model, sound):
+    expected = get_scene_embeddings(sound, model)
+    array = sound.numpy()
+    for audio in (array, array.astype(">f8"), array[:, ::-1][:, ::-1]):
+        assert torch.equal(get_scene_embeddings(audio, model), expected)
+        assert torch.equal(
+            get_timestamp_embeddings(audio, model)[0], get_timestamp_embeddings(sound, model)[0]
+        )
+    half = sound.bfloat16()
+    assert torch.equal(get_scene_embeddings(half, model), get_scene_embeddings(half.float(), model))
+
+
+@pytest.mark.parametrize("embed", [get_scene_embeddings, get_timestamp_embeddings])
+def test_what_is_no_audio_and_no_model_is_refused(model, sound, embed):
+    for audio in (None, "a.wav", [0.1, 0.2], sound.numpy().astype(int)):
+        with pytest.raises(TypeError, match="audio must be a floating point tensor or array, got"):
+            embed(audio, model)
+    for audio in (sound.to("meta"), sound.to_sparse()):
+        with pytest.raises(ValueError, match="audio must be a dense tensor"):
+            embed(audio, model)
+    for other in (None, "model", type(model)):
+        with pytest.raises(TypeError, match="model must be what load_model returned"):
+            embed(sound, other)
+
+
 def test_the_default_model_is_a_hybrid_vit_s():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

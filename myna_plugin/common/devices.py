@@ -13,11 +13,11 @@ class DeviceError(InputError):
     """A device that is not there; the message says which are."""
 
 
-def choose_device(device: str) -> str:
+def choose_device(device: str | torch.device) -> str:
     """The torch device that a user's word means; "auto" is CUDA where there is one, else the CPU.
 
     Args:
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda" or "cuda:N"; or a `torch.device`.
 
     Returns:
         "cpu", "cuda" or "cuda:N".
@@ -28,6 +28,7 @@ def choose_device(device: str) -> str:
     >>> choose_device("cpu")
     'cpu'
     """
+    device = str(device)
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     match = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]*))?", device)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 from torch import Tensor
 
 from myna_plugin.model.checkpoint import embedding_patchings, load_encoder
@@ -51,6 +53,7 @@ def load_model(
     Raises:
         CheckpointError: the weights cannot be found, read or verified, or cannot give `embedding`.
         LayerError: there is no such block.
+        TypeError: no path, or no number where one is needed.
         ValueError: another option outside its range.
     """
     encoder = load_encoder(model_file_path, embedding=embedding)
@@ -67,11 +70,12 @@ def load_model(
     return model.eval()
 
 
-def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
+def get_scene_embeddings(audio: Tensor | np.ndarray, model: Embedder) -> Tensor:
     """Embed whole sounds.
 
     Args:
-        audio: samples in [-1, 1] at `model.sample_rate`, shape (n_sounds, n_samples).
+        audio: samples in [-1, 1] at `model.sample_rate`, shape (n_sounds, n_samples); floating
+            point, a tensor or a NumPy array.
         model: from `load_model`.
 
     Returns:
@@ -79,16 +83,18 @@ def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
         the other sounds in the batch.
 
     Raises:
+        TypeError: audio or model is something else.
         ValueError: audio of another shape, of integers, or with NaN or infinite samples.
     """
-    return model.embed_scenes(audio)
+    return _checked(model).embed_scenes(audio)
 
 
-def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Tensor]:
+def get_timestamp_embeddings(audio: Tensor | np.ndarray, model: Embedder) -> tuple[Tensor, Tensor]:
     """Embed sounds as sequences over time.
 
     Args:
-        audio: samples in [-1, 1] at `model.sample_rate`, shape (n_sounds, n_samples).
+        audio: samples in [-1, 1] at `model.sample_rate`, shape (n_sounds, n_samples); floating
+            point, a tensor or a NumPy array.
         model: from `load_model`; its `hop_ms` sets the spacing.
 
     Returns:
@@ -96,6 +102,13 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
         their centres in milliseconds, float32, shape (n_sounds, n_timestamps).
 
     Raises:
-        ValueError: as for `get_scene_embeddings`.
+        TypeError, ValueError: as for `get_scene_embeddings`.
     """
-    return model.embed_timestamps(audio)
+    return _checked(model).embed_timestamps(audio)
+
+
+def _checked(model: object) -> Embedder:
+    """The model; a wrapper that passes its methods on will do."""
+    if isinstance(model, type) or not hasattr(model, "embed_scenes"):
+        raise TypeError(f"model must be what load_model returned, got {type(model).__name__}")
+    return cast(Embedder, model)

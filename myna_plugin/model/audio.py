@@ -17,6 +17,7 @@ from torch import Tensor
 
 from myna_plugin.common.errors import InputError, reason
 from myna_plugin.common.files import fault_of_place
+from myna_plugin.common.numbers import check_number
 from myna_plugin.model.sound_files import (
     Block,
     DecodingError,
@@ -107,6 +108,7 @@ def stream_audio(
         AudioError: as `load_audio`, perhaps after some blocks.
     """
     path = Path(path)
+    sample_rate = int(check_number("sample_rate", sample_rate, int, 1))
     n_samples = 0
     with _named(path):
         for block in _resampled(_mono_blocks(path, note), sample_rate):

@@ -49,7 +49,7 @@ def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEnc
         CheckpointError: the weights are not found, not readable with `weights_only`, not a Myna
             encoder, incomplete, or cannot give `embedding`.
     """
-    if embedding not in ("auto", "hybrid", *PATCHINGS):
+    if not isinstance(embedding, str) or embedding not in ("auto", "hybrid", *PATCHINGS):
         raise ValueError(
             f"embedding must be auto, hybrid, {' or '.join(PATCHINGS)}, got {embedding!r}"
         )

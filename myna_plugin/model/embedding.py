@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from myna_plugin.common.numbers import check_number
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.chunks import (
     Encoded,
@@ -33,6 +35,25 @@ from myna_plugin.model.chunks import (
 )
 from myna_plugin.model.encoder import MynaEncoder
 from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram, frame_count
+
+
+def as_dense(audio: object) -> Tensor:
+    """A waveform as a tensor with its numbers in it; floating point NumPy arrays become one.
+
+    Raises:
+        TypeError: something else.
+        ValueError: a tensor without numbers, or one that is not dense.
+    """
+    if isinstance(audio, np.ndarray) and np.issubdtype(audio.dtype, np.floating):
+        audio = torch.from_numpy(np.ascontiguousarray(audio, np.float32))
+    if not isinstance(audio, Tensor):
+        kind = f"array of {audio.dtype}" if isinstance(audio, np.ndarray) else type(audio).__name__
+        raise TypeError(f"audio must be a floating point tensor or array, got {kind}")
+    if audio.is_meta or audio.layout != torch.strided:
+        kind = "meta" if audio.is_meta else str(audio.layout)
+        raise ValueError(f"audio must be a dense tensor with samples in it, got a {kind} tensor")
+    return audio.detach()
+
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -84,19 +105,18 @@ class Embedder(nn.Module):
                 CUDA after some seconds of compiling for each new kind of input.
 
         Raises:
+            TypeError: no number where one is needed, or no whole one.
             ValueError: an option outside its range.
         """
         super().__init__()
-        if not hop_ms > 0:
-            raise ValueError(f"hop_ms must be positive, got {hop_ms}")
-        if precision not in PRECISIONS:
+        self.hop_ms = float(check_number("hop_ms", hop_ms, float, 0, above=True))
+        if batch_size is not None:
+            batch_size = int(check_number("batch_size", batch_size, int, 1))
+        if not isinstance(precision, str) or precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {tuple(PRECISIONS)}, got {precision!r}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.mel = MelSpectrogram()
         self.encoder = encoder.to(PRECISIONS[precision])
         self.patchings = patchings
-        self.hop_ms = float(hop_ms)
         self.timestamp_layer = encoder.config.choose_timestamp_layer(timestamp_layer)
         self.scene_layers = encoder.config.choose_scene_layers(scene_layers)
         self.batch_size = batch_size
@@ -210,6 +230,7 @@ class Embedder(nn.Module):
 
     def _prepare(self, waveform: Tensor) -> Tensor:
         """Check audio and bring it to the model's device as float32."""
+        waveform = as_dense(waveform)
         if waveform.ndim != 2 or 0 in waveform.shape:
             raise ValueError(
                 f"audio must have shape (n_sounds, n_samples), got {tuple(waveform.shape)}"

@@ -42,7 +42,10 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
         The local file, and its patchings where the name is a published one's (a local file called
         "myna-vertical.pth" counts), else None.
     """
-    text = str(source)
+    if not isinstance(source, str | os.PathLike):
+        told = 'must be a path or a name, "" for the packaged default'
+        raise TypeError(f"the model {told}, got {source!r:.60}")
+    text = str(os.fspath(source))
     if text == "":
         if not DEFAULT_WEIGHTS.is_file():
             raise CheckpointError(f"{DEFAULT_WEIGHTS}: missing; install myna-plugin anew")
