@@ -36,6 +36,12 @@ from myna_plugin.model.chunks import (
 from myna_plugin.model.encoder import MynaEncoder
 from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram, frame_count
 
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
 
 def as_dense(audio: object) -> Tensor:
     """A waveform as a tensor with its numbers in it; floating point NumPy arrays become one.
@@ -53,13 +59,6 @@ def as_dense(audio: object) -> Tensor:
         kind = "meta" if audio.is_meta else str(audio.layout)
         raise ValueError(f"audio must be a dense tensor with samples in it, got a {kind} tensor")
     return audio.detach()
-
-
-PRECISIONS = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 class Embedder(nn.Module):
@@ -150,7 +149,7 @@ class Embedder(nn.Module):
         """Scene embeddings: see `embed_scenes`."""
         return self.embed_scenes(waveform)
 
-    def embed_scenes(self, waveform: Tensor) -> Tensor:
+    def embed_scenes(self, waveform: Tensor | np.ndarray) -> Tensor:
         """One vector a sound: the mean over its chunks, weighted by their frames.
 
         Args:
@@ -177,7 +176,7 @@ class Embedder(nn.Module):
                 scenes.append((total / n_frames).float())
         return torch.cat(scenes).clone()
 
-    def embed_chunks(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+    def embed_chunks(self, waveform: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         """One vector a chunk, by the rule at the head of this module.
 
         Args:
@@ -196,7 +195,7 @@ class Embedder(nn.Module):
         # A copy made outside inference mode is an ordinary tensor, which a probe may train on.
         return vectors.clone(), frames.to(vectors.device)
 
-    def embed_timestamps(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+    def embed_timestamps(self, waveform: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         """A vector every `hop_ms`, centred on its time, the first at 0, none past the end.
 
         Chunks overlap by half and their encoded tokens become a sequence, which the grid is read
@@ -228,16 +227,16 @@ class Embedder(nn.Module):
                 row += len(sounds)
         return vectors, times.float().to(waveform.device).expand(batch, count).clone()
 
-    def _prepare(self, waveform: Tensor) -> Tensor:
+    def _prepare(self, waveform: Tensor | np.ndarray) -> Tensor:
         """Check audio and bring it to the model's device as float32."""
-        waveform = as_dense(waveform)
-        if waveform.ndim != 2 or 0 in waveform.shape:
+        audio = as_dense(waveform)
+        if audio.ndim != 2 or 0 in audio.shape:
             raise ValueError(
-                f"audio must have shape (n_sounds, n_samples), got {tuple(waveform.shape)}"
+                f"audio must have shape (n_sounds, n_samples), got {tuple(audio.shape)}"
             )
-        if not waveform.is_floating_point():
-            raise ValueError(f"audio must be floating point in [-1, 1], got {waveform.dtype}")
-        return waveform.detach().to(self.mel.window.device, torch.float32)
+        if not audio.is_floating_point():
+            raise ValueError(f"audio must be floating point in [-1, 1], got {audio.dtype}")
+        return audio.to(self.mel.window.device, torch.float32)
 
     def _frames(self, waveform: Tensor, start: int, stop: int) -> Tensor:
         """Mel frames of a block, refused if its audio was not finite (a check of the waveform
