@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from myna_plugin.common.files import read_json, write_json
+from myna_plugin.common.files import digest_path, read_json_object, write_json
 from myna_plugin.common.parallel import run_in_threads
+from myna_plugin.model import sound_files
 from myna_plugin.model.audio import AudioError, load_audio, read_info, warn
 
 
@@ -46,8 +47,10 @@ class AudioCheck:
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
-        self.known: dict[str, dict[str, Any]] = read_json(cache, None) or {}
+        self.known: dict[str, dict[str, Any]] = read_json_object(cache, {})
         self.seen: dict[str, dict[str, Any]] = {}
+        # What another version of it found may have been wrong.
+        self.decoder = digest_path(Path(sound_files.__file__))
 
     def inspect(
         self, paths: Iterable[Path], description: str
@@ -77,10 +80,10 @@ class AudioCheck:
 
     def _look(self, path: Path) -> AudioFacts | AudioError:
         try:
-            stamp = stamp_of(path)
+            about = {"stamp": stamp_of(path), "decoder": self.decoder}
             known = self.known.get(str(path))
-            if known is None or known["stamp"] != stamp:
-                known = {"stamp": stamp, "facts": asdict(inspect_file(path))}
+            if not isinstance(known, dict) or {**known, **about} != known:
+                known = {**about, "facts": asdict(inspect_file(path))}
         except AudioError as error:
             return error
         self.seen[str(path)] = known

@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError, say
-from myna_plugin.common.files import digest_path, read_json
+from myna_plugin.common.files import digest_path, read_json, read_json_object
 from myna_plugin.common.locks import locked
 from myna_plugin.common.provenance import RECORDS, Inputs, Record
 from myna_plugin.hear_eval.audio_check import AudioCheck
@@ -223,7 +223,8 @@ def embed_task(
         _run_embeddings(run, task, process, folder)
         record.finish(EMBEDDINGS, device=run.facts["device"])
     result.status = "embedded"
-    result.seconds[EMBEDDINGS] = read_json(folder / "profile.embeddings.json")["time_elapsed"]
+    profile = read_json_object(folder / "profile.embeddings.json")
+    result.seconds[EMBEDDINGS] = profile["time_elapsed"]
     result.made[EMBEDDINGS] = record.made(EMBEDDINGS)
 
 
@@ -271,7 +272,7 @@ def predict_task(run: Run, task: HearFolder, process: HearevalProcess, result: T
         _run_predictions(run, task, process, folder)
         record.finish(PREDICTIONS, device=run.facts["device"])
     result.scores, result.folds = read_scores(task, folder)
-    result.seconds[PREDICTIONS] = read_json(done)["time"]
+    result.seconds[PREDICTIONS] = read_json_object(done)["time"]
     result.made[PREDICTIONS] = record.made(PREDICTIONS)
     main = result.scores[0]
     if main.value is None:

@@ -24,7 +24,7 @@ import numpy as np
 import soundfile
 
 from myna_plugin.common.errors import InputError
-from myna_plugin.common.files import PARTIALS, write_whole
+from myna_plugin.common.files import PARTIALS, parse_json, write_whole
 from myna_plugin.common.locks import locked
 from myna_plugin.common.parallel import run_in_threads
 from myna_plugin.hear_eval.audio_check import AudioFacts, stamp_of
@@ -210,10 +210,10 @@ def _read_record(folder: Path) -> dict[Key, dict[str, Any]]:
     record = {}
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
-            line = json.loads(text)
-        except ValueError:  # the line being written when a run was stopped
-            continue
-        record[line["split"], line["name"]] = line
+            line = parse_json(text, path)
+            record[line["split"], line["name"]] = line
+        except (InputError, LookupError, TypeError):
+            continue  # the line being written when a run was stopped, or a damaged one
     return record
 
 

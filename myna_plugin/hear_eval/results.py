@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from myna_plugin.common.files import read_json_object
 from myna_plugin.probing.tasks.hear_folder import HearFolder
 
 SCORES = "test.predicted-scores.json"
@@ -81,7 +81,7 @@ def read_scores(task: HearFolder, folder: Path) -> tuple[list[Score], dict[str, 
     Returns:
         One score for each of the task's metrics, and everything reported for each test split.
     """
-    report = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+    report = read_json_object(folder / SCORES)
     folds = {
         name: values
         for name, values in report.items()

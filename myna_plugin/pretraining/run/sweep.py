@@ -106,7 +106,7 @@ def run_sweep(sweep: Sweep, store: Store, out: Path, probe: RunProbe | None = No
     outcomes: dict[str, Outcome | None] = {}
     scores: dict[str, Scores] = {}
     for value, settings in sweep.runs.items():
-        folder = out / f"{sweep.vary}={value}"
+        folder = out / f"{sweep.vary}={value.replace('/', '_')}"
         if launched_rank() == 0:
             print(folder, flush=True)
         try:
