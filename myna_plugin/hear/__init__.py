@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from myna_plugin.model.checkpoint import embedding_patchings, load_encoder
-from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.embedding import Embedder, as_dense
 
 
 def load_model(
@@ -86,7 +86,7 @@ def get_scene_embeddings(audio: Tensor | np.ndarray, model: Embedder) -> Tensor:
         TypeError: audio or model is something else.
         ValueError: audio of another shape, of integers, or with NaN or infinite samples.
     """
-    return _checked(model).embed_scenes(audio)
+    return _checked(model).embed_scenes(as_dense(audio))
 
 
 def get_timestamp_embeddings(audio: Tensor | np.ndarray, model: Embedder) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ def get_timestamp_embeddings(audio: Tensor | np.ndarray, model: Embedder) -> tup
     Raises:
         TypeError, ValueError: as for `get_scene_embeddings`.
     """
-    return _checked(model).embed_timestamps(audio)
+    return _checked(model).embed_timestamps(as_dense(audio))
 
 
 def _checked(model: object) -> Embedder:

@@ -242,8 +242,8 @@ def test_every_script_has_a_toy_run():
         assert re.search(r"CliRunner\(\)\.invoke\(\w+\.main|\bmain\(\[", path.read_text())
 
 
-TAKES_LONG = {"benchmarks.rendered.claims"}
-"""Trains in a process of its own; its other parts are in rendered/test_claims.py."""
+TAKES_LONG = {"benchmarks.rendered.claims", "benchmarks.soak"}
+"""They start processes that import torch; other parts of claims are in rendered/test_claims.py."""
 
 
 @pytest.mark.parametrize(
