@@ -31,7 +31,7 @@ import setuptools
 import soundfile
 
 from myna_plugin.model.sources import PUBLISHED
-from myna_plugin.pretraining.run.settings import Settings
+from myna_plugin.pretraining.run.settings import PretrainSettings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -164,7 +164,7 @@ def fault_of_arguments(module_name: str, words: Sequence[str]) -> str | None:
         wrong = fault_of_click(command, words)
     if settings in TAKE_SETTINGS:
         given = {word.partition("=")[0] for word in words if re.match(r"[a-z_]+=", word)}
-        if unknown := given - set(Settings().to_mapping()):
+        if unknown := given - set(PretrainSettings().to_mapping()):
             return f"no setting {unknown}"
     return wrong
 

@@ -42,7 +42,7 @@ from myna_plugin.pretraining.run.configuration import (
     read_yaml,
     to_yaml,
 )
-from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.pretraining.run.settings import PretrainSettings, SettingsError
 from myna_plugin.probing.embeddings import cache_folder
 from myna_plugin.probing.experiment import Protocol
 from myna_plugin.probing.heads import GRIDS
@@ -128,13 +128,14 @@ Results = dict[str, dict[int, dict[Score, float]]]
 """Test scores by variant and seed."""
 
 
-def variant_settings(base: Settings, variant: str, seed: int) -> Settings:
+def variant_settings(base: PretrainSettings, variant: str, seed: int) -> PretrainSettings:
     """Settings of a run.
 
     Raises:
         SettingsError: the variant does not go with the base.
 
-    >>> variant_settings(Settings(batch_size=4096, max_steps=10), "square batch 1024", 3).max_steps
+    >>> base = PretrainSettings(batch_size=4096, max_steps=10)
+    >>> variant_settings(base, "square batch 1024", 3).max_steps
     40
     """
     settings = base.with_changes({**VARIANTS[variant], "seed": seed})
@@ -154,7 +155,7 @@ def run_folder(variant: str, seed: int) -> str:
     return "-".join([*re.findall(r"[a-z0-9]+", variant.lower()), str(seed)])
 
 
-def train(settings: Settings, store: Path, run: Path) -> Path:
+def train(settings: PretrainSettings, store: Path, run: Path) -> Path:
     """Train in a process of its own, or go on with it; the weights.
 
     Raises:
@@ -245,7 +246,7 @@ def variant_rows(results: Results) -> Rows:
     return rows
 
 
-def describe(results: Results, base: Settings, command: str) -> str:
+def describe(results: Results, base: PretrainSettings, command: str) -> str:
     """The report, Markdown."""
     steps = "" if base.max_steps is None else f"{base.max_steps:,} steps of "
     return (
@@ -296,7 +297,7 @@ def main(
 ) -> None:
     command = f"python -m benchmarks.rendered.claims {' '.join(sys.argv[1:])}"
     results: Results = {}
-    base = apply_file(Settings(), settings, read_yaml(settings))
+    base = apply_file(PretrainSettings(), settings, read_yaml(settings))
     base = base.with_changes(read_changes(changes))
     names, device = parse_variants(variants), choose_device(device)
     planned = {(name, s): variant_settings(base, name, s) for s in range(seeds) for name in names}

@@ -24,7 +24,7 @@ from myna_plugin.pretraining.run.configuration import (
 )
 from myna_plugin.pretraining.run.plan import check_store, plan_run
 from myna_plugin.pretraining.run.run_files import RunFolder
-from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.pretraining.run.settings import PretrainSettings, SettingsError
 from myna_plugin.pretraining.run.trainer import train
 from myna_plugin.pretraining.store.reading import Store
 
@@ -62,7 +62,7 @@ Exit status: 0 done or stopped by SIGTERM, 1 failed (loss not finite, disk full,
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]…")
 @click.option("--store", type=PATH, help="Made by `myna prepare`.")
 @click.option("--out", type=FOLDER, metavar="RUN", help="Folder that receives everything.")
-@click.option("--config", type=FILE, metavar="FILE.yaml", help="Settings to start from.")
+@click.option("--config", type=FILE, metavar="FILE.yaml", help="PretrainSettings to start from.")
 @click.option(
     "--resume",
     is_flag=True,
@@ -109,19 +109,19 @@ def pretrain(
     sys.exit(INTERRUPTED if outcome.stopped_by == signal.SIGINT else 0)
 
 
-def read_settings(config: Path | None, changes: Sequence[str]) -> Settings:
+def read_settings(config: Path | None, changes: Sequence[str]) -> PretrainSettings:
     """The defaults, changed by a YAML file and then by key=value arguments.
 
     Raises:
         SettingsError: the file is not readable, or a setting is unknown or out of range.
     """
-    settings = Settings()
+    settings = PretrainSettings()
     if config is not None:
         settings = apply_file(settings, config, read_yaml(config))
     return settings.with_changes(read_changes(changes))
 
 
-def open_probe(settings: Settings) -> EncoderProbe | None:
+def open_probe(settings: PretrainSettings) -> EncoderProbe | None:
     """The probe of the tasks that the settings name, their files found; None if they name none.
 
     Raises:

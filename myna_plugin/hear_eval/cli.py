@@ -15,7 +15,7 @@ from myna_plugin.common.files import write_json
 from myna_plugin.common.options import DEVICE, FILE, PATH, POSITIVE_INT, JsonObject
 from myna_plugin.common.registry import GROUP, HearModel, list_models, resolve
 from myna_plugin.hear_eval.device import device_environment, uses_cuda
-from myna_plugin.hear_eval.evaluation import Run, Settings, evaluate
+from myna_plugin.hear_eval.evaluation import HearEvalRun, HearEvalSettings, evaluate
 from myna_plugin.hear_eval.requirements import check_requirements
 from myna_plugin.hear_eval.results import TaskResult, format_table
 from myna_plugin.probing.tasks.hear_folder import ALL, find_tasks, read_folder
@@ -152,7 +152,7 @@ def main(
 
         tasks_dir = unpack_demo_tasks(tasks_dir)
     tasks = [read_folder(folder) for folder in find_tasks(tasks_dir, task_names)]
-    settings = Settings(
+    settings = HearEvalSettings(
         module=hear_model.module,
         model=weights,
         model_options=options,
@@ -236,7 +236,7 @@ def format_models(models: list[HearModel]) -> str:
 
 
 def report(
-    run: Run,
+    run: HearEvalRun,
     outcomes: list[TaskResult],
     hear_model: HearModel,
     asked: dict[str, Any],

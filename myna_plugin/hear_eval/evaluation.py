@@ -46,7 +46,7 @@ CAUSES = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class HearEvalSettings:
     """What a run is asked to do.
 
     Attributes:
@@ -73,7 +73,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Run:
+class HearEvalRun:
     """Settings, and what was found out about the module.
 
     Attributes:
@@ -82,7 +82,7 @@ class Run:
         weights: digest of the weights file; None without one.
     """
 
-    settings: Settings
+    settings: HearEvalSettings
     facts: ModuleFacts
     weights: str | None
 
@@ -115,7 +115,9 @@ class Run:
         return locked(path, f"{busy}, or choose another --embeddings-dir")
 
 
-def evaluate(settings: Settings, tasks: Sequence[HearFolder]) -> tuple[Run, list[TaskResult]]:
+def evaluate(
+    settings: HearEvalSettings, tasks: Sequence[HearFolder]
+) -> tuple[HearEvalRun, list[TaskResult]]:
     """Embed and score every task.
 
     Args:
@@ -156,7 +158,9 @@ def evaluate(settings: Settings, tasks: Sequence[HearFolder]) -> tuple[Run, list
     return run, list(results.values())
 
 
-def examine(settings: Settings, tasks: Sequence[HearFolder], process: HearevalProcess) -> Run:
+def examine(
+    settings: HearEvalSettings, tasks: Sequence[HearFolder], process: HearevalProcess
+) -> HearEvalRun:
     """Try the module on noise.
 
     Raises:
@@ -183,11 +187,15 @@ def examine(settings: Settings, tasks: Sequence[HearFolder], process: HearevalPr
     for warning in facts["warnings"]:
         say(f"{settings.module} warns: {warning}")
     weights = digest_path(settings.model) if settings.model else None
-    return Run(settings, facts, weights)
+    return HearEvalRun(settings, facts, weights)
 
 
 def embed_task(
-    run: Run, task: HearFolder, task_digest: str, process: HearevalProcess, result: TaskResult
+    run: HearEvalRun,
+    task: HearFolder,
+    task_digest: str,
+    process: HearevalProcess,
+    result: TaskResult,
 ) -> None:
     """Have heareval embed one task, unless that is done and nothing has changed since.
 
@@ -228,7 +236,9 @@ def embed_task(
     result.made[EMBEDDINGS] = record.made(EMBEDDINGS)
 
 
-def _run_embeddings(run: Run, task: HearFolder, process: HearevalProcess, folder: Path) -> None:
+def _run_embeddings(
+    run: HearEvalRun, task: HearFolder, process: HearevalProcess, folder: Path
+) -> None:
     settings = run.settings
     arguments = [settings.module, "--tasks-dir", str(task.folder.parent), "--task", task.name]
     arguments += ["--embeddings-dir", str(run.heareval_dir)]
@@ -248,7 +258,9 @@ def _run_embeddings(run: Run, task: HearFolder, process: HearevalProcess, folder
     say(f"{task.name}: embedded {total} files")
 
 
-def predict_task(run: Run, task: HearFolder, process: HearevalProcess, result: TaskResult) -> None:
+def predict_task(
+    run: HearEvalRun, task: HearFolder, process: HearevalProcess, result: TaskResult
+) -> None:
     """Have heareval train and test predictors for one task, unless that is done already.
 
     Raises:
@@ -280,7 +292,9 @@ def predict_task(run: Run, task: HearFolder, process: HearevalProcess, result: T
     result.status = "scored"
 
 
-def _run_predictions(run: Run, task: HearFolder, process: HearevalProcess, folder: Path) -> None:
+def _run_predictions(
+    run: HearEvalRun, task: HearFolder, process: HearevalProcess, folder: Path
+) -> None:
     settings = run.settings
     arguments = [str(folder), "--grid", settings.grid, "--grid-points", str(settings.grid_points)]
     job = Job("predict", {"arguments": arguments}, _fresh_log(run, task, PREDICTIONS))
@@ -327,7 +341,9 @@ def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int]
 
 
 @contextmanager
-def failure_noted(run: Run, task: HearFolder, stage: str, result: TaskResult) -> Iterator[None]:
+def failure_noted(
+    run: HearEvalRun, task: HearFolder, stage: str, result: TaskResult
+) -> Iterator[None]:
     """Turn a JobError in the block into the reason why the task failed."""
     try:
         yield
@@ -338,14 +354,14 @@ def failure_noted(run: Run, task: HearFolder, stage: str, result: TaskResult) ->
         say(f"{task.name}: failed")
 
 
-def _fresh_log(run: Run, task: HearFolder, stage: str) -> Path:
+def _fresh_log(run: HearEvalRun, task: HearFolder, stage: str) -> Path:
     log = run.log(task, stage)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     return log
 
 
-def _audio_cache(settings: Settings, task: HearFolder) -> Path:
+def _audio_cache(settings: HearEvalSettings, task: HearFolder) -> Path:
     place = hashlib.sha256(str(task.folder).encode()).hexdigest()[:6]
     return settings.embeddings_dir / RECORDS / "audio" / f"{task.name}-{place}.json"
 

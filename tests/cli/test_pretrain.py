@@ -18,7 +18,7 @@ from myna_plugin import load_model
 from myna_plugin.cli.pretrain import pretrain, read_settings
 from myna_plugin.pretraining.run.configuration import to_yaml
 from myna_plugin.pretraining.run.run_files import RunFolder, read_table
-from myna_plugin.pretraining.run.settings import Settings
+from myna_plugin.pretraining.run.settings import PretrainSettings
 from myna_plugin.pretraining.step.training_step import TrainingStep
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "pretrain"
@@ -34,7 +34,10 @@ def store(tmp_path_factory):
 
 
 def test_settings_round_trip_through_yaml(tmp_path):
-    for settings in (Settings(), Settings(projector=(), tile_rows=None, learning_rate=1e-5)):
+    for settings in (
+        PretrainSettings(),
+        PretrainSettings(projector=(), tile_rows=None, learning_rate=1e-5),
+    ):
         path = tmp_path / "config.yaml"
         path.write_text(to_yaml(settings))
         assert read_settings(path, []) == settings
@@ -57,7 +60,7 @@ def test_recipes_are_valid_and_headed(path):
     assert f"recipes/pretrain/{path.name}" in head[0]
     if path.stem in ("base", "vertical", "hybrid"):
         wanted = {"base": ("square",), "vertical": ("vertical",), "hybrid": ("square", "vertical")}
-        paper = Settings(patchings=wanted[path.stem], held_out_clips=1024)
+        paper = PretrainSettings(patchings=wanted[path.stem], held_out_clips=1024)
         assert settings == paper
 
 
@@ -74,7 +77,7 @@ def test_the_recipes_are_those_promised():
 def test_print_config():
     status, said, _ = run_command(pretrain, "--print-config", "seed=9")
     assert status == 0
-    assert yaml.safe_load(said) == Settings(seed=9).to_mapping()
+    assert yaml.safe_load(said) == PretrainSettings(seed=9).to_mapping()
 
 
 @pytest.mark.parametrize(

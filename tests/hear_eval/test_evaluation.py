@@ -12,8 +12,8 @@ import pytest
 from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval import evaluation
 from myna_plugin.hear_eval.evaluation import (
-    Run,
-    Settings,
+    HearEvalRun,
+    HearEvalSettings,
     count_embedded,
     count_trained,
     embed_task,
@@ -112,7 +112,7 @@ def make_run(tmp_path):
         facts = dict(FACTS)
         for key, value in changes.items():
             (facts if key in facts else settings)[key] = value
-        return Run(Settings(**settings), facts, weights)
+        return HearEvalRun(HearEvalSettings(**settings), facts, weights)
 
     return make
 

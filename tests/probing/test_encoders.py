@@ -10,7 +10,7 @@ from tiny_task import write_task
 from myna_plugin.common.errors import InputError
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
-from myna_plugin.pretraining.run.settings import Settings
+from myna_plugin.pretraining.run.settings import PretrainSettings
 from myna_plugin.probing.embeddings import open_cache
 from myna_plugin.probing.encoders import EncoderProbe, read_task, read_tasks
 from myna_plugin.probing.experiment import Protocol, run
@@ -31,7 +31,7 @@ def quiet(_: str) -> None:
 
 
 def test_grids_are_those_that_the_settings_name():
-    assert set(get_args(get_type_hints(Settings)["probe_grid"])) <= set(GRIDS)
+    assert set(get_args(get_type_hints(PretrainSettings)["probe_grid"])) <= set(GRIDS)
     assert len(GRIDS["linear"]) == 16
     assert all(config in FAST_GRID for config in GRIDS["linear"])
 

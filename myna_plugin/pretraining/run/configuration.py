@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from myna_plugin.common.files import parse_yaml, read_text
-from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.pretraining.run.settings import PretrainSettings, SettingsError
 
 
 def read_yaml(path: Path) -> dict[str, object]:
@@ -36,7 +36,9 @@ def read_changes(changes: Sequence[str]) -> dict[str, object]:
     return read
 
 
-def apply_file(settings: Settings, path: Path, changes: Mapping[str, object]) -> Settings:
+def apply_file(
+    settings: PretrainSettings, path: Path, changes: Mapping[str, object]
+) -> PretrainSettings:
     """Settings changed by what stands in a file; its name comes first in an error."""
     try:
         return settings.with_changes(changes)
@@ -44,6 +46,6 @@ def apply_file(settings: Settings, path: Path, changes: Mapping[str, object]) ->
         raise SettingsError(f"{path}: {error}") from None
 
 
-def to_yaml(settings: Settings) -> str:
+def to_yaml(settings: PretrainSettings) -> str:
     """All settings as YAML that --config takes."""
     return yaml.safe_dump(settings.to_mapping(), sort_keys=False, default_flow_style=None)

@@ -22,7 +22,7 @@ from myna_plugin.pretraining.run.run_files import (
     RunError,
     RunFolder,
 )
-from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.pretraining.run.settings import PretrainSettings, SettingsError
 from myna_plugin.pretraining.step.crops import check_batch, check_crop
 from myna_plugin.pretraining.step.losses import world_size
 from myna_plugin.pretraining.store.reading import FRAME_BYTES, Store
@@ -32,7 +32,7 @@ HEADROOM_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class PretrainPlan:
     """A run that has passed all checks that need no GPU.
 
     Attributes:
@@ -45,7 +45,7 @@ class Plan:
         state: the checkpoint to go on from; None at the beginning.
     """
 
-    settings: Settings
+    settings: PretrainSettings
     store: Store
     folder: RunFolder
     trained: np.ndarray
@@ -64,7 +64,7 @@ class Plan:
         return self.first_step >= self.total_steps and self.folder.final.exists()
 
 
-def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
+def plan_run(settings: PretrainSettings, store: Store, out: Path, resume: bool) -> PretrainPlan:
     """Check everything that can be checked before a GPU is touched, and make the run's folder.
 
     Raises:
@@ -94,10 +94,10 @@ def plan_run(settings: Settings, store: Store, out: Path, resume: bool) -> Plan:
         saves_every = math.gcd(settings.checkpoint_every, settings.probe_every)
         folder.check_room(size, total_steps, saves_every)
     monitored = monitored[: settings.monitor_clips]
-    return Plan(settings, store, folder, trained, monitored, total_steps, state)
+    return PretrainPlan(settings, store, folder, trained, monitored, total_steps, state)
 
 
-def check_store(settings: Settings, store: Store) -> None:
+def check_store(settings: PretrainSettings, store: Store) -> None:
     """RunError unless the store fills a batch and its clips are as long as a crop."""
     n_trained = len(store) - settings.held_out_clips
     try:
@@ -114,7 +114,7 @@ def check_store(settings: Settings, store: Store) -> None:
         raise RunError(f"{store.path}{less}: {error}") from error
 
 
-def _check_device(settings: Settings) -> None:
+def _check_device(settings: PretrainSettings) -> None:
     try:
         device = choose_device(settings.device)
     except DeviceError as error:
@@ -123,7 +123,7 @@ def _check_device(settings: Settings) -> None:
         raise RunError("frames_on: device needs a GPU; say frames_on=auto")
 
 
-def _check_initial_weights(settings: Settings) -> None:
+def _check_initial_weights(settings: PretrainSettings) -> None:
     if settings.initial_weights is None:
         return
     try:
@@ -133,10 +133,10 @@ def _check_initial_weights(settings: Settings) -> None:
 
 
 def _check_same_run(
-    settings: Settings, store: Store, folder: RunFolder, state: dict[str, Any]
+    settings: PretrainSettings, store: Store, folder: RunFolder, state: dict[str, Any]
 ) -> None:
     try:
-        begun = Settings().with_changes(state["settings"])
+        begun = PretrainSettings().with_changes(state["settings"])
     except SettingsError as error:
         raise RunError(
             f"{folder.path}: begun by another version of myna_plugin ({error})"
@@ -162,13 +162,13 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _decoder_weights(settings: Settings) -> int:
+def _decoder_weights(settings: PretrainSettings) -> int:
     """Weights of the blocks of the masked auto-encoder's decoder."""
     width = settings.encoder_config().embed_dim
     return settings.decoder_depth * 12 * width**2 if settings.objective == "mae" else 0
 
 
-def _checkpoint_bytes(settings: Settings, n_clips: int) -> int:
+def _checkpoint_bytes(settings: PretrainSettings, n_clips: int) -> int:
     """Size of a checkpoint: float32 weights and two moments of Adam for each, nearly."""
     with torch.device("meta"):
         weights = parameter_count(MynaEncoder(settings.encoder_config()))
@@ -176,14 +176,14 @@ def _checkpoint_bytes(settings: Settings, n_clips: int) -> int:
     return 4 * (3 * (weights + _decoder_weights(settings)) + averages)
 
 
-def uses_bfloat16(settings: Settings) -> bool:
+def uses_bfloat16(settings: PretrainSettings) -> bool:
     """Whether the model computes in bfloat16."""
     if settings.precision != "auto":
         return settings.precision == "bfloat16"
     return choose_device(settings.device) == "cuda" and torch.cuda.is_bf16_supported()
 
 
-def flops_per_clip(settings: Settings) -> float:
+def flops_per_clip(settings: PretrainSettings) -> float:
     """Arithmetic of the blocks' products for a clip of a step: 6 per weight and token."""
     encoder = settings.encoder_config()
     inner = 64 * encoder.num_heads
@@ -192,7 +192,7 @@ def flops_per_clip(settings: Settings) -> float:
     return 6.0 * (weights * encoded + _decoder_weights(settings) * decoded)
 
 
-def activation_bytes(settings: Settings, clips: int) -> int:
+def activation_bytes(settings: PretrainSettings, clips: int) -> int:
     """Estimate of what a step's forward pass keeps for its backward pass."""
     encoder = settings.encoder_config()
     encoded, decoded = settings.tokens_per_clip()
@@ -202,7 +202,7 @@ def activation_bytes(settings: Settings, clips: int) -> int:
     return values * (2 if uses_bfloat16(settings) else 4)
 
 
-def fits_on_device(settings: Settings, store: Store, device: torch.device) -> bool:
+def fits_on_device(settings: PretrainSettings, store: Store, device: torch.device) -> bool:
     """Whether the store's frames leave enough of a GPU for training."""
     frames = sum(len(shard) for shard in store.shards) * FRAME_BYTES
     clips = settings.batch_size // world_size()

@@ -39,7 +39,7 @@ class SettingsError(InputError):
 
 
 @dataclass(frozen=True)
-class Settings:
+class PretrainSettings:
     """Settings of a training run. Source of the defaults: paper §3.6, §4.6; released code.
 
     Attributes:
@@ -265,7 +265,7 @@ class Settings:
             for name, value in asdict(self).items()
         }
 
-    def with_changes(self, changes: Mapping[str, Any]) -> Settings:
+    def with_changes(self, changes: Mapping[str, Any]) -> PretrainSettings:
         """These settings with some replaced, names and types checked.
 
         Args:
@@ -276,7 +276,7 @@ class Settings:
             SettingsError: an unknown name (the nearest known one is named), a wrong type, or a
                 value out of range.
 
-        >>> Settings().with_changes({"batch_sise": 8})
+        >>> PretrainSettings().with_changes({"batch_sise": 8})
         Traceback (most recent call last):
         myna_plugin.pretraining.run.settings.SettingsError: batch_sise: unknown setting; did you mean batch_size?
         """  # noqa: E501 - the message as it is printed
@@ -298,7 +298,7 @@ class Settings:
         """Whether the learning rate changes."""
         return self.schedule != "constant" or self.warmup_steps > 0
 
-    def differences(self, other: Settings) -> list[str]:
+    def differences(self, other: PretrainSettings) -> list[str]:
         """Names of the settings that differ and may not, should one run go on as the other."""
         free = set(FREE_TO_CHANGE)
         if self.schedule != "constant":
@@ -324,7 +324,7 @@ class Settings:
         return 2 * groups * kept, 0
 
 
-TYPES: dict[str, Any] = get_type_hints(Settings)
+TYPES: dict[str, Any] = get_type_hints(PretrainSettings)
 """Type of each setting."""
 
 

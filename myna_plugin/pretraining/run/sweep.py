@@ -22,7 +22,7 @@ from myna_plugin.pretraining.run.configuration import apply_file, read_yaml, to_
 from myna_plugin.pretraining.run.monitoring import draw_sweep
 from myna_plugin.pretraining.run.plan import plan_run
 from myna_plugin.pretraining.run.run_files import RunFolder
-from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.pretraining.run.settings import PretrainSettings, SettingsError
 from myna_plugin.pretraining.run.trainer import DivergedError, Outcome, train
 from myna_plugin.pretraining.store.reading import Store
 
@@ -69,7 +69,7 @@ class Sweep:
     """
 
     vary: str
-    runs: dict[str, Settings]
+    runs: dict[str, PretrainSettings]
 
 
 def read_sweep(path: Path, changes: dict[str, object]) -> Sweep:
@@ -93,7 +93,7 @@ def read_sweep(path: Path, changes: dict[str, object]) -> Sweep:
         raise SettingsError(f"{vary}: this sweep varies it; change the values in {path}")
     if vary.startswith("probe_"):
         raise SettingsError(f"{path}: {vary}: all runs of a sweep are probed alike")
-    base = apply_file(Settings(), path, common).with_changes(changes)
+    base = apply_file(PretrainSettings(), path, common).with_changes(changes)
     return Sweep(vary, {str(value): apply_file(base, path, {vary: value}) for value in values})
 
 

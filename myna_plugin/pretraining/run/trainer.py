@@ -33,7 +33,12 @@ from myna_plugin.pretraining.run.monitoring import (
     matmul_ceiling,
     measure,
 )
-from myna_plugin.pretraining.run.plan import Plan, fits_on_device, flops_per_clip, uses_bfloat16
+from myna_plugin.pretraining.run.plan import (
+    PretrainPlan,
+    fits_on_device,
+    flops_per_clip,
+    uses_bfloat16,
+)
 from myna_plugin.pretraining.run.run_files import (
     PROBE,
     ProgressTable,
@@ -79,7 +84,7 @@ class Outcome:
 
 
 def train(
-    plan: Plan,
+    plan: PretrainPlan,
     say: Callable[[str], None] = print,
     probe: Probe | None = None,
     on_step: OnStep | None = None,
@@ -125,7 +130,7 @@ class Trainer:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PretrainPlan,
         device: torch.device,
         say: Callable[[str], None],
         probe: Probe | None = None,

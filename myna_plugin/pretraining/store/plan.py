@@ -40,7 +40,7 @@ SCAN_BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class PreparationPlan:
     """Which files a run takes in, and into which shards: row by row, in the order of the store.
 
     Attributes:
@@ -77,7 +77,7 @@ class Plan:
         write_arrays(path, columns)
 
     @classmethod
-    def load(cls, path: Path) -> Plan:
+    def load(cls, path: Path) -> PreparationPlan:
         """Read a plan; StoreError if it is damaged or none of ours, FileNotFoundError if absent."""
         columns = read_arrays(path)
         if "path_data" not in columns:
@@ -149,7 +149,7 @@ def make_plan(
     extend: bool,
     pool: WorkerPool,
     say: Callable[[str], None],
-) -> Plan | None:
+) -> PreparationPlan | None:
     """Scan and plan; None if a complete store has all files already."""
     paths, size, mtime_ns, replaces = _scan(root, settings.part, base, say)
     if base is not None and not len(paths):
@@ -164,7 +164,7 @@ def make_plan(
             f"{root}; add them with --extend, or give another folder for a new store"
         )
     frames = _estimate_all(paths, pool)
-    plan = Plan(
+    plan = PreparationPlan(
         paths,
         size,
         mtime_ns,
@@ -273,11 +273,11 @@ def remove_strays(store: Path, first_shard: int) -> None:
             path.unlink()
 
 
-def resume_plan(root: Path, store: Path, base: Index | None) -> Plan | None:
+def resume_plan(root: Path, store: Path, base: Index | None) -> PreparationPlan | None:
     """The plan of an interrupted run, brought up to date; None if there is none."""
     plan_path = store / WORK / "plan.npz"
     try:
-        plan = Plan.load(plan_path)
+        plan = PreparationPlan.load(plan_path)
     except FileNotFoundError:
         return None
     if base is not None and base.generation == plan.generation:

@@ -32,7 +32,7 @@ from myna_plugin.common.worker_pool import (
 from myna_plugin.model.audio import SAMPLE_RATE, SILENCE_AMPLITUDE, AudioError, Note, load_audio
 from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram, frame_count
 from myna_plugin.pretraining.store.plan import (
-    Plan,
+    PreparationPlan,
     ShardJob,
     index_of_shard,
     make_plan,
@@ -302,11 +302,13 @@ def _load_base(store: Path) -> Index | None:
         return None
 
 
-def _is_finished(store: Path, plan: Plan, k: int) -> bool:
+def _is_finished(store: Path, plan: PreparationPlan, k: int) -> bool:
     return index_of_shard(store, plan.first_shard + k).exists()
 
 
-def _announce(store: Path, plan: Plan, unfinished: list[int], say: Callable[[str], None]) -> None:
+def _announce(
+    store: Path, plan: PreparationPlan, unfinished: list[int], say: Callable[[str], None]
+) -> None:
     """Say what is to come and what disk it needs; StoreError if that is not there."""
     needed = plan.frames_of(unfinished) * FRAME_BYTES + INDEX_BYTES_PER_FILE * len(plan.paths)
     finished = plan.n_shards - len(unfinished)
@@ -324,7 +326,7 @@ def _announce(store: Path, plan: Plan, unfinished: list[int], say: Callable[[str
 def _fill(
     store: Path,
     settings: StoreSettings,
-    plan: Plan,
+    plan: PreparationPlan,
     unfinished: list[int],
     decode: Decoder,
     pool: WorkerPool,
@@ -355,7 +357,7 @@ def _fill(
             poll()
 
 
-def _gather(store: Path, plan: Plan, base: Index | None) -> Index:
+def _gather(store: Path, plan: PreparationPlan, base: Index | None) -> Index:
     """The index of the whole store, from those of its shards."""
     parts = [Index.empty() if base is None else base.without(plan.replaces)]
     numbers = range(plan.first_shard, plan.first_shard + plan.n_shards)

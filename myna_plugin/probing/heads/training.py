@@ -69,7 +69,7 @@ def train_heads(
         for positions in group_heads(configs, by_variant=on_cpu)
         if not set(positions) <= set(done)
     ]
-    plan = _Plan(configs, data, seed, patience)
+    plan = _GridTraining(configs, data, seed, patience)
     rounds = _run_on_cpu(groups, plan) if on_cpu else _run_on_gpu(groups, plan, device)
     stopped: dict[int, list[TrainedHead]] = defaultdict(list)
     group_of = {position: i for i, group in enumerate(groups) for position in group}
@@ -88,7 +88,7 @@ def train_heads(
                     yield stopped.pop(number)
 
 
-class _Plan:
+class _GridTraining:
     """What every stack of a grid is made from."""
 
     def __init__(
@@ -114,7 +114,9 @@ class _Plan:
         return HeadStack(chosen, positions, initial, self._data, draws, self._patience)
 
 
-def _run_on_cpu(groups: list[list[int]], plan: _Plan) -> Iterator[tuple[int, list[TrainedHead]]]:
+def _run_on_cpu(
+    groups: list[list[int]], plan: _GridTraining
+) -> Iterator[tuple[int, list[TrainedHead]]]:
     """Steps of a stack so far, and those of its heads that have stopped since the last time.
 
     Each core takes one stack after another to its end: all of the work is shared out, not the
@@ -151,7 +153,7 @@ def _run_on_cpu(groups: list[list[int]], plan: _Plan) -> Iterator[tuple[int, lis
 
 def _train_stacks(
     waiting: deque[list[int]],
-    plan: _Plan,
+    plan: _GridTraining,
     answers: SimpleQueue[tuple[int, list[TrainedHead]] | BaseException],
     stop: Event,
 ) -> None:
@@ -182,7 +184,7 @@ def _estimate_cost(configs: Sequence[HeadConfig], group: list[int]) -> tuple[int
 
 
 def _run_on_gpu(
-    groups: list[list[int]], plan: _Plan, device: torch.device
+    groups: list[list[int]], plan: _GridTraining, device: torch.device
 ) -> Iterator[tuple[int, list[TrainedHead]]]:
     """Steps done so far, and the heads that have stopped since the last time."""
     widths: dict[int, set[int]] = defaultdict(set)

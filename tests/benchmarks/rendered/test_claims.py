@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from benchmarks.rendered import claims
 from benchmarks.rendered.rows import COLUMNS
 from myna_plugin.pretraining.run.configuration import apply_file, read_yaml
-from myna_plugin.pretraining.run.settings import Settings
+from myna_plugin.pretraining.run.settings import PretrainSettings
 
-BASE = apply_file(Settings(), claims.SETTINGS, read_yaml(claims.SETTINGS))
+BASE = apply_file(PretrainSettings(), claims.SETTINGS, read_yaml(claims.SETTINGS))
 KEY, STYLE = claims.KEY, claims.STYLE
 
 

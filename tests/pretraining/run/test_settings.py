@@ -2,11 +2,11 @@
 
 import pytest
 
-from myna_plugin.pretraining.run.settings import Settings, SettingsError
+from myna_plugin.pretraining.run.settings import PretrainSettings, SettingsError
 
 
 def test_defaults_are_the_papers():
-    settings = Settings()
+    settings = PretrainSettings()
     assert settings.patchings == ("square", "vertical")
     encoder = settings.encoder_config()
     assert (encoder.embed_dim, encoder.depth, encoder.num_heads, encoder.mlp_dim) == (
@@ -26,12 +26,17 @@ def test_defaults_are_the_papers():
 
 @pytest.mark.parametrize("max_steps", [7, 7000])
 def test_max_steps_takes_the_place_of_epochs(max_steps):
-    assert Settings(epochs=500, max_steps=max_steps).total_steps(steps_per_epoch=5) == max_steps
+    assert (
+        PretrainSettings(epochs=500, max_steps=max_steps).total_steps(steps_per_epoch=5)
+        == max_steps
+    )
 
 
 def test_mapping_round_trip():
-    settings = Settings(patchings=("vertical",), projector=(), depth=3, max_steps=7, tile_rows=None)
-    assert Settings().with_changes(settings.to_mapping()) == settings
+    settings = PretrainSettings(
+        patchings=("vertical",), projector=(), depth=3, max_steps=7, tile_rows=None
+    )
+    assert PretrainSettings().with_changes(settings.to_mapping()) == settings
 
 
 @pytest.mark.parametrize(
@@ -91,11 +96,11 @@ def test_mapping_round_trip():
 )
 def test_wrong_settings_are_named(changes, message):
     with pytest.raises(SettingsError, match=message):
-        Settings().with_changes(changes)
+        PretrainSettings().with_changes(changes)
 
 
 def test_values_as_yaml_gives_them():
-    changed = Settings().with_changes(
+    changed = PretrainSettings().with_changes(
         {"learning_rate": "3e-5", "weight_decay": 0, "patchings": "square", "depth": None}
     )
     assert changed.learning_rate == 3e-5
@@ -104,17 +109,19 @@ def test_values_as_yaml_gives_them():
 
 
 def test_only_what_changes_the_result_counts_as_a_difference():
-    settings = Settings()
-    assert settings.differences(Settings(epochs=3, log_every=1, keep_last=9)) == []
-    assert settings.differences(Settings(seed=1, mask_ratio=0.5)) == ["mask_ratio", "seed"]
+    settings = PretrainSettings()
+    assert settings.differences(PretrainSettings(epochs=3, log_every=1, keep_last=9)) == []
+    assert settings.differences(PretrainSettings(seed=1, mask_ratio=0.5)) == ["mask_ratio", "seed"]
     # A cosine's every step depends on how many there will be.
-    falling = Settings(schedule="cosine")
-    assert falling.differences(Settings(schedule="cosine", max_steps=9)) == ["max_steps"]
+    falling = PretrainSettings(schedule="cosine")
+    assert falling.differences(PretrainSettings(schedule="cosine", max_steps=9)) == ["max_steps"]
 
 
 def test_tokens_per_clip():
-    assert Settings().tokens_per_clip() == (20, 0)
-    assert Settings(objective="mae", patchings=("square",), mask_ratio=0.75).tokens_per_clip() == (
+    assert PretrainSettings().tokens_per_clip() == (20, 0)
+    assert PretrainSettings(
+        objective="mae", patchings=("square",), mask_ratio=0.75
+    ).tokens_per_clip() == (
         12,
         48,
     )

@@ -20,10 +20,10 @@ from myna_plugin.pretraining.run import trainer
 from myna_plugin.pretraining.run.monitoring import choose_clips
 from myna_plugin.pretraining.run.plan import plan_run
 from myna_plugin.pretraining.run.run_files import RunError, WriteError, read_table
-from myna_plugin.pretraining.run.settings import Settings
+from myna_plugin.pretraining.run.settings import PretrainSettings
 from myna_plugin.pretraining.run.trainer import DivergedError, Trainer, train
 
-TINY = Settings(
+TINY = PretrainSettings(
     size="vit-ti",
     depth=1,
     projector=(32,),
@@ -41,7 +41,7 @@ TINY = Settings(
 DIES = """
 import json, os, signal, sys
 from pathlib import Path
-from myna_plugin.pretraining.run.settings import Settings
+from myna_plugin.pretraining.run.settings import PretrainSettings
 from myna_plugin.pretraining.run.trainer import train
 from myna_plugin.pretraining.run.plan import plan_run
 from myna_plugin.pretraining.store.reading import Store
@@ -51,7 +51,7 @@ def die_after_the_26th(step, losses):
         os.kill(os.getpid(), signal.SIGKILL)
 
 store, out, settings = sys.argv[1:]
-settings = Settings().with_changes(json.loads(settings))
+settings = PretrainSettings().with_changes(json.loads(settings))
 plan = plan_run(settings, Store.open(Path(store)), Path(out), resume=False)
 train(plan, on_step=die_after_the_26th)
 """

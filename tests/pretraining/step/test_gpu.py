@@ -9,7 +9,7 @@ from tiny_store import write_store
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.pretraining.run.plan import plan_run
 from myna_plugin.pretraining.run.run_files import read_table
-from myna_plugin.pretraining.run.settings import Settings
+from myna_plugin.pretraining.run.settings import PretrainSettings
 from myna_plugin.pretraining.run.trainer import Trainer, train
 from myna_plugin.pretraining.step.crops import ViewSampler
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
@@ -30,7 +30,7 @@ pytestmark = [
 
 BOTH = ("square", "vertical")
 
-TINY = Settings(
+TINY = PretrainSettings(
     size="vit-ti",
     depth=1,
     projector=(32,),

@@ -22,7 +22,7 @@ from myna_plugin.model.audio import load_audio
 from myna_plugin.model.decoding import find_files
 from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store import writing as store_writer
-from myna_plugin.pretraining.store.plan import Plan, ShardJob
+from myna_plugin.pretraining.store.plan import PreparationPlan, ShardJob
 from myna_plugin.pretraining.store.preparation import (
     SILENCE_AMPLITUDE,
     RejectedError,
@@ -519,7 +519,7 @@ def test_killed_between_publishing_and_tidying_up(music, music_store, tmp_path):
     shutil.copytree(music_store, store)
     index = Index.load(store / "index.npz")
     (store / WORK).mkdir()
-    plan = Plan(
+    plan = PreparationPlan(
         index.paths,
         index.files["size"],
         index.files["mtime_ns"],
