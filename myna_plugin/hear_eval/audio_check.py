@@ -11,7 +11,7 @@ from typing import Any
 
 from myna_plugin.common.files import digest_path, read_json_object, write_json
 from myna_plugin.common.parallel import run_in_threads
-from myna_plugin.model import sound_files
+from myna_plugin.model import containers, sound_files
 from myna_plugin.model.audio import AudioError, load_audio, read_info, warn
 
 
@@ -50,7 +50,7 @@ class AudioCheck:
         self.known: dict[str, dict[str, Any]] = read_json_object(cache, {})
         self.seen: dict[str, dict[str, Any]] = {}
         # What another version of it found may have been wrong.
-        self.decoder = digest_path(Path(sound_files.__file__))
+        self.decoder = [digest_path(Path(str(m.__file__))) for m in (sound_files, containers)]
 
     def inspect(
         self, paths: Iterable[Path], description: str

@@ -20,7 +20,7 @@ from myna_plugin.library.encoding import Embedded, SceneEncoder, SequenceEncoder
 from myna_plugin.library.parts import Parts, Row, Unit, encode_part, plan_units
 from myna_plugin.library.table import Facts, check_name
 from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.decoding import AUDIO_SUFFIXES, find_files
+from myna_plugin.model.audio_files import AUDIO_SUFFIXES, find_files
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.spectrogram import HOP_LENGTH

@@ -18,14 +18,8 @@ from torch import Tensor
 from myna_plugin.common.errors import InputError, reason
 from myna_plugin.common.files import fault_of_place
 from myna_plugin.common.numbers import check_number
-from myna_plugin.model.sound_files import (
-    Block,
-    DecodingError,
-    Header,
-    probe,
-    read_blocks,
-    read_header,
-)
+from myna_plugin.model.containers import Block, DecodingError, Header
+from myna_plugin.model.sound_files import probe, read_blocks, read_header
 from myna_plugin.model.sound_files import read_tags as read_file_tags
 
 SAMPLE_RATE = 16_000
@@ -33,7 +27,6 @@ SAMPLE_RATE = 16_000
 
 BLOCK_SECONDS = 10.0
 """Audio decoded at a time; a few megabytes, so that a block stays in a core's cache."""
-
 
 SILENCE_AMPLITUDE = 1e-4
 """Half the span between extremes below which audio is silent: -80 dBFS, 3 steps of 16 bit."""

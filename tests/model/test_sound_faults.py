@@ -11,7 +11,7 @@ from sound_encoding import encode, level, tones
 
 from myna_plugin.model import sound_files
 from myna_plugin.model.audio import AudioError, AudioWarning, load_audio, read_info, stream_audio
-from myna_plugin.model.decoding import estimate_seconds
+from myna_plugin.model.audio_files import estimate_seconds
 
 RATE = 44_100
 FRAME_S = 1152 / RATE

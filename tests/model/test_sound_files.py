@@ -10,7 +10,7 @@ from sound_encoding import encode, level, tones
 
 from myna_plugin.model import audio, sound_files
 from myna_plugin.model.audio import AudioWarning, load_audio, read_info
-from myna_plugin.model.decoding import AUDIO_SUFFIXES, estimate_seconds
+from myna_plugin.model.audio_files import AUDIO_SUFFIXES, estimate_seconds
 
 SECONDS = 3.0
 FREQUENCIES = (440.0, 1000.0, 1600.0, 60.0, 2200.0, 800.0)  # the fourth of six is the bass channel

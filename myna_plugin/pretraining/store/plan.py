@@ -21,7 +21,7 @@ from myna_plugin.common.worker_pool import (
     begin_item,
 )
 from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.decoding import AUDIO_SUFFIXES, estimate_seconds, find_files
+from myna_plugin.model.audio_files import AUDIO_SUFFIXES, estimate_seconds, find_files
 from myna_plugin.model.spectrogram import HOP_LENGTH
 from myna_plugin.pretraining.store.reading import (
     Index,

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from myna_plugin.common.files import fault_of_place
 from myna_plugin.common.threads import map_as_done
 from myna_plugin.model.audio import AudioError, probe_ends
-from myna_plugin.model.sound_files import Header
+from myna_plugin.model.containers import Header
 from myna_plugin.probing.tasks.clips import group_by_file
 from myna_plugin.probing.tasks.task import Item, Task, TaskError, validate_items
 

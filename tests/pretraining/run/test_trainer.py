@@ -256,7 +256,6 @@ def test_published_weights_can_be_trained_further(store, tmp_path, patching):
 
 PROBED = replace(TINY, probe_tasks=("any",), probe_every=10)
 
-
 GLOBAL_STATES = []
 """Of torch's global generator at the beginning of each probe."""
 

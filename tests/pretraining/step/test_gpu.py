@@ -44,7 +44,6 @@ TINY = PretrainSettings(
     tensorboard=False,
 )
 
-
 PROBES = {"probe_tasks": ("any",), "probe_every": 8}
 
 

@@ -19,7 +19,7 @@ from sound_encoding import encode
 
 from myna_plugin.common.worker_pool import WorkerDiedError
 from myna_plugin.model.audio import load_audio
-from myna_plugin.model.decoding import find_files
+from myna_plugin.model.audio_files import find_files
 from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store import writing as store_writer
 from myna_plugin.pretraining.store.plan import PreparationPlan, ShardJob

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from myna_plugin.model.audio import AudioError, load_audio
-from myna_plugin.model.decoding import AUDIO_SUFFIXES, estimate_seconds
+from myna_plugin.model.audio_files import AUDIO_SUFFIXES, estimate_seconds
 
 
 def noise(seconds, rate=16_000, channels=1):
