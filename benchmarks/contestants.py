@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import click
 
 from myna_plugin.common.files import digest_path
 from myna_plugin.probing.modules import ExperimentError, LoadedModule, load_module
@@ -15,8 +17,24 @@ BASELINE_FOLDER = Path(__file__).parent / "baselines"
 
 BASELINES = ("mel_statistics", "mfcc", "chroma", "krumhansl", "random_vit")
 
+WEIGHTS = click.option("--weights", multiple=True, help="FILE or NAME=FILE; may be repeated.")
+
+MODULE = click.option(
+    "--module", default="myna_plugin", show_default=True, help="HEAR module of weights."
+)
+
 TEMPLATES = "krumhansl"
 """The baseline whose embedding is the key's scores: the key task needs no probe."""
+
+
+def baselines_option(default: str) -> Callable[[Any], Any]:
+    """`--baselines`, as `parse_baselines` takes it."""
+    return click.option(
+        "--baselines",
+        default=default,
+        show_default=True,
+        help=f"all, none, or some of {','.join(BASELINES)}.",
+    )
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from tqdm import tqdm
 
-from benchmarks.contestants import BASELINES, load_contestant, parse_baselines, parse_weights
+from benchmarks.contestants import (
+    MODULE,
+    WEIGHTS,
+    baselines_option,
+    load_contestant,
+    parse_baselines,
+    parse_weights,
+)
 from myna_plugin.cli.options import CACHE, MODEL_OPTIONS
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
@@ -210,15 +217,10 @@ def show(value: float | Mapping[str, float]) -> str:
 @click.option("--emotify", type=PATH, help="Folder of Emotify.")
 @click.option("--mridangam", type=PATH, help="Folder of Mridangam strokes.")
 @click.option("--out", required=True, type=FOLDER, help="Results folder.")
-@click.option("--weights", multiple=True, help="FILE or NAME=FILE; may be repeated.")
-@click.option("--module", default="myna_plugin", show_default=True, help="HEAR module of weights.")
+@WEIGHTS
+@MODULE
 @MODEL_OPTIONS
-@click.option(
-    "--baselines",
-    default="mel_statistics,mfcc,chroma,random_vit",
-    show_default=True,
-    help=f"all, none, or some of {','.join(BASELINES)}.",
-)
+@baselines_option("mel_statistics,mfcc,chroma,random_vit")
 @click.option("--seconds", type=POSITIVE_FLOAT, default=6.1, show_default=True, help="Of Emotify.")
 @click.option("--strokes", type=POSITIVE_INT, default=8, show_default=True, help="Of each kind.")
 @click.option("--repetitions", type=POSITIVE_INT, default=3, show_default=True)

@@ -33,9 +33,11 @@ import click
 import numpy as np
 
 from benchmarks.contestants import (
-    BASELINES,
+    MODULE,
     TEMPLATES,
+    WEIGHTS,
     Contestant,
+    baselines_option,
     choose_folders,
     load_contestant,
     parse_baselines,
@@ -192,15 +194,10 @@ def read_results(paths: Mapping[str, Path]) -> dict[str, Any]:
 @click.command("benchmarks.rendered.table", cls=ToldCommand, help=__doc__)
 @click.argument("tasks", type=PATH)
 @click.option("--out", required=True, type=FOLDER, help="Results folder.")
-@click.option("--weights", multiple=True, help="FILE or NAME=FILE; may be repeated.")
-@click.option("--module", default="myna_plugin", show_default=True, help="HEAR module of weights.")
+@WEIGHTS
+@MODULE
 @MODEL_OPTIONS
-@click.option(
-    "--baselines",
-    default="all",
-    show_default=True,
-    help=f"all, none, or some of {','.join(BASELINES)}.",
-)
+@baselines_option("all")
 @click.option("--grid", type=click.Choice(list(GRIDS)), default="full", show_default=True)
 @click.option("--seeds", type=POSITIVE_INT, default=3, show_default=True)
 @PATIENCE_OPTION
