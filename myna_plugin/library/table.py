@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from myna_plugin.common.files import replacing
+from myna_plugin.common.files import fault_of_place, replacing
 from myna_plugin.common.options import LARGEST
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.model.embedding import PRECISIONS
@@ -194,11 +194,11 @@ def read_library(path: Path) -> Library:
     Raises:
         LibraryError: there is none, or it is damaged or of another kind.
     """
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "a pipe or a device"
-        raise LibraryError(f"{path}: is {kind}; name a file that myna embed wrote, .parquet")
-    if not path.exists():
-        raise LibraryError(f"{path}: no such file; make it: myna embed FOLDER --out {path}")
+    if fault := fault_of_place(path):
+        raise LibraryError(
+            f"{path}: {fault}; name a file that myna embed wrote, or make it: "
+            f"myna embed FOLDER --out {path}"
+        )
     check_name(path)
     try:
         return _read(path)

@@ -130,8 +130,8 @@ def test_a_library_that_cannot_be_used_is_a_line(tmp_path, monkeypatch, command)
     for name, message in (
         ("empty.parquet", "empty.parquet: no tracks in it"),
         ("damaged.parquet", "damaged.parquet: not a library, or damaged"),
-        ("gone.parquet", "gone.parquet: no such file; make it"),
-        (".", ".: is a folder; name a file that myna embed wrote"),
+        ("gone.parquet", "gone.parquet: no such file; name a file"),
+        (".", ".: is a folder, not a file; name a file that myna embed wrote"),
     ):
         result = myna(*command, name)
         assert result.exit_code == 2

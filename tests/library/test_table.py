@@ -118,9 +118,9 @@ def test_files_that_are_no_libraries_are_named(tmp_path):
     pq.write_table(pa.table({"path": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(LibraryError, match="not a library"):
         read_library(tmp_path / "other.parquet")
-    with pytest.raises(LibraryError, match="is a folder; name a file that myna embed wrote"):
+    with pytest.raises(LibraryError, match="is a folder, not a file; name a file"):
         read_library(tmp_path)
-    with pytest.raises(LibraryError, match="is a pipe or a device; name a file"):
+    with pytest.raises(LibraryError, match="is a pipe or a device, not a file; name"):
         read_library(Path("/dev/zero"))
     with pytest.raises(LibraryError, match=r"ends in \.parquet"):
         write_library(tmp_path / "library.csv", tables_of([], [], FACTS), FACTS)

@@ -90,7 +90,7 @@ def plan_run(settings: PretrainSettings, store: Store, out: Path, resume: bool) 
     n_sounds = len(trained) // settings.versions
     total_steps = settings.total_steps(n_sounds // settings.batch_size)
     if launched_rank() == 0:
-        size = _checkpoint_bytes(settings, len(trained))
+        size = checkpoint_bytes(settings, len(trained))
         saves_every = math.gcd(settings.checkpoint_every, settings.probe_every)
         folder.check_room(size, total_steps, saves_every)
     monitored = monitored[: settings.monitor_clips]
@@ -168,7 +168,7 @@ def _decoder_weights(settings: PretrainSettings) -> int:
     return settings.decoder_depth * 12 * width**2 if settings.objective == "mae" else 0
 
 
-def _checkpoint_bytes(settings: PretrainSettings, n_clips: int) -> int:
+def checkpoint_bytes(settings: PretrainSettings, n_clips: int) -> int:
     """Size of a checkpoint: float32 weights and two moments of Adam for each, nearly."""
     with torch.device("meta"):
         weights = parameter_count(MynaEncoder(settings.encoder_config()))

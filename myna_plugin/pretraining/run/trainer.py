@@ -7,23 +7,21 @@ import copy
 import json
 import math
 import signal
-import sys
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import UnfinishedError
 from myna_plugin.common.launch import launched_rank
-from myna_plugin.model.checkpoint import load_weights, save_checkpoint
-from myna_plugin.model.encoder import MynaEncoder, initialise
+from myna_plugin.model.checkpoint import save_checkpoint
+from myna_plugin.model.encoder import MynaEncoder
 from myna_plugin.pretraining.run import distributed
+from myna_plugin.pretraining.run.building import build_objective, first_encoder, load_frames
 from myna_plugin.pretraining.run.monitoring import (
     Events,
     Stopwatch,
@@ -35,7 +33,6 @@ from myna_plugin.pretraining.run.monitoring import (
 )
 from myna_plugin.pretraining.run.plan import (
     PretrainPlan,
-    fits_on_device,
     flops_per_clip,
     uses_bfloat16,
 )
@@ -46,12 +43,12 @@ from myna_plugin.pretraining.run.run_files import (
     find_best_probe,
     read_table,
 )
+from myna_plugin.pretraining.run.signals import Signals
 from myna_plugin.pretraining.step.autoencoder import MaskedAutoencoder
 from myna_plugin.pretraining.step.crops import SINGLE, Views, ViewSampler
-from myna_plugin.pretraining.step.losses import ContrastiveLoss, rank, world_size
-from myna_plugin.pretraining.step.objective import ContrastiveObjective, PatchSource
+from myna_plugin.pretraining.step.losses import rank, world_size
 from myna_plugin.pretraining.step.optimiser import build_optimiser, rate_at, set_learning_rate
-from myna_plugin.pretraining.step.patches import HostViews, ResidentFrames
+from myna_plugin.pretraining.step.patches import HostViews
 from myna_plugin.pretraining.step.training_step import TrainingStep
 
 Probe = Callable[[MynaEncoder], Mapping[str, float]]
@@ -144,9 +141,9 @@ class Trainer:
         self.first = distributed.is_first()
         self.say = say if self.first else _ignore
         self.bfloat16 = uses_bfloat16(settings)
-        self.resident = self._load_frames()
-        self.encoder = self._first_encoder().to(device)
-        self.objective = self._build_objective()
+        self.resident = load_frames(plan, device, self.say)
+        self.encoder = first_encoder(plan, self.say).to(device)
+        self.objective = build_objective(plan, self.encoder, self.resident, device)
         self.optimiser = build_optimiser(
             settings.optimiser,
             self.objective,
@@ -165,59 +162,6 @@ class Trainer:
     # ---------------------------------------------------------------------------------
     # Parts
     # ---------------------------------------------------------------------------------
-
-    def _load_frames(self) -> ResidentFrames | None:
-        """All frames on the GPU, or None where they are to be read ahead."""
-        wanted = self.settings.frames_on
-        if self.device.type == "cpu" or wanted == "host":
-            return None
-        if wanted == "auto" and not fits_on_device(self.settings, self.plan.store, self.device):
-            self.say("the store does not fit on the GPU: frames are read ahead from disk")
-            return None
-        return ResidentFrames(self.plan.store, self.device)
-
-    def _first_encoder(self) -> MynaEncoder:
-        """The encoder before the first step."""
-        settings = self.settings
-        encoder = initialise(MynaEncoder(settings.encoder_config()), settings.seed)
-        # A run that goes on has its own weights, and the checkpoint may be gone by then.
-        if settings.initial_weights is None or self.plan.state is not None:
-            return encoder
-        if not load_weights(encoder, settings.initial_weights):
-            self.say("the initial weights have no projector of these widths: it begins random")
-        return encoder
-
-    def _build_objective(self) -> nn.Module:
-        settings = self.settings
-        source: PatchSource | None = self.resident
-        dtype = torch.bfloat16 if self.bfloat16 else torch.float32
-        if settings.objective == "mae":
-            # The decoder draws its first weights from the global generator.
-            torch.manual_seed(settings.seed)
-            return MaskedAutoencoder(
-                self.encoder,
-                source,
-                decoder_depth=settings.decoder_depth,
-                crop_frames=settings.crop_frames,
-                dtype=dtype,
-                recompute=settings.recompute,
-            )
-        loss = ContrastiveLoss(
-            settings.loss,
-            settings.temperature,
-            settings.tile_rows,
-            settings.gamma,
-            n_samples=len(self.plan.trained),
-            n_groups=len(settings.patchings),
-        )
-        return ContrastiveObjective(
-            self.encoder,
-            loss.to(self.device),
-            source,
-            crop_frames=settings.crop_frames,
-            dtype=dtype,
-            recompute=settings.recompute,
-        )
 
     def _build_sampler(
         self, clips: np.ndarray, batch_size: int, device: torch.device, alone: bool = False
@@ -488,32 +432,3 @@ def _postfix(row: dict[str, float]) -> dict[str, str]:
     if "ceiling_fraction" in row:
         shown["of ceiling"] = f"{row['ceiling_fraction']:.0%}"
     return shown
-
-
-class Signals:
-    """Notes SIGTERM and SIGINT instead of dying of them; the second one of a kind is not caught.
-
-    Attributes:
-        received: the first that came.
-    """
-
-    WATCHED = (signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Signals:
-        self._before = {number: signal.signal(number, self._note) for number in self.WATCHED}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        signal.signal(number, self._before[self.received])
-        print(
-            f"\n{self.received.name}: saving a checkpoint and stopping", file=sys.stderr, flush=True
-        )

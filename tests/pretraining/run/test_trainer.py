@@ -18,7 +18,7 @@ from tiny_store import write_store
 from myna_plugin import load_model
 from myna_plugin.pretraining.run import trainer
 from myna_plugin.pretraining.run.monitoring import choose_clips
-from myna_plugin.pretraining.run.plan import plan_run
+from myna_plugin.pretraining.run.plan import checkpoint_bytes, plan_run
 from myna_plugin.pretraining.run.run_files import RunError, WriteError, read_table
 from myna_plugin.pretraining.run.settings import PretrainSettings
 from myna_plugin.pretraining.run.trainer import DivergedError, Trainer, train
@@ -425,7 +425,7 @@ def test_the_disk_needed_is_estimated_well(store, tmp_path, changes):
     settings = replace(TINY, max_steps=1, **changes)
     run(settings, store, tmp_path)
     (written,) = (tmp_path / "checkpoints").iterdir()
-    estimate = trainer._checkpoint_bytes(settings, 20)
+    estimate = checkpoint_bytes(settings, 20)
     assert estimate == pytest.approx(written.stat().st_size, rel=0.1)
 
 
