@@ -1,9 +1,14 @@
-"""What `import myna_plugin` may load. The layers themselves are a contract in pyproject.toml."""
+"""What `import myna_plugin` may load, and how long a module and a function may be.
+
+The layers themselves are a contract in pyproject.toml.
+"""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 LAZY = (
     "heareval",
@@ -45,3 +50,19 @@ def test_toolkits_are_imported_on_use_only() -> None:
     )
 
     assert not loaded & set(LAZY)
+
+
+def test_modules_and_functions_stay_short() -> None:
+    """At most 450 lines a module and 60 a function, docstrings included."""
+    root = Path(__file__).parents[1]
+    modules, functions = {}, {}
+    for top in ("myna_plugin", "benchmarks", "recipes"):
+        for path in root.glob(f"{top}/**/*.py"):
+            name, text = str(path.relative_to(root)), path.read_text()
+            modules[name] = len(text.splitlines())
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef):
+                    functions[f"{name}: {node.name}"] = (node.end_lineno or 0) - node.lineno + 1
+    assert len(modules) > 200
+    assert [name for name, length in modules.items() if length > 450] == []
+    assert [name for name, length in functions.items() if length > 60] == []

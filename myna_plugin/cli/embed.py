@@ -123,10 +123,7 @@ def embed(
     """
     if engine == "ray" and shard is not None:
         raise InputError("--engine ray divides the work itself: leave --shard out")
-    if timestamp_layer is not None and not timestamps:
-        raise InputError("--timestamp-layer is for --timestamps: add that, or leave it out")
-    if scene_layers is not None and timestamps:
-        raise InputError("--scene-layers is for one vector a track: leave --timestamps out")
+    check_layers(timestamps, timestamp_layer, scene_layers)
     options: dict[str, Any] = {
         "embedding": embedding,
         "precision": precision,
@@ -159,6 +156,16 @@ def embed(
         say=say,
     )
     sys.exit(tell(out, outcome, shard))
+
+
+def check_layers(
+    timestamps: bool, timestamp_layer: int | None, scene_layers: tuple[int, ...] | None
+) -> None:
+    """Refuse layers of what is not asked for."""
+    if timestamp_layer is not None and not timestamps:
+        raise InputError("--timestamp-layer is for --timestamps: add that, or leave it out")
+    if scene_layers is not None and timestamps:
+        raise InputError("--scene-layers is for one vector a track: leave --timestamps out")
 
 
 def read_inputs(inputs: Sequence[str], null: bool = False) -> list[str]:

@@ -129,14 +129,11 @@ def embed_tracks(
 
     def rows(embedded: Iterable[Embedded]) -> Iterator[tuple[int, Row]]:
         for number, duration_s, vectors in embedded:
-            path = open_tracks.pop(number)
-            if np.isfinite(vectors).all():
-                yield number, Row(path, duration_s, vectors, warning=warnings.pop(number, None))
-            else:
-                yield number, Row(path, fault=NOT_FINITE)
+            path, warning = open_tracks.pop(number), warnings.pop(number, None)
+            whole = Row(path, duration_s, vectors, warning=warning)
+            yield number, whole if np.isfinite(vectors).all() else Row(path, fault=NOT_FINITE)
 
-    flushed = time.monotonic()
-    decoded = 0
+    flushed, decoded = time.monotonic(), 0
     with DecodingPool(workers, size, whole=timestamps) as pool:
         for event in pool.decode(opened()):
             if isinstance(event, Decoded):
@@ -212,6 +209,10 @@ class Progress:
         self._bar.update(tracks)
 
 
+RunUnits = Callable[[Sequence[Unit], "Progress"], Iterator[tuple[Unit, bytes]]]
+"""Makes the parts of units, telling how far it is."""
+
+
 def build_library(
     tracks: Sequence[str],
     out: Path,
@@ -221,7 +222,7 @@ def build_library(
     workers: int = 1,
     batch_seconds: float | None = None,
     shard: tuple[int, int] | None = None,
-    run_units: Callable[[Sequence[Unit], Progress], Iterator[tuple[Unit, bytes]]] | None = None,
+    run_units: RunUnits | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
     """Make a library, or go on with one that was interrupted.
@@ -251,13 +252,38 @@ def build_library(
     n_mine = sum(len(unit.paths) for unit in mine)
     name = "all" if shard is None else f"shard-{shard[0]}-of-{shard[1]}"
 
-    def run_here(todo: Sequence[Unit], progress: Progress) -> Iterator[tuple[Unit, bytes]]:
+    if run_units is None:
+        run_units = _run_here(embedder, facts, workers, batch_seconds)
+    with parts.locked(name):
+        parts.begin(facts, units, shared=shard is not None)
+        todo = [unit for unit in mine if not parts.has(unit)]
+        n_todo = sum(len(unit.paths) for unit in todo)
+        if n_todo < n_mine:
+            say(f"{out}: going on, {n_mine - n_todo:,} of {n_mine:,} tracks are done")
+        if todo:
+            with Progress(n_mine, n_mine - n_todo) as progress:
+                for unit, content in run_units(todo, progress):
+                    parts.write(unit, content)
+        if shard is not None:
+            failed, warned = parts.texts(mine, "fault"), parts.texts(mine, "warning")
+            return Outcome(None, failed, warned, n_mine)
+        return Outcome(*parts.merge(), n_mine)
+
+
+def _run_here(
+    embedder: Embedder, facts: Facts, workers: int, batch_seconds: float | None
+) -> RunUnits:
+    """Decode in worker processes, and encode in this one."""
+
+    def run(todo: Sequence[Unit], progress: Progress) -> Iterator[tuple[Unit, bytes]]:
+        n_tracks = sum(len(unit.paths) for unit in todo)
+
         def embed(numbered: Iterable[tuple[int, str]]) -> Generator[tuple[int, Row], None, None]:
             for result in embed_tracks(
                 numbered,
                 embedder,
                 timestamps=facts["timestamps"],
-                workers=max(min(workers, sum(len(unit.paths) for unit in todo)), 1),
+                workers=max(min(workers, n_tracks), 1),
                 batch_seconds=batch_seconds,
                 heard=progress.heard,
             ):
@@ -267,20 +293,7 @@ def build_library(
         for unit, rows in embed_units(todo, embed):
             yield unit, encode_part(rows, facts)
 
-    with parts.locked(name):
-        parts.begin(facts, units, shared=shard is not None)
-        todo = [unit for unit in mine if not parts.has(unit)]
-        n_todo = sum(len(unit.paths) for unit in todo)
-        if n_todo < n_mine:
-            say(f"{out}: going on, {n_mine - n_todo:,} of {n_mine:,} tracks are done")
-        if todo:
-            with Progress(n_mine, n_mine - n_todo) as progress:
-                for unit, content in (run_units or run_here)(todo, progress):
-                    parts.write(unit, content)
-        if shard is not None:
-            failed, warned = parts.texts(mine, "fault"), parts.texts(mine, "warning")
-            return Outcome(None, failed, warned, n_mine)
-        return Outcome(*parts.merge(), n_mine)
+    return run
 
 
 def check_output(out: Path, parts: Parts) -> None:

@@ -144,22 +144,9 @@ def load_module(
     """
     found = resolve(name, list_models())
     module = _import(found.module)
-    arguments = [model_file] if model_file else []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try:
-            model = module.load_model(*arguments, **(options or {}))
-        except Exception as error:
-            raise ExperimentError(f"{name}: load_model failed: {one_line(error)}") from error
-    if not isinstance(model, nn.Module):
-        raise ExperimentError(
-            f"{name}: load_model returned {type(model).__name__}; only torch modules are scored "
-            "here (hear-eval also takes tensorflow's)"
-        )
-    try:
-        model = model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ExperimentError(f"--device {device}: {one_line(error)}") from error
+        model = _load_model(name, module, model_file, options or {}, device)
     sample_rate, width = (
         positive_int(name, model, field) for field in ("sample_rate", "scene_embedding_size")
     )
@@ -181,6 +168,25 @@ def load_module(
         embed_rows=_rows_function(module, model, pool, round(chunk_s * sample_rate), device),
         warnings=tuple(str(w.message) for w in caught if issubclass(w.category, UserWarning)),
     )
+
+
+def _load_model(
+    name: str, module: ModuleType, model_file: str, options: Mapping[str, Any], device: str
+) -> nn.Module:
+    arguments = [model_file] if model_file else []
+    try:
+        model = module.load_model(*arguments, **options)
+    except Exception as error:
+        raise ExperimentError(f"{name}: load_model failed: {one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise ExperimentError(
+            f"{name}: load_model returned {type(model).__name__}; only torch modules are scored "
+            "here (hear-eval also takes tensorflow's)"
+        )
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ExperimentError(f"--device {device}: {one_line(error)}") from error
 
 
 def _import(path: str) -> ModuleType:

@@ -9,6 +9,7 @@ import math
 import signal
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -201,27 +202,16 @@ class Trainer:
 
     def run(self) -> Outcome:
         """Take all steps that are left, and write what belongs at the end."""
-        plan, settings = self.plan, self.settings
-        step = plan.first_step
+        plan, settings, step = self.plan, self.settings, self.plan.first_step
         if step:
             self.say(f"goes on after step {step:,} of {plan.total_steps:,}")
-        watch = Stopwatch(
-            settings.batch_size,
-            flops_per_clip(settings) * settings.batch_size / world_size(),
-            matmul_ceiling(self.device, self.bfloat16),
-        )
+        watch = self._stopwatch()
         table = ProgressTable(plan.folder.table, step) if self.first else None
         stopped_by = None
         with (
             Signals() as signals,
             contextlib.closing(self._events()) as events,
-            tqdm(
-                total=plan.total_steps,
-                initial=step,
-                unit="step",
-                disable=not self.first,
-                dynamic_ncols=True,
-            ) as bar,
+            self._progress_bar() as bar,
             contextlib.closing(self._views()) as all_views,
         ):
             crops = self._monitored_crops() if self.first else None
@@ -243,8 +233,8 @@ class Trainer:
                 to_probe = self._probe_is_due(step)
                 # A probe's step too: else a run that goes on from before it might not find the
                 # scores again that best_probe.safetensors has.
-                to_save = last or bool(stopped_by) or to_probe
-                to_save = to_save or step % settings.checkpoint_every == 0
+                to_save = last or to_probe or step % settings.checkpoint_every == 0
+                to_save = to_save or stopped_by is not None
                 if to_log or to_save or to_measure or to_probe:
                     row = self._read_losses(total, since, step) | watch.look(step - since)
                     bar.update(step - since)
@@ -269,8 +259,21 @@ class Trainer:
             if self.first:
                 self._finish(step)
         distributed.wait_for_all()
-        rows = read_table(plan.folder.table)
-        return Outcome(step, stopped_by, rows[-1] if rows else {})
+        return Outcome(step, stopped_by, next(reversed(read_table(plan.folder.table)), {}))
+
+    def _stopwatch(self) -> Stopwatch:
+        batch_size = self.settings.batch_size
+        work = flops_per_clip(self.settings) * batch_size / world_size()
+        return Stopwatch(batch_size, work, matmul_ceiling(self.device, self.bfloat16))
+
+    def _progress_bar(self) -> tqdm[NoReturn]:
+        return tqdm(
+            total=self.plan.total_steps,
+            initial=self.plan.first_step,
+            unit="step",
+            disable=not self.first,
+            dynamic_ncols=True,
+        )
 
     def _agree_to_stop(self, signals: Signals, to_log: bool) -> signal.Signals | None:
         """The signal to stop by, the same in all processes; several ask only at every row."""

@@ -6,14 +6,14 @@ and its `score` is the only way to test scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
-from torch import nn
+from torch import Tensor, nn
 
 from myna_plugin.probing.heads.combining import ItemRows
 from myna_plugin.probing.heads.early_stopping import PATIENCE, HeadScore
@@ -161,17 +161,38 @@ def select(
     Source: paper Appendix C, after JukeMIR: the metric is computed before the first step and after
     every eighth.
     """
-    if not grid:
-        raise ValueError("grid: no configurations")
     n_features = train.features.shape[-1]
     check_split("train", train, task, n_features, scored=False)
     check_split("valid", valid, task, n_features)
+    if not grid:
+        raise ValueError("grid: no configurations")
     data, scaler = prepare_data(train, valid, task, torch.device(device), dtype)
-    scores: dict[int, HeadScore] = {}
-    # Of equal scores the configuration that comes first wins; only its weights are kept.
-    best, weights = (-np.inf, 0), {}
     done = {position for position, *_ in known}
-    for stack in chain([known], train_heads(grid, data, seed, patience, progress, done)):
+    trained = train_heads(grid, data, seed, patience, progress, done)
+    scores, winner, weights = _choose_best(known, trained, on_stack)
+    return Selection(
+        task=task,
+        heads=tuple(scores[position] for position in range(len(grid))),
+        winner=winner,
+        head=_rebuild_head(grid[winner], n_features, task.n_outputs, weights),
+        scaler=scaler if grid[winner].standardize else None,
+        n_features=n_features,
+        per_item=valid.items is not None,
+        seed=seed,
+    )
+
+
+def _choose_best(
+    known: Sequence[TrainedHead],
+    trained: Iterable[Sequence[TrainedHead]],
+    on_stack: Callable[[Sequence[TrainedHead]], None],
+) -> tuple[dict[int, HeadScore], int, Mapping[str, Tensor]]:
+    """Scores by position, the best one's position, and its weights, which alone are kept."""
+    scores: dict[int, HeadScore] = {}
+    # Of equal scores the configuration that comes first wins.
+    best: tuple[float, int] = (-np.inf, 0)
+    weights: Mapping[str, Tensor] = {}
+    for stack in chain([known], trained):
         for position, score, parameters in stack:
             scores[position] = score
             if (score.valid_score, -position) > best:
@@ -182,20 +203,16 @@ def select(
         raise ValueError(
             "train.features: the logits of every configuration overflowed; standardise or rescale"
         )
-    winner = -best[1]
+    return scores, -best[1], weights
+
+
+def _rebuild_head(
+    config: HeadConfig, n_features: int, n_outputs: int, weights: Mapping[str, Tensor]
+) -> nn.Sequential:
     with torch.device("meta"):  # no weights are drawn, which would use up global random numbers
-        head = build_head(grid[winner], n_features, task.n_outputs).eval()
+        head = build_head(config, n_features, n_outputs).eval()
     head.load_state_dict(weights, assign=True)
-    return Selection(
-        task=task,
-        heads=tuple(scores[position] for position in range(len(grid))),
-        winner=winner,
-        head=head.requires_grad_(False),
-        scaler=scaler if grid[winner].standardize else None,
-        n_features=n_features,
-        per_item=valid.items is not None,
-        seed=seed,
-    )
+    return head.requires_grad_(False)
 
 
 def prepare_data(

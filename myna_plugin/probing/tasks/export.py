@@ -11,6 +11,7 @@ import yaml
 from myna_plugin.common.files import write_text
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.probing.tasks import giantsteps, hear_format, marble
+from myna_plugin.probing.tasks.layouts import MarbleLayout
 from myna_plugin.probing.tasks.task import Item, Task
 
 KEY_NOTE = """HEAR knows no weighted key score: its `top1_acc` counts only the very key.
@@ -81,10 +82,49 @@ def marble_settings(task: Task, out: Path, encoder: dict[str, Any]) -> dict[str,
     """
     layout = marble.layout_of(task)
     module = f"marble.tasks.{layout.stem}"
-    losses = {"cross_entropy": "CrossEntropyLoss", "bce": "BCEWithLogitsLoss", "mse": "MSELoss"}
     output = out.resolve() / "output"
     best = {"monitor": layout.monitor, "mode": "max"}
-    model = {
+    return {
+        "seed_everything": 1234,
+        "trainer": {
+            "accelerator": "auto",
+            "devices": 1,
+            "max_epochs": 100,
+            "callbacks": [
+                _part(
+                    "lightning.pytorch.callbacks.ModelCheckpoint",
+                    dirpath=str(output / "checkpoints"),
+                    filename="best",
+                    save_top_k=1,
+                    **best,
+                ),
+                _part("marble.modules.callbacks.LoadLatestCheckpointCallback"),
+                _part("lightning.pytorch.callbacks.EarlyStopping", patience=20, **best),
+            ],
+            "logger": _part("lightning.pytorch.loggers.CSVLogger", save_dir=str(output)),
+        },
+        "model": {
+            "class_path": f"{module}.probe.ProbeAudioTask",
+            "init_args": _model_settings(task, layout, encoder),
+        },
+        "data": {
+            "class_path": f"{module}.datamodule.{layout.stem}DataModule",
+            "init_args": _data_settings(layout, out),
+        },
+        "optimizer": _part("torch.optim.Adam", lr=1e-3),
+        "lr_scheduler": _part(
+            "lightning.pytorch.cli.ReduceLROnPlateau",
+            mode="max",
+            factor=0.5,
+            patience=5,
+            monitor=layout.monitor,
+        ),
+    }
+
+
+def _model_settings(task: Task, layout: MarbleLayout, encoder: dict[str, Any]) -> dict[str, Any]:
+    losses = {"cross_entropy": "CrossEntropyLoss", "bce": "BCEWithLogitsLoss", "mse": "MSELoss"}
+    return {
         "sample_rate": SAMPLE_RATE,
         "use_ema": False,
         "encoder": _part(encoder["class_path"], **encoder["init_args"]),
@@ -108,12 +148,15 @@ def marble_settings(task: Task, out: Path, encoder: dict[str, Any]) -> dict[str,
             for split in ("train", "val", "test")
         },
     }
-    data = {
+
+
+def _data_settings(layout: MarbleLayout, out: Path) -> dict[str, Any]:
+    return {
         "batch_size": 16,
         "num_workers": 2,
         **{
             split: _part(
-                f"{module}.datamodule.{layout.stem}Audio{split.capitalize()}",
+                f"marble.tasks.{layout.stem}.datamodule.{layout.stem}Audio{split.capitalize()}",
                 sample_rate=SAMPLE_RATE,
                 channels=1,
                 clip_seconds=layout.clip_seconds,
@@ -123,39 +166,6 @@ def marble_settings(task: Task, out: Path, encoder: dict[str, Any]) -> dict[str,
             )
             for split in marble.SPLIT_NAMES.values()
         },
-    }
-    return {
-        "seed_everything": 1234,
-        "trainer": {
-            "accelerator": "auto",
-            "devices": 1,
-            "max_epochs": 100,
-            "callbacks": [
-                _part(
-                    "lightning.pytorch.callbacks.ModelCheckpoint",
-                    dirpath=str(output / "checkpoints"),
-                    filename="best",
-                    save_top_k=1,
-                    **best,
-                ),
-                _part("marble.modules.callbacks.LoadLatestCheckpointCallback"),
-                _part("lightning.pytorch.callbacks.EarlyStopping", patience=20, **best),
-            ],
-            "logger": _part("lightning.pytorch.loggers.CSVLogger", save_dir=str(output)),
-        },
-        "model": {"class_path": f"{module}.probe.ProbeAudioTask", "init_args": model},
-        "data": {
-            "class_path": f"{module}.datamodule.{layout.stem}DataModule",
-            "init_args": data,
-        },
-        "optimizer": _part("torch.optim.Adam", lr=1e-3),
-        "lr_scheduler": _part(
-            "lightning.pytorch.cli.ReduceLROnPlateau",
-            mode="max",
-            factor=0.5,
-            patience=5,
-            monitor=layout.monitor,
-        ),
     }
 
 
