@@ -3,12 +3,16 @@
 import os
 from pathlib import Path
 
+import click
 import pytest
+import torch
 from commands import run_command
+from conftest import published_state_dict
 from hear_eval.generate_tasks import scene_task
-from task_layouts import BUILDERS, MTG
+from task_layouts import BUILDERS, MTG, write_tone
 
 from myna_plugin.cli.export_task import export_task
+from myna_plugin.cli.main import main
 from myna_plugin.cli.pretrain import pretrain
 from myna_plugin.cli.probe import probe
 from myna_plugin.cli.report import report
@@ -211,3 +215,71 @@ def test_settings_on_the_command_line_take_no_bad_yaml(bad):
     text = YAML[bad].decode().removeprefix("a: ")
     with pytest.raises(InputError, match="seed: "):
         read_changes([f"seed={text}"])
+
+
+INPUTS = {
+    "embed": ["BAD", "--out", "out.parquet", "--model", "GOOD/small.pth"],
+    "embed --model": ["GOOD/songs", "--out", "out.parquet", "--model", "BAD"],
+    "merge": ["BAD"],
+    "similar": ["BAD", "GOOD/library.parquet"],
+    "similar LIBRARY": ["GOOD/songs/a.wav", "BAD"],
+    "plot": ["BAD", "--out", "out.png"],
+    "info": ["BAD"],
+    "export": ["--to", "onnx", "--out", "out", "--model", "BAD"],
+    "prepare": ["BAD", "out"],
+    "pretrain": ["--store", "BAD", "--out", "out"],
+    "sweep": ["BAD", "--store", "store", "--out", "out"],
+    "probe": ["--task", "gtzan", "--root", "BAD", "--out", "out"],
+    "probe HEAR": ["--task", "hear", "--root", "BAD", "--out", "out"],
+    "probe --model": ["--task", "gtzan", "--root", "GOOD/gtzan", "--model", "BAD", "--out", "out"],
+    "report": ["BAD"],
+    "export-task": ["out", "--to", "hear", "--task", "gtzan", "--root", "BAD"],
+    "score-keys": ["BAD"],
+}
+"""Every command, with something bad where it takes a file or folder. A new one must stand here."""
+
+BAD = {
+    "missing": lambda path: None,
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_bytes(b"this is a text\n"),
+    "bytes": lambda path: path.write_bytes(bytes(range(256)) * 64),
+    "empty folder": Path.mkdir,
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "dangling": lambda path: path.symlink_to("nowhere"),
+    "loop": lambda path: path.symlink_to(path.name),
+}
+
+
+def test_every_command_is_given_bad_files():
+    context = click.Context(main, **main.context_settings)
+    assert {name.partition(" ")[0] for name in INPUTS} == set(main.list_commands(context))
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    """What is asked for beside the bad file: songs, a model, a library, a task."""
+    root = tmp_path_factory.mktemp("good")
+    write_tone(root / "songs" / "a.wav", 0, 1.0)
+    torch.save(published_state_dict(2), root / "small.pth")
+    model = ("--model", root / "small.pth", "--device", "cpu", "--workers", 1)
+    done = run_command(main, "embed", root / "songs", "--out", root / "library.parquet", *model)
+    assert done[0] == 0, done
+    BUILDERS["gtzan"]["jukemir"](root / "gtzan")
+    return root
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("name", INPUTS)
+def test_no_command_stumbles_over_what_is_no_good(tmp_path, good, monkeypatch, name, bad):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MYNA_PLUGIN_CACHE", str(tmp_path / "cache"))
+    BAD[bad](tmp_path / "bad")
+    arguments = [a.replace("BAD", "bad").replace("GOOD", str(good)) for a in INPUTS[name]]
+    status, _, errors = run_command(main, name.partition(" ")[0], *arguments)
+    assert status in (1, 2), errors
+    assert "bad" in errors
+    # Of a data set all that is missing is listed; of a folder of music every bad file.
+    assert 1 <= errors.count("\n") <= (20 if "missing: " in errors else 4), errors
+    assert not {"out", "out.png"} & {path.name for path in tmp_path.iterdir()}

@@ -179,6 +179,8 @@ def run(
 def writing(out: Path) -> Iterator[None]:
     """Hold a folder of results, made if there is none: what is unfinished there is one process's.
 
+    Nothing is left of a folder into which nothing was written.
+
     Raises:
         ExperimentError: another process holds it.
         OSError: it cannot be made.
@@ -192,6 +194,8 @@ def writing(out: Path) -> Iterator[None]:
         finally:
             if work.exists() and [path.name for path in work.iterdir()] == [LOCK]:
                 shutil.rmtree(work)
+                if not any(out.iterdir()):
+                    out.rmdir()
 
 
 def write_results(out: Path, content: Mapping[str, Any]) -> None:
