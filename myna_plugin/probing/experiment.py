@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -194,7 +194,7 @@ def writing(out: Path) -> Iterator[None]:
         finally:
             if work.exists() and [path.name for path in work.iterdir()] == [LOCK]:
                 shutil.rmtree(work)
-                if not any(out.iterdir()):
+                with suppress(OSError):  # it is not empty, or another has removed it
                     out.rmdir()
 
 
