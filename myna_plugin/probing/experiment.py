@@ -179,13 +179,13 @@ def run(
 def writing(out: Path) -> Iterator[None]:
     """Hold a folder of results, made if there is none: what is unfinished there is one process's.
 
-    Nothing is left of a folder into which nothing was written.
+    Nothing is left of a new folder into which nothing was written.
 
     Raises:
         ExperimentError: another process holds it.
         OSError: it cannot be made.
     """
-    work = out / UNFINISHED
+    work, is_new = out / UNFINISHED, not out.exists()
     work.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another probe is writing there; wait for its end, or choose another --out"
     with locked(work / LOCK, busy, ExperimentError):
@@ -194,8 +194,9 @@ def writing(out: Path) -> Iterator[None]:
         finally:
             if work.exists() and [path.name for path in work.iterdir()] == [LOCK]:
                 shutil.rmtree(work)
-                with suppress(OSError):  # it is not empty, or another has removed it
-                    out.rmdir()
+                if is_new:
+                    with suppress(OSError):  # it is not empty, or another has removed it
+                        out.rmdir()
 
 
 def write_results(out: Path, content: Mapping[str, Any]) -> None:
