@@ -89,6 +89,8 @@ class Container:
         self._context = self._stream.codec_context
         # Workers decode one file each; more threads would only take cores from the others.
         self._context.thread_count = 1
+        if self._context.name == "flac":  # else it plays what its checksums tell to be damaged
+            self._context.options = {"err_detect": "crccheck+explode"}
         self._format = self._container.format.name.split(",")[0]
         self._n_damaged = self._first_position = self._ticks = 0
         self._last_packet: av.Packet | None = None

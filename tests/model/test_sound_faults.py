@@ -168,6 +168,19 @@ def test_damaged_bytes_cost_only_themselves(tmp_path, name):
         assert level(part, 440.0) == pytest.approx(0.3, rel=0.06)
 
 
+def test_the_least_damage_of_a_flac_is_noticed_and_what_follows_it_is_none(tmp_path):
+    path, rate = tmp_path / "a.flac", 44_100
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, (3 * rate, 2))
+    soundfile.write(path, noise, rate)
+    content = path.read_bytes()
+    for at in np.linspace(9_000, len(content) - 100, 40).astype(int):
+        path.write_bytes(content[:at] + bytes(9) + content[at + 9 :])
+        assert load(path)[1], at
+    for tail in (b"TAG" + bytes(125), bytes(5_000), b"junk" * 99):
+        path.write_bytes(content + tail)
+        assert load(path)[1] == []
+
+
 def test_ffmpeg_goes_on_where_libsndfile_stops(tmp_path, monkeypatch):
     path = tmp_path / "a.flac"
     noise = np.random.default_rng(0).uniform(-0.3, 0.3, (60 * 16_000, 1))
