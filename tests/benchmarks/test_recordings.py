@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 from task_layouts import write_emotify, write_strokes
 
-from benchmarks.recordings import main, rank, read_recordings
+from benchmarks import recordings as table
+from benchmarks.recordings import rank, read_recordings
 
 
 def test_the_table_of_tones(tmp_path, monkeypatch):
@@ -17,7 +18,7 @@ def test_the_table_of_tones(tmp_path, monkeypatch):
     arguments = ["--emotify", tmp_path / "e", "--mridangam", tmp_path / "m"]
     arguments += ["--out", tmp_path / "out", "--baselines", "mfcc", "--seconds", 0.1]
     arguments += ["--repetitions", 1, "--device", "cpu", "--workers", 1, "--strokes", 1]
-    done = CliRunner().invoke(main, list(map(str, arguments)))
+    done = CliRunner().invoke(table.main, list(map(str, arguments)))
     assert done.exit_code == 0, done.output
     assert "| mfcc | 1.000 ± 0.000 | 1.000 |" in done.output
     scores = json.loads((tmp_path / "out/results.json").read_text())["models"]["mfcc"]
@@ -38,6 +39,6 @@ def test_ranking_leaves_out_the_own_group(tmp_path):
 
 
 def test_without_data_it_says_what_to_give(tmp_path):
-    done = CliRunner().invoke(main, ["--out", str(tmp_path / "out")])
+    done = CliRunner().invoke(table.main, ["--out", str(tmp_path / "out")])
     assert done.exit_code == 2
     assert "give --emotify or --mridangam" in done.output

@@ -83,11 +83,14 @@ def _read_entry(
         raise TaskError(f"no clip lasts from {item.start_s} to {item.end_s} seconds")
     if not isinstance(item.track_id, str):
         raise TaskError(f"expected the name of a track, got {item.track_id!r}")
-    check_plain(item.clip_id)
     path = find_audio(processed, key, (".wav",)) if processed else None
     if path is not None and path.is_file():
-        return replace(item, path=path, start_s=0.0, end_s=None)
-    return replace(item, path=find_audio(public, str(item.path), task.public.audio_suffixes))
+        item = replace(item, path=path, start_s=0.0, end_s=None)
+    else:
+        path = find_audio(public, str(item.path), task.public.audio_suffixes)
+        item = replace(item, path=path)
+    check_plain(item.clip_id)
+    return item
 
 
 def clip_end(clip: Mapping[str, Any], default_s: float) -> float:
