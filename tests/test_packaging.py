@@ -105,3 +105,78 @@ def test_every_module_of_the_wheel_imports_outside_the_checkout(
     # Modules of a package that cannot be imported are not walked to.
     kernels = {name for name in in_checkout - imported if name.startswith(f"{KERNELS}.")}
     assert imported == in_checkout - kernels
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel_names: set[str]) -> None:
+    tops = {name.split("/")[0] for name in wheel_names}
+
+    assert tops == {"myna_plugin", f"myna_plugin-{myna_plugin.__version__}.dist-info"}
+    assert "myna_plugin/py.typed" in wheel_names
+    assert "myna_plugin/model/weights/default.safetensors" in wheel_names
+    assert any(name.endswith("licenses/LICENSE") for name in wheel_names)
+
+
+def test_wheel_holds_every_clip_of_the_demo_tasks(wheel: Path, wheel_names: set[str]) -> None:
+    folder = "myna_plugin/hear_eval/demo_tasks"
+    with zipfile.ZipFile(wheel) as archive:
+        splits = [n for n in wheel_names if re.match(rf"{folder}/[^/]+/(train|valid|test).json", n)]
+        clips = {
+            f"{Path(split).parent}/16000/{Path(split).stem}/{Path(clip).stem}.ogg"
+            for split in splits
+            for clip in json.loads(archive.read(split))
+        }
+
+    assert len(splits) == 6
+    assert clips == {name for name in wheel_names if name.endswith(".ogg")}
+
+
+def test_console_script_and_entry_point_are_declared(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
+        lines = archive.read(name).decode().splitlines()
+
+    assert "hear-eval = myna_plugin.hear_eval.__main__:main" in lines
+    assert "myna = myna_plugin.cli.__main__:main" in lines
+    assert lines[lines.index("[hear.models]") + 1] == "myna = myna_plugin"
+
+
+def test_constraints_pin_one_version_each_and_name_no_place() -> None:
+    text = (ROOT / "constraints.txt").read_text()
+
+    assert constraints()["torch"].specifier == Requirement("torch==2.13.0").specifier
+    assert "+" not in text
+    assert "://" not in text
+    assert all(re.fullmatch(r"==[^*,]+", str(pin.specifier)) for pin in constraints().values())
+
+
+def test_constraints_meet_every_requirement(requirements: list[Requirement]) -> None:
+    pins = constraints()
+
+    for requirement in requirements:
+        (pin,) = pins[canonicalize_name(requirement.name)].specifier
+        assert requirement.specifier.contains(pin.version), requirement
+
+
+def test_constraints_pin_what_the_requirements_need_in_turn(
+    requirements: list[Requirement],
+) -> None:
+    pins, todo, seen = constraints(), list(requirements), set()
+    while todo:
+        requirement = todo.pop()
+        key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        if key in seen or key[0] == "myna-plugin":
+            continue
+        seen.add(key)
+        if key[0] in NOT_IN_CI:
+            continue
+        for text in metadata.requires(key[0]) or ():
+            needed = Requirement(text)
+            if needed.marker is None or any(
+                needed.marker.evaluate({"extra": extra}) for extra in (*requirement.extras, "")
+            ):
+                todo.append(needed)
+
+    # A CUDA build of torch pins its own libraries; they are different on every kind of machine.
+    needed_names = {name for name, _ in seen if not name.startswith(("nvidia-", "cuda-", "triton"))}
+    assert len(needed_names) > 50
+    assert needed_names - set(pins) == set()
