@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,7 @@ def _read(root: Path, targets: dict[tuple[str, int], Target]) -> list[Item]:
     return items
 
 
+@cache  # every fold lists the clips anew
 def _artist(path: Path) -> str | None:
     """Of the file's tags; a file that cannot be read is the check's to tell of."""
     try:
