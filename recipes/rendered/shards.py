@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -48,6 +49,21 @@ LEAST_SHARDS = 400
 
 Attempt = tuple[int, int]
 """A block's number, and how often it has been drawn before."""
+
+Facts = TypeVar("Facts")
+"""All that is drawn of some blocks."""
+
+
+class Layout(Protocol):
+    """What a store of blocks looks like, whatever it is made of."""
+
+    @property
+    def clip_seconds(self) -> float:
+        """Length of a clip."""
+
+    @property
+    def clips_per_block(self) -> int:
+        """Clips of a block."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +121,12 @@ class Drawn:
     pieces: np.ndarray
 
 
-def store_settings(plan: StorePlan) -> StoreSettings:
+def store_settings(plan: Layout) -> StoreSettings:
     """How the store is cut: every clip is full."""
     return settings_of(clip_seconds=plan.clip_seconds, min_seconds=plan.clip_seconds)
 
 
-def shard_jobs(plan: StorePlan, n_blocks: int) -> list[ShardJob]:
+def shard_jobs(plan: Layout, n_blocks: int) -> list[ShardJob]:
     """Blocks dealt out to shards of the usual size, or to smaller ones that keep workers busy."""
     settings = store_settings(plan)
     usual = settings.shard_frames // (settings.clip_frames * plan.clips_per_block)
@@ -148,7 +164,8 @@ def _fill_by_playing(job: ShardJob, plan: StorePlan, store: Path) -> None:
     """The work of a worker."""
     began = time.perf_counter()
     play = functools.partial(play_blocks, plan=plan)
-    write_shard(store, job, _until_heard(job, play(job.attempts), play, plan), began)
+    rendered = _until_heard(job, play(job.attempts), play, plan, _unusable(plan))
+    write_shard(store, job, rendered, began)
 
 
 def play_blocks(attempts: Sequence[Attempt], plan: StorePlan) -> Rendered:
@@ -160,7 +177,7 @@ def play_blocks(attempts: Sequence[Attempt], plan: StorePlan) -> Rendered:
                 clip.score, clip.performance, clip.soundfont, plan.clip_seconds, clip.recording
             )
             facts.append(ClipFacts.of(clip))
-            parts.append(_as_stored(torch.from_numpy(sound.waveform)[None]))
+            parts.append(as_stored(torch.from_numpy(sound.waveform)[None]))
     mels, clamped, silent = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Rendered(facts, mels, clamped, silent)
 
@@ -171,9 +188,32 @@ def _fill_by_samples(
     bank = make_bank(instruments_of(plan.soundfonts), workers, device)
     draw = functools.partial(draw_blocks, plan=plan, index=bank.index)
 
-    def render(attempts: Sequence[Attempt]) -> Rendered:
-        return render_drawn(draw(attempts), bank, plan.clip_seconds)
+    def render(drawn: Drawn) -> Rendered:
+        return render_drawn(drawn, bank, plan.clip_seconds)
 
+    yield from fill_from_draws(jobs, plan, store, workers, draw, render, _unusable(plan))
+
+
+def fill_from_draws(
+    jobs: Sequence[ShardJob],
+    layout: Layout,
+    store: Path,
+    workers: int,
+    draw: Callable[[Sequence[Attempt]], Facts],
+    render: Callable[[Facts], Rendered],
+    silence: Exception,
+) -> Iterator[None]:
+    """Have workers draw shards, render them here, and write them; yields after every shard.
+
+    Args:
+        jobs: the shards.
+        layout: of the store.
+        store: its folder.
+        workers: processes.
+        draw: picklable; draws some blocks.
+        render: makes clips of what was drawn.
+        silence: raised where a clip of a block is silent however it is drawn.
+    """
     drawn = run_in_workers(
         draw, [job.attempts for job in jobs], workers, total=len(jobs), unit="shard"
     )
@@ -181,8 +221,9 @@ def _fill_by_samples(
         written = None
         for job, shard in zip(jobs, drawn, strict=True):
             began = time.perf_counter()
-            first = render_drawn(shard, bank, plan.clip_seconds)
-            rendered = _until_heard(job, first, render, plan)
+            rendered = _until_heard(
+                job, render(shard), lambda again: render(draw(again)), layout, silence
+            )
             if written is not None:
                 written.result()
             written = writer.submit(write_shard, store, job, rendered, began)
@@ -206,11 +247,11 @@ def draw_blocks(attempts: Sequence[Attempt], plan: StorePlan, index: NoteIndex) 
 def render_drawn(drawn: Drawn, bank: NoteBank, seconds: float) -> Rendered:
     """Render what was drawn, clips of some length, on the bank's device."""
     waveforms = to_peak(mix(bank, drawn.notes, seconds))
-    return Rendered(drawn.facts, *_as_stored(apply_recordings(waveforms, drawn.pieces)))
+    return Rendered(drawn.facts, *as_stored(apply_recordings(waveforms, drawn.pieces)))
 
 
 @torch.inference_mode()
-def _as_stored(waveforms: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def as_stored(waveforms: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What `Rendered` has of waveforms (clips, samples), but for facts."""
     low, high = torch.aminmax(waveforms, dim=1)
     mel = _mel_spectrogram(waveforms.device)
@@ -231,13 +272,14 @@ def _until_heard(
     job: ShardJob,
     rendered: Rendered,
     render: Callable[[Sequence[Attempt]], Rendered],
-    plan: StorePlan,
+    layout: Layout,
+    silence: Exception,
 ) -> Rendered:
     """Render blocks that have a silent clip anew from other chance.
 
     A clip is silent where a soundfont lacks what was asked for.
     """
-    size = plan.clips_per_block
+    size = layout.clips_per_block
     for attempt in range(1, MOST_ATTEMPTS + 1):
         blocks = np.unique(np.flatnonzero(rendered.silent) // size)
         if not len(blocks):
@@ -248,8 +290,12 @@ def _until_heard(
             rendered.facts[row] = facts
         for column in ("mels", "clamped", "silent"):
             getattr(rendered, column)[rows] = getattr(again, column)
+    raise silence
+
+
+def _unusable(plan: StorePlan) -> SoundfontError:
     fonts = ", ".join(dict.fromkeys(plan.soundfonts))
-    raise SoundfontError(f"{fonts}: renders silence; give a General MIDI soundfont")
+    return SoundfontError(f"{fonts}: renders silence; give a General MIDI soundfont")
 
 
 def write_shard(store: Path, job: ShardJob, rendered: Rendered, began: float) -> None:

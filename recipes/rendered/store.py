@@ -19,13 +19,14 @@ Exit status: 0 done, 1 failed (disk full, ...), 2 bad input or too little disk, 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -57,7 +58,14 @@ from myna_plugin.pretraining.store.writing import (
     writing,
 )
 from recipes.rendered.blocks import RECORDINGS, StorePlan
-from recipes.rendered.shards import columns_path, fill_shards, shard_jobs, store_settings
+from recipes.rendered.shards import (
+    Layout,
+    ShardJob,
+    columns_path,
+    fill_shards,
+    shard_jobs,
+    store_settings,
+)
 from recipes.rendered.soundfont_writer import write_soundfont
 from recipes.rendered.soundfonts import (
     digest_soundfonts,
@@ -97,10 +105,46 @@ def write_store(
         ScoreError: the scores cannot be used.
         SoundfontError: a soundfont cannot be used.
     """
-    n_blocks = math.ceil(hours * 3600 / (plan.clip_seconds * plan.clips_per_block))
     for soundfont in plan.soundfonts:
         programs_of(soundfont)
-    decided = _what_decides(plan, n_blocks)
+    fill = functools.partial(fill_shards, plan=plan, store=store, workers=workers, device=device)
+    record = {
+        "command": list(command),
+        "plan": asdict(plan),
+        "soundfonts": digest_soundfonts(plan.soundfonts),
+    }
+    return write_blocks(store, plan, hours, _what_decides(plan), fill, record)
+
+
+def write_blocks(
+    store: Path,
+    plan: Layout,
+    hours: float,
+    decides: Mapping[str, Any],
+    fill: Callable[[Sequence[ShardJob]], Iterable[None]],
+    record: Mapping[str, Any],
+) -> Index:
+    """Make a store of blocks, or go on with one that was interrupted.
+
+    Args:
+        store: its folder.
+        plan: of its blocks.
+        hours: least length of audio; whole blocks are made.
+        decides: all that the bytes depend on, beside hours and versions.
+        fill: writes shards by `write_shard`.
+        record: what it is made of, for the reader.
+
+    Returns:
+        The index of the complete store.
+
+    Raises:
+        StoreError: the folder holds something, was begun with another plan, or its disk is too
+            small.
+    """
+    n_blocks = math.ceil(hours * 3600 / (plan.clip_seconds * plan.clips_per_block))
+    made = n_blocks * plan.clips_per_block * plan.clip_seconds / 3600
+    everything = {**decides, "hours": made, "versions": _versions()}
+    decided = {name: np.array(json.dumps(value)) for name, value in everything.items()}
     jobs = shard_jobs(plan, n_blocks)
     with writing(store):
         _begin(store, plan, decided)
@@ -110,18 +154,18 @@ def write_store(
         n_clips = plan.clips_per_block * sum(job.stop - job.first for job in unfinished)
         clip_bytes = store_settings(plan).clip_frames * FRAME_BYTES
         check_disk(store, n_clips * (clip_bytes + INDEX_BYTES_PER_FILE), StoreError)
-        for _ in fill_shards(unfinished, plan, store, workers, device):
+        for _ in fill(unfinished):
             pass
         parts = [read_arrays(columns_path(store, job)) for job in jobs]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         index = _index_of(columns, store_settings(plan))
-        write_json(store / RECORD, _record(plan, columns, command), indent=1)
+        write_json(store / RECORD, {**record, **_counted(columns)}, indent=1)
         publish(store, index)
         (store / WORK / "plan.npz").unlink()
     return index
 
 
-def _begin(store: Path, plan: StorePlan, decided: dict[str, np.ndarray]) -> None:
+def _begin(store: Path, plan: Layout, decided: dict[str, np.ndarray]) -> None:
     """Make a folder a store that is begun, or see that it was begun alike."""
     plan_path = store / WORK / "plan.npz"
     if plan_path.exists():
@@ -141,20 +185,14 @@ def _begin(store: Path, plan: StorePlan, decided: dict[str, np.ndarray]) -> None
     write_arrays(plan_path, decided)
 
 
-def _what_decides(plan: StorePlan, n_blocks: int) -> dict[str, np.ndarray]:
-    """All that a store's bytes depend on, by name, as JSON."""
+def _what_decides(plan: StorePlan) -> dict[str, Any]:
+    """All that a rendered store's bytes depend on, by name, but for its hours."""
     digest = hashlib.sha256()
     for score in plan.sources.load():
         digest.update(ascii((len(score.notes), replace(score, notes=score.notes[:0]))).encode())
         digest.update(score.notes.tobytes())
-    decided = {
-        **asdict(plan),
-        "scores": digest.hexdigest(),
-        "soundfonts": [(path, soundfont_digest(path)) for path in plan.soundfonts],
-        "hours": n_blocks * plan.clips_per_block * plan.clip_seconds / 3600,
-        "versions": _versions(),
-    }
-    return {name: np.array(json.dumps(value)) for name, value in decided.items()}
+    fonts = [(path, soundfont_digest(path)) for path in plan.soundfonts]
+    return {**asdict(plan), "scores": digest.hexdigest(), "soundfonts": fonts}
 
 
 def _index_of(columns: dict[str, np.ndarray], settings: StoreSettings) -> Index:
@@ -167,13 +205,8 @@ def _index_of(columns: dict[str, np.ndarray], settings: StoreSettings) -> Index:
     return Index(clips, columns["row"], files, Texts.of(names), Texts.of(b"" for _ in names), 1)
 
 
-def _record(
-    plan: StorePlan, columns: dict[str, np.ndarray], command: Sequence[str]
-) -> dict[str, Any]:
+def _counted(columns: dict[str, np.ndarray]) -> dict[str, Any]:
     return {
-        "command": list(command),
-        "plan": asdict(plan),
-        "soundfonts": digest_soundfonts(plan.soundfonts),
         "versions": _versions(),
         "worker_seconds": round(float(columns["seconds"].sum()), 3),
         "clips_by_licence": Counter(columns["licences"].tolist()),
@@ -272,7 +305,7 @@ def main(
     device = choose_device(sampled or "cpu")
     command = ["python", "-m", "recipes.rendered.store", *sys.argv[1:]]
     index = write_store(store, plan, hours, workers or available_cores(), command, device)
-    _summarise(store, index, time.perf_counter() - began)
+    summarise(store, index, time.perf_counter() - began)
 
 
 def _choose_soundfonts(
@@ -290,7 +323,7 @@ def _choose_soundfonts(
     return tuple(chosen)
 
 
-def _summarise(store: Path, index: Index, seconds: float) -> None:
+def summarise(store: Path, index: Index, seconds: float) -> None:
     worked = read_json(store / RECORD)["worker_seconds"]
     hours = int(index.shards["frames"].sum()) / FRAMES_PER_HOUR
     click.echo(
