@@ -62,6 +62,8 @@ def test_validator_accepts_the_module(version: str) -> None:
 
     assert result.returncode == 0, result.stderr
     assert result.stdout.rstrip().endswith("Looks good!")
+    # Said once, however often it is loaded.
+    assert result.stderr.count("it is not the published Myna") == 1
 
 
 def test_validator_rejects_a_wrong_width(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import click
 from myna_plugin.cli.options import EMBEDDING
 from myna_plugin.common.errors import ToldCommand
 from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.checkpoint import load_encoder
+from myna_plugin.model.checkpoint import PACKAGED, load_encoder
 from myna_plugin.model.encoder import token_grid
 from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.sources import resolve
@@ -50,11 +50,12 @@ def info(checkpoint: str, embedding: str, as_json: bool) -> None:
 def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, Any]:
     """What is to be known of a checkpoint, by readable names."""
     path, _ = resolve(checkpoint)
-    encoder = load_encoder(checkpoint, embedding=embedding)
+    encoder = load_encoder(checkpoint or path, embedding=embedding)
     config = encoder.config
     layers = config.choose_scene_layers()
     facts: dict[str, Any] = {
         "file": str(path),
+        **({} if checkpoint else {"model": PACKAGED}),
         "patchings": list(config.patchings),
         "embedding size": len(layers) * len(config.patchings) * config.embed_dim,
         "scene layers": list(layers),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from dataclasses import asdict
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,16 @@ from myna_plugin.model.encoder import (
     MynaEncoder,
 )
 from myna_plugin.model.identity import digest_weights
-from myna_plugin.model.sources import resolve
+from myna_plugin.model.sources import PUBLISHED, resolve
 from myna_plugin.model.tensors import CheckpointError, list_some, read_tensors, strip_wrappers
 from myna_plugin.model.vit import HEAD_DIM
 
 FORMAT_VERSION = "1"
+
+PACKAGED = (
+    "the packaged one, trained on rendered scores; it is not the published Myna: "
+    f"name one of {', '.join(PUBLISHED)} for that"
+)
 
 VERTICAL_CHUNK_FRAMES = 98
 """The released pipeline cuts for the vertical-only model to a multiple of 2, not of 16."""
@@ -55,7 +62,15 @@ def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEnc
         )
     path, known = resolve(source)
     encoder = read_encoder(path, patchings=known, embedding=embedding)
+    if not source:
+        _say_which()
     return encoder.eval().requires_grad_(False)
+
+
+@cache
+def _say_which() -> None:
+    """Once a process: who names no model must not take the packaged one for the published."""
+    logging.getLogger(__package__).warning("no model was named: %s", PACKAGED)
 
 
 def read_encoder(

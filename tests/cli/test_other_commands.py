@@ -179,6 +179,8 @@ def test_info_describes_a_checkpoint(tmp_path):
     assert (facts["width"], facts["depth"], facts["heads"]) == (64, 2, 1)
     assert facts["weights"] == digest_weights(load_tiny(tmp_path).embedder.encoder.state_dict())
     assert "parameters       100,736" in text
+    assert "not the published Myna" not in text
+    assert "not the published Myna" in myna("info").output
     assert myna("info", tmp_path / "nothing.pth").exit_code == 2
 
 
