@@ -88,13 +88,16 @@ def fault_of_place(path: Path) -> str:
 
     Pipes and devices are none: nobody knows when they end.
     """
-    if path.is_file():
+    # Not `Path`'s own methods: they raise where a name is too long for the system.
+    if os.path.isfile(path):
         return ""
-    if path.is_dir():
+    if os.path.isdir(path):
         return "is a folder, not a file"
-    if path.exists():
+    if os.path.exists(path):
         return "is a pipe or a device, not a file"
-    return f"is a link to {path.readlink()}, no such file" if path.is_symlink() else "no such file"
+    if os.path.islink(path):
+        return f"is a link to {path.readlink()}, no such file"
+    return "no such file"
 
 
 def check_disk(folder: Path, needed: int, error: type[InputError] = InputError) -> None:
