@@ -40,29 +40,32 @@ class _Required:
 
 @contextmanager
 def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
-    """A file to write that takes the place of `path` when the block ends well.
+    """A file to write, or a folder to make, that becomes `path` when the block ends well.
 
     It is on the disk by then. Whatever ends the block otherwise, `path` stays as it was; an error
     of the system that ends it names `path`.
 
     Args:
-        path: the file to appear whole or not at all.
+        path: what is to appear whole or not at all; a folder replaces none but an empty one.
         folder: where it is written meanwhile, on the same disk; None for beside `path`.
     """
     # Not `tempfile`: that makes files which only their owner may read.
     partial = (folder or path.parent) / f"{path.name}.{os.getpid()}.tmp"
     try:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        for written in [partial] if partial.is_file() else filter(Path.is_file, partial.rglob("*")):
+            with written.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         # The system names no file where a disk is full, else one that is gone in a moment.
-        if error.errno is not None and error.filename in (None, str(partial)):
+        if error.errno is not None and str(error.filename or partial).startswith(str(partial)):
             error.filename, error.filename2 = str(path), None
         raise
     finally:
-        if partial.exists():  # a read-only disk refuses even to remove what is not there
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        elif partial.exists():  # a read-only disk refuses even to remove what is not there
             partial.unlink()
 
 
