@@ -24,6 +24,9 @@ PARTIALS = "*.[0-9]*.tmp"
 
 BLOCK = 1 << 20
 
+UNPACKED_AT_MOST = 1 << 28
+"""Bytes that a `.gz` may hold; a megabyte can be a gigabyte of zeros."""
+
 SPARE_DEPTH = 100
 """Levels that are left to whoever goes down a value from JSON, before Python gives up."""
 
@@ -129,15 +132,23 @@ def read_text(path: Path) -> str:
     """A text file, UTF-8, less its byte-order mark; `.gz` is decompressed.
 
     Raises:
-        InputError: it is missing, no file, not UTF-8 or not gzip; names it.
+        InputError: it is missing, no file, not UTF-8, not gzip or too much of it; names it.
     """
     try:
         if fault := fault_of_place(path):
             raise InputError(f"{path}: cannot be read ({fault})")
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+        data = _unpack(path) if path.suffix == ".gz" else path.read_bytes()
+        return data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({reason(error)})") from error
+
+
+def _unpack(path: Path) -> bytes:
+    with gzip.open(path) as file:
+        data = file.read(UNPACKED_AT_MOST + 1)
+    if len(data) > UNPACKED_AT_MOST:
+        raise InputError(f"{path}: holds more than {UNPACKED_AT_MOST:,} bytes; unpack it first")
+    return data
 
 
 def read_json(path: Path, default: Any = _Required) -> Any:
