@@ -14,7 +14,8 @@ terminal sends it: to the workers too), and at last left to reach its end. Lost 
   checkpoint), a traceback of ours, a file left in $TMPDIR;
 - after any, a process left after 5 s (`--left-s`: where many share the cores, ending takes longer).
 
-Prints survived / lost for each command and signal, and what was lost; the exit status is then 1.
+Prints survived / lost for each command and signal, and what was lost, with the log of the run in
+which it was; the exit status is then 1. What a run of which something was lost has written is kept.
 """
 
 from __future__ import annotations
@@ -110,13 +111,14 @@ class Run:
     Args:
         soak: what it reads.
         name: of the command.
-        out: folder of what it writes.
+        out: folder of what it writes; the log of every run is kept there.
     """
 
     def __init__(self, soak: Soak, name: str, out: Path) -> None:
         self.left_s = soak.left_s
         self.usual = soak.left.get(name, frozenset())
-        self.temporary, self.log = out / "tmp", out / "log"
+        self.temporary = out / "tmp"
+        self.log = out / f"log-{len(list(out.glob('log-*')))}"
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir()
         command = [sys.executable, *shlex.split(COMMANDS[name].format(inputs=soak.inputs, out=out))]
@@ -144,8 +146,9 @@ class Run:
         deadline = time.monotonic() + self.left_s
         while self._signal_group(0) and time.monotonic() < deadline:
             time.sleep(0.05)
-        if self._signal_group(signal.SIGKILL):
-            faults.append(f"a process is left after {self.left_s:.0f} s")
+        if self._signal_group(0):
+            faults.append(f"left after {self.left_s:.0f} s: {self._describe_group()}")
+            self._signal_group(signal.SIGKILL)
         self.process.wait()
         text = self.log.read_text(errors="replace")
         last = (text.strip().splitlines() or [""])[-1]
@@ -159,6 +162,11 @@ class Run:
         if number != signal.SIGKILL and left:
             faults.append(f"left in $TMPDIR: {', '.join(left)}")
         return faults
+
+    def _describe_group(self) -> str:
+        command = ["ps", "-o", "stat=,args=", "-g", str(self.process.pid)]
+        lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+        return "; ".join(line.strip()[:80] for line in lines) or "a process"
 
     def _signal_group(self, number: int) -> bool:
         """Whether there was a process to send a signal to."""
@@ -244,7 +252,9 @@ def kill(
             faults += run.end(None)
             break
         killed.append(number)
-        faults += [f"{number.name} at {moment:.1f} s: {fault}" for fault in run.end(number)]
+        faults += [
+            f"{number.name} at {moment:.1f} s: {fault} ({run.log})" for fault in run.end(number)
+        ]
         if is_made(out):
             break
     if not is_made(out):

@@ -98,7 +98,7 @@ def test_a_rate_is_a_whole_number(myna, song, rate):
 @pytest.mark.parametrize("option", ["hop_ms", "batch_size"])
 def test_numbers_of_a_model_are_finite_and_in_range(tmp_path, option):
     model = write_model(tmp_path)
-    for value in (*NO_NUMBERS, 0, -1, 10**12):
+    for value in (*NO_NUMBERS, 0, 1e-300, -1, 10**12):
         if value is not None or option == "hop_ms":  # None leaves the choice of a batch to us
             with pytest.raises((TypeError, ValueError), match=f"{option} must be"):
                 load_model(model, **{option: value})
@@ -133,8 +133,9 @@ def test_torch_devices_and_bfloat16_are_taken(tmp_path, myna):
 def test_what_is_missing_is_named(myna):
     with pytest.raises(AudioError, match=r"gone\.mp3: no such file"):
         myna.embed("gone.mp3")
-    with pytest.raises(CheckpointError, match="nothing: no such file"):
-        Myna.from_pretrained("nothing")
+    for name in ("nothing", "n" * 5000, f"{'n' * 5000}.pth"):
+        with pytest.raises(CheckpointError, match=f"^{name}: no such file"):
+            Myna.from_pretrained(name)
     for device in ("cuda:99", "tpu"):
         with pytest.raises(ValueError, match=device):
             Myna.from_pretrained("", device=device)

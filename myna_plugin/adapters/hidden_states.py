@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from myna_plugin.common.numbers import check_number
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.chunks import (
+    SHORTEST_HOP_MS,
     Encoded,
     average_chunks,
     consecutive_frames,
@@ -52,20 +54,19 @@ class HiddenStates(nn.Module):
         Args:
             encoder: the model; trained in place where its parameters ask for gradients.
             patchings: which of its patchings to use, concatenated in this order.
-            hop_ms: milliseconds between vectors, > 0.
+            hop_ms: milliseconds between vectors, a sample's 0.0625 at least.
 
         Raises:
-            ValueError: `hop_ms` is not positive, or the encoder lacks a patching.
+            TypeError: `hop_ms` is no number.
+            ValueError: it is outside its range, or the encoder lacks a patching.
         """
         super().__init__()
-        if not hop_ms > 0:
-            raise ValueError(f"hop_ms must be positive, got {hop_ms}")
         for patching in patchings:
             encoder.tokenizer(patching)
         self.mel = MelSpectrogram()
         self.encoder = encoder
         self.patchings = patchings
-        self.hop_ms = float(hop_ms)
+        self.hop_ms = float(check_number("hop_ms", hop_ms, float, SHORTEST_HOP_MS))
         self.sample_rate = SAMPLE_RATE
         self.embedding_size = len(patchings) * encoder.config.embed_dim
         self.depth = encoder.config.depth

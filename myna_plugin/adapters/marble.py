@@ -60,7 +60,7 @@ class MynaEncoder(nn.Module):
             patches: "square", "vertical" or "hybrid" (both, concatenated).
             train_mode: "freeze" keeps every weight, "full" trains all that are used, "lora" adds
                 low-rank adapters to the attention and trains those.
-            hop_ms: milliseconds between vectors, > 0.
+            hop_ms: milliseconds between vectors, a sample's 0.0625 at least.
             lora_r: rank of the adapters.
             lora_alpha: their scale, divided by the rank.
             lora_dropout: dropout before them, in [0, 1).

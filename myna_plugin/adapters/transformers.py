@@ -10,8 +10,6 @@ Source: transformers' documentation, "Customizing models" and "Custom feature ex
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,9 @@ from myna_plugin.adapters.hidden_states import (
     rows_by_length,
 )
 from myna_plugin.adapters.toolkits import import_toolkit
+from myna_plugin.common.files import replacing
 from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.checkpoint import embedding_patchings
+from myna_plugin.model.checkpoint import embedding_patchings, to_safetensors
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import PATCHINGS, EncoderConfig, MynaEncoder, token_grid
 from myna_plugin.model.spectrogram import MelSpectrogram
@@ -210,6 +209,7 @@ def export_transformers(model: Embedder, folder: Path) -> None:
 
     Raises:
         FileExistsError: the folder holds something.
+        OSError: it cannot be written; names it.
     """
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder}: not empty; name a new folder, or empty it")
@@ -222,19 +222,22 @@ def export_transformers(model: Embedder, folder: Path) -> None:
             if embedding_patchings(name, available) == model.patchings
         ),
         hop_ms=model.hop_ms,
+        dtype="float32",
         architectures=["MynaModel"],
         auto_map={
             "AutoConfig": "modeling_myna.MynaConfig",
             "AutoModel": "modeling_myna.MynaModel",
         },
     )
-    exported = MynaModel(config)
-    exported.model.load_state_dict(model.encoder.state_dict())
+    state = model.encoder.state_dict()
+    weights = {f"model.{name}": tensor.float().cpu() for name, tensor in state.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
-        made = Path(partial) / folder.name
-        exported.save_pretrained(made)
+    with replacing(folder) as made:
+        config.save_pretrained(made)
+        # Not `save_pretrained` of the model: its file may be read by its owner alone, and a full
+        # disk is an error of its own to it.
+        content = to_safetensors(weights, {"format": "pt"})
+        (made / "model.safetensors").write_bytes(content)
         (made / MODELING_FILE).write_text(MODELING_TEXT)
         extractor = json.dumps(FEATURE_EXTRACTOR, indent=2) + "\n"
         (made / "preprocessor_config.json").write_text(extractor)
-        os.replace(made, folder)

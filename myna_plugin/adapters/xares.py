@@ -37,7 +37,7 @@ class MynaEncoder(nn.Module):
         Args:
             checkpoint: as `model_file_path` of `myna_plugin.load_model`.
             embedding: "square", "vertical", "hybrid" or "auto".
-            hop_ms: milliseconds between vectors, > 0.
+            hop_ms: milliseconds between vectors, a sample's 0.0625 at least.
 
         Raises:
             CheckpointError: the weights cannot be used, or cannot give `embedding`.

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from myna_plugin.common.options import FOLDER, POSITIVE_FLOAT, JsonObject
+from myna_plugin.common.options import FOLDER, JsonObject, Number
+from myna_plugin.model.chunks import SHORTEST_HOP_MS
 
 Command = Callable[..., Any]
 
@@ -42,7 +43,7 @@ def hop_ms_option(meaning: str) -> Callable[[Command], Command]:
     """--hop-ms; what its vectors are is the command's to say."""
     return click.option(
         "--hop-ms",
-        type=POSITIVE_FLOAT,
+        type=Number(float, SHORTEST_HOP_MS),
         default=50.0,
         show_default=True,
         help=meaning,

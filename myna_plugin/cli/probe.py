@@ -49,7 +49,7 @@ from myna_plugin.probing.tasks import (
     Task,
     TaskError,
     check,
-    load_task,
+    load_folds,
 )
 from myna_plugin.probing.tasks.loading import describe_sizes
 from myna_plugin.probing.tasks.task_data import Folds, find_data
@@ -117,30 +117,24 @@ def resolve(options: Mapping[str, Any]) -> ProbeOptions:
     return ProbeOptions(**{**options, **found}, progress=sys.stderr.isatty())
 
 
-def load_folds(settings: ProbeOptions) -> tuple[Task, Folds]:
+def load_clips(settings: ProbeOptions) -> tuple[Task, Folds]:
     """The task, and its clips for each fold that is to test.
 
     Raises:
         TaskError: it cannot be loaded.
     """
-
-    def load(fold: int) -> tuple[Task, list[Item]]:
-        return load_task(
-            settings.task_name,
-            settings.root,
-            settings.layout,
-            settings.metadata,
-            settings.split_file,
-            fold,
-        )
-
-    task, items = load(settings.test_fold or 0)
-    if settings.test_fold is not None:
-        if task.folds == 1:
-            raise TaskError(f"--test-fold {settings.test_fold}: {task.name} is not a k-fold task")
-        return task, {settings.test_fold: items}
-    n_folds = 1 if settings.split_file else task.folds
-    return task, {0: items} | {fold: load(fold)[1] for fold in range(1, n_folds)}
+    fold = settings.test_fold
+    task, folds = load_folds(
+        settings.task_name,
+        settings.root,
+        settings.layout,
+        settings.metadata,
+        settings.split_file,
+        fold,
+    )
+    if fold is not None and task.folds == 1:
+        raise TaskError(f"--test-fold {fold}: {task.name} is not a k-fold task")
+    return task, folds
 
 
 def first(folds: Folds) -> Sequence[Item]:
@@ -290,7 +284,7 @@ def probe(scene_layers: tuple[int, ...] | None, **options: Any) -> None:
     settings = resolve(options)
     if settings.out is None and not settings.only_check:
         raise ExperimentError("--out: say where the results go (or --check to look only)")
-    task, folds = load_folds(settings)
+    task, folds = load_clips(settings)
     report = check(task, first(folds), settings.workers, progress=settings.progress)
     click.echo(report.text())
     if settings.out is None or settings.only_check:

@@ -24,6 +24,9 @@ PARTIALS = "*.[0-9]*.tmp"
 
 BLOCK = 1 << 20
 
+UNPACKED_AT_MOST = 1 << 28
+"""Bytes that a `.gz` may hold; a megabyte can be a gigabyte of zeros."""
+
 SPARE_DEPTH = 100
 """Levels that are left to whoever goes down a value from JSON, before Python gives up."""
 
@@ -40,29 +43,32 @@ class _Required:
 
 @contextmanager
 def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
-    """A file to write that takes the place of `path` when the block ends well.
+    """A file to write, or a folder to make, that becomes `path` when the block ends well.
 
     It is on the disk by then. Whatever ends the block otherwise, `path` stays as it was; an error
     of the system that ends it names `path`.
 
     Args:
-        path: the file to appear whole or not at all.
+        path: what is to appear whole or not at all; a folder replaces none but an empty one.
         folder: where it is written meanwhile, on the same disk; None for beside `path`.
     """
     # Not `tempfile`: that makes files which only their owner may read.
     partial = (folder or path.parent) / f"{path.name}.{os.getpid()}.tmp"
     try:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        for written in [partial] if partial.is_file() else filter(Path.is_file, partial.rglob("*")):
+            with written.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         # The system names no file where a disk is full, else one that is gone in a moment.
-        if error.errno is not None and error.filename in (None, str(partial)):
+        if error.errno is not None and str(error.filename or partial).startswith(str(partial)):
             error.filename, error.filename2 = str(path), None
         raise
     finally:
-        if partial.exists():  # a read-only disk refuses even to remove what is not there
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        elif partial.exists():  # a read-only disk refuses even to remove what is not there
             partial.unlink()
 
 
@@ -88,13 +94,16 @@ def fault_of_place(path: Path) -> str:
 
     Pipes and devices are none: nobody knows when they end.
     """
-    if path.is_file():
+    # Not `Path`'s own methods: they raise where a name is too long for the system.
+    if os.path.isfile(path):
         return ""
-    if path.is_dir():
+    if os.path.isdir(path):
         return "is a folder, not a file"
-    if path.exists():
+    if os.path.exists(path):
         return "is a pipe or a device, not a file"
-    return f"is a link to {path.readlink()}, no such file" if path.is_symlink() else "no such file"
+    if os.path.islink(path):
+        return f"is a link to {path.readlink()}, no such file"
+    return "no such file"
 
 
 def check_disk(folder: Path, needed: int, error: type[InputError] = InputError) -> None:
@@ -123,15 +132,23 @@ def read_text(path: Path) -> str:
     """A text file, UTF-8, less its byte-order mark; `.gz` is decompressed.
 
     Raises:
-        InputError: it is missing, no file, not UTF-8 or not gzip; names it.
+        InputError: it is missing, no file, not UTF-8, not gzip or too much of it; names it.
     """
     try:
         if fault := fault_of_place(path):
             raise InputError(f"{path}: cannot be read ({fault})")
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+        data = _unpack(path) if path.suffix == ".gz" else path.read_bytes()
+        return data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({reason(error)})") from error
+
+
+def _unpack(path: Path) -> bytes:
+    with gzip.open(path) as file:
+        data = file.read(UNPACKED_AT_MOST + 1)
+    if len(data) > UNPACKED_AT_MOST:
+        raise InputError(f"{path}: holds more than {UNPACKED_AT_MOST:,} bytes; unpack it first")
+    return data
 
 
 def read_json(path: Path, default: Any = _Required) -> Any:

@@ -96,8 +96,13 @@ def unstopped() -> Iterator[None]:
     It reaches the whole process group; their parent alone decides what follows from it. Nor does
     the parent leave them while they begin: one that imports does not see that it is alone.
     """
+    from multiprocessing import resource_tracker
+
     interrupts = Interrupts()
     masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+    if masks:
+        # The first process would start it, and that lets SIGINT through again.
+        resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if masks else set()
     try:
         yield

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import ForkServerContext
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from myna_plugin.common.errors import UnfinishedError
+from myna_plugin.common.orphans import end_with_parent, make_server
 from myna_plugin.common.stopping import Interrupts, unstopped
 
 Task = TypeVar("Task")
@@ -86,10 +85,7 @@ class WorkerPool:
         if n_workers < 1:
             raise ValueError(f"at least 1 worker is needed, got {n_workers}")
         self.n_workers = n_workers
-        # Not "fork": torch's threads do not survive it. Not "spawn": every worker would import
-        # torch anew, a second and 200 MB each.
-        self._context = get_context("forkserver")
-        self._context.set_forkserver_preload([__name__, *preload])
+        self._context = make_server([__name__, *preload])
         self._shared = _Shared(
             stop=self._context.RawValue("b", 0),
             items=self._context.RawArray("q", n_workers),
@@ -187,16 +183,8 @@ def _initialise_worker(place: int, shared: _Shared) -> None:
     _place = place, shared
     # Where the server of new processes was there before `unstopped`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     # Decoders written in C talk over the progress bar; what matters comes back as a result.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     # Sums are then the same whatever the number of cores, and workers do not fight for them.
     torch.set_num_threads(1)
-
-
-def _die_with_parent() -> None:
-    """End this process when its parent is gone, which it would otherwise wait for without end."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

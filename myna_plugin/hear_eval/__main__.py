@@ -2,8 +2,13 @@
 
 from myna_plugin.common.stopping import stoppable
 
-with stoppable("hear-eval"):
-    from myna_plugin.hear_eval.cli import main
+
+def main() -> None:
+    """Import it and run it; not at once, as heareval's process imports this module too."""
+    with stoppable("hear-eval"):
+        from myna_plugin.hear_eval.cli import main as hear_eval
+    hear_eval()
+
 
 if __name__ == "__main__":
     main()

@@ -23,13 +23,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError, UnfinishedError, one_line
+from myna_plugin.common.orphans import end_with_parent
 from myna_plugin.common.stopping import unstopped
-from myna_plugin.hear_eval import compatibility, contract
+from myna_plugin.hear_eval import compatibility
+
+if TYPE_CHECKING:
+    from myna_plugin.hear_eval.contract import ModuleFacts
 
 POLL_S = 0.5
 IDLE_EXIT_S = 10
@@ -160,7 +164,7 @@ def serve(connection: Connection) -> None:
     """Answer jobs until the connection closes; the main function of heareval's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; our parent ends us
     tqdm.set_lock(threading.RLock())  # its own lock is a semaphore that outlives a killed process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     while True:
         try:
             job = connection.recv()
@@ -210,8 +214,11 @@ def predict(arguments: list[str]) -> None:
     compatibility.predictions_command().main(arguments, "heareval", standalone_mode=False)
 
 
-def examine(**arguments: Any) -> contract.ModuleFacts:
+def examine(**arguments: Any) -> ModuleFacts:
     """Import heareval, then try the module."""
+    # It imports torch: not before this process can end with its parent.
+    from myna_plugin.hear_eval import contract
+
     try:
         compatibility.embeddings_command()
     except ImportError as error:
@@ -233,10 +240,3 @@ def _time(function: Callable[[], None]) -> float:
     begin = time.perf_counter()
     function()
     return time.perf_counter() - begin
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -265,8 +265,7 @@ def build_library(
                 for unit, content in run_units(todo, progress):
                     parts.write(unit, content)
         if shard is not None:
-            failed, warned = parts.texts(mine, "fault"), parts.texts(mine, "warning")
-            return Outcome(None, failed, warned, n_mine)
+            return Outcome(None, *parts.texts(mine), n_mine)
         return Outcome(*parts.merge(), n_mine)
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import connection, get_context
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.common.orphans import end_with_parent, make_server
 from myna_plugin.common.stopping import unstopped
 from myna_plugin.library.segments import (
     Segment,
@@ -96,10 +97,7 @@ class DecodingPool:
     def __init__(self, n_workers: int, chunk_frames: int, *, whole: bool = False) -> None:
         if n_workers < 1:
             raise ValueError(f"at least 1 worker is needed, got {n_workers}")
-        # Not "fork": torch's threads do not survive it. Not "spawn": every worker would import
-        # torch anew, a second and 200 MB each.
-        context = get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context = make_server([__name__])
         self._lanes = [_Lane(context, chunk_frames, whole) for _ in range(n_workers)]
 
     def __enter__(self) -> DecodingPool:
@@ -234,6 +232,7 @@ def _work(link: connection.Connection, memory: Any, chunk_frames: int, whole: bo
     """The life of a worker: it ends with its parent."""
     # Ctrl-C reaches the whole process group; the parent alone decides what follows from it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     # Decoders written in C talk over the progress bar; what matters comes back as a message.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     torch.set_num_threads(1)

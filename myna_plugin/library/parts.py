@@ -271,24 +271,25 @@ class Parts:
                 "leaves for merging"
             )
         files = [self.path(key) for key in plan["units"]]
-        missing = sum(_read(file) is None for file in files)
-        if missing:
-            raise LibraryError(
-                f"{self.folder}: {missing} of {len(files)} parts are missing or damaged; let all "
-                "shards end (the same command goes on where it stopped), or copy their folders "
-                "into one"
-            )
-
         columns = schema_of(plan["facts"]).names
         failed: list[tuple[str, str]] = []
         warned: list[tuple[str, str]] = []
 
         def tables() -> Iterator[pa.Table]:
-            for file in files:
-                rows = pq.read_table(file, partitioning=None)
-                failed.extend(_texts(rows, "fault"))
-                warned.extend(_texts(rows, "warning"))
-                yield _without_faults(rows).select(columns)
+            missing = 0
+            for rows in map(_read, files):
+                if rows is None:
+                    missing += 1
+                elif not missing:
+                    failed.extend(_texts(rows, "fault"))
+                    warned.extend(_texts(rows, "warning"))
+                    yield _without_faults(rows).select(columns)
+            if missing:
+                raise LibraryError(
+                    f"{self.folder}: {missing} of {len(files)} parts are missing or damaged; let "
+                    "all shards end (the same command goes on where it stopped), or copy their "
+                    "folders into one"
+                )
 
         # Unfinished it lies among the parts, so that a killed run leaves nothing elsewhere.
         n_rows = write_library(self.library, tables(), plan["facts"], self.folder)
@@ -308,11 +309,16 @@ class Parts:
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def texts(self, units: Sequence[Unit], column: str) -> list[tuple[str, str]]:
-        """Path and text of the tracks of some units, all done, with a "fault" or a "warning"."""
-        files = (self.path(unit.key) for unit in units)
-        tables = (pq.read_table(f, columns=["path", column], partitioning=None) for f in files)
-        return [row for table in tables for row in _texts(table, column)]
+    def texts(self, units: Sequence[Unit]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """Path and text of the tracks of some units, all done, with a fault, and with a warning."""
+        failed: list[tuple[str, str]] = []
+        warned: list[tuple[str, str]] = []
+        for unit in units:
+            columns = ["path", "fault", "warning"]
+            rows = pq.read_table(self.path(unit.key), columns=columns, partitioning=None)
+            failed += _texts(rows, "fault")
+            warned += _texts(rows, "warning")
+        return failed, warned
 
     def _report(self, failed: Sequence[tuple[str, str]]) -> None:
         """Write the report, or remove that of an earlier run."""

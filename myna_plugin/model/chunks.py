@@ -20,6 +20,9 @@ from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.encoder import PATCHINGS, MynaEncoder, token_grid
 from myna_plugin.model.spectrogram import HOP_LENGTH
 
+SHORTEST_HOP_MS = 1000 / SAMPLE_RATE
+"""A sample: nothing is between two."""
+
 Encoded = list[list[Tensor]]
 """[patching][layer]: tokens, shape (N, tokens, D), row-major over the grid of patches."""
 

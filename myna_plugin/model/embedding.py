@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from myna_plugin.common.numbers import check_number
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.chunks import (
+    SHORTEST_HOP_MS,
     Encoded,
     chunk_count,
     compiled_encode,
@@ -90,7 +91,7 @@ class Embedder(nn.Module):
         Args:
             encoder: the model.
             patchings: which of its patchings to embed with, concatenated in this order.
-            hop_ms: milliseconds between timestamp embeddings, > 0.
+            hop_ms: milliseconds between timestamp embeddings, a sample's 0.0625 at least.
             timestamp_layer: the transformer block that timestamp embeddings are read off, 1 to
                 the encoder's depth; None for the one that its configuration names, or the last.
                 Earlier blocks tell better what happens when.
@@ -108,7 +109,7 @@ class Embedder(nn.Module):
             ValueError: an option outside its range.
         """
         super().__init__()
-        self.hop_ms = float(check_number("hop_ms", hop_ms, float, 0, above=True))
+        self.hop_ms = float(check_number("hop_ms", hop_ms, float, SHORTEST_HOP_MS))
         if batch_size is not None:
             batch_size = int(check_number("batch_size", batch_size, int, 1))
         if not isinstance(precision, str) or precision not in PRECISIONS:

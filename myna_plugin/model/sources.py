@@ -56,7 +56,7 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
         known = next((p.patchings for p in PUBLISHED.values() if p.repository == repository), None)
         return _download(repository, revision or None, Path(repository).name), known
     path = Path(text).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # `Path.is_file` raises where a name is too long for the system
         return path, PUBLISHED[path.stem].patchings if path.stem in PUBLISHED else None
     if text in PUBLISHED:
         for suffix in SUFFIXES:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +26,7 @@ TORCH_BYTES = (b"PK\x03\x04", b"\x80")
 READING_ERRORS = (
     SafetensorError,
     pickle.UnpicklingError,
+    zipfile.BadZipFile,
     RuntimeError,
     EOFError,
     OSError,
@@ -59,6 +62,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                     content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                     metadata = file.metadata() or {}
             elif start.startswith(TORCH_BYTES):
+                _check_unpacked_size(stream)
                 # Not the path: torch takes files named .safetensors for such.
                 content, metadata = torch.load(stream, map_location="cpu", weights_only=True), {}
             else:
@@ -70,6 +74,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             "with other pickled objects must be saved again as torch.save(model.state_dict(), …)"
         ) from error
     return _check_state_dict(path, content), metadata
+
+
+def _check_unpacked_size(stream: IO[bytes]) -> None:
+    """Refuse an archive that would fill the memory; torch packs nothing into less bytes."""
+    if zipfile.is_zipfile(stream):
+        unpacked = sum(entry.file_size for entry in zipfile.ZipFile(stream).infolist())
+        if unpacked > os.fstat(stream.fileno()).st_size:
+            raise ValueError(f"it would unpack to {unpacked:,} bytes, more than it has")
+    stream.seek(0)
 
 
 def _check_state_dict(path: Path, content: Any) -> dict[str, Tensor]:

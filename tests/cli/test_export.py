@@ -7,6 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import published_state_dict
+from full_disk import full_disk
 
 from myna_plugin import load_model
 from myna_plugin.adapters import onnx
@@ -62,6 +63,18 @@ def test_transformers_folder_loads_as_it_is_told(tmp_path, checkpoint, sound):
     expected = load_model(checkpoint, embedding="vertical", scene_layers=[1, 2])(sound)
     assert expected.shape == (1, 128)
     torch.testing.assert_close(model(sound).pooler_output, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None,
+    reason="transformers is not installed (extra transformers)",
+)
+def test_a_transformers_folder_is_whole_or_not_there(tmp_path, checkpoint):
+    out = tmp_path / "exported"
+    with full_disk():
+        result = run("--to", "transformers", "--model", checkpoint, "--out", out)
+    assert (result.exit_code, result.stderr) == (1, f"export: {out}: File too large\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]
 
 
 def test_onnx_tells_opset_and_distance(tmp_path, checkpoint, monkeypatch):

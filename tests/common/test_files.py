@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, however their writing ends."""
 
 import errno
+import gzip
 import os
 import shutil
 
@@ -107,6 +108,13 @@ def test_where_no_whole_json_is_the_default_is_taken(tmp_path, name, data):
     assert read_json(tmp_path / name, "default") == "default"
     with pytest.raises(InputError, match=name):
         read_json(tmp_path / name)
+
+
+def test_what_is_packed_does_not_fill_the_memory(tmp_path):
+    path = tmp_path / "bomb.json.gz"
+    path.write_bytes(gzip.compress(bytes(1 << 20)) * 257)
+    with pytest.raises(InputError, match=r"bomb\.json\.gz: holds more than 268,435,456 bytes"):
+        read_json(path)
 
 
 def test_a_file_that_cannot_be_read_is_not_taken_for_a_missing_one(tmp_path):

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -56,6 +58,12 @@ def test_life_of_a_process(import_folder, job, capfd):
     log = job("noisy").log.read_text()
     assert all(text in log for text in ("printed", "from C", "warned", "set there", "Traceback"))
     assert capfd.readouterr() == ("", "")
+
+
+def test_it_watches_its_parent_before_it_imports_what_takes_seconds():
+    modules = "myna_plugin.hear_eval.__main__, myna_plugin.hear_eval.heareval_process"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
 def test_failure_is_told_with_its_place():

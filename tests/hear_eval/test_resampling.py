@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
+from full_disk import full_disk
 
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.locks import locked
@@ -233,21 +233,6 @@ def test_missing_audio_is_bad_input_and_named(tmp_path):
         path.unlink()
     with pytest.raises(InputError, match="has no audio"):
         plan_audio(read_folder(folder), RATE)
-
-
-@contextmanager
-def full_disk():
-    """No file can grow beyond 4 kB, which fails as a full disk does.
-
-    Only around the code under test: the limit holds for pytest's own output too.
-    """
-    resource = pytest.importorskip("resource", reason="file size limits are POSIX")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_full_disk_is_bad_input_and_leaves_no_part_of_a_file(tmp_path):

@@ -2,6 +2,7 @@ import json
 import pickle
 import random
 import warnings
+import zipfile
 from functools import partial
 
 import pytest
@@ -229,6 +230,16 @@ def test_damaged_metadata_is_named(tmp_path, field, value, message):
     save_file(tensors, tmp_path / "a.safetensors", metadata={**metadata, field: value})
     with pytest.raises(CheckpointError, match=message):
         load_encoder(tmp_path / "a.safetensors")
+
+
+def test_what_unpacks_to_more_than_it_is_is_refused(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save(published_state_dict(2) | {"more": torch.zeros(100_000)}, path)
+    with zipfile.ZipFile(path) as stored, zipfile.ZipFile(tmp_path / "b.pth", "w") as packed:
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match=r"b\.pth: .* unpack to .* bytes, more than it has"):
+        load_encoder(tmp_path / "b.pth")
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.PTH", "a.bin", "a.safetensors", "a"])

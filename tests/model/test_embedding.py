@@ -318,8 +318,8 @@ def test_timestamps_of_an_earlier_block_are_those_of_a_model_that_ends_there(sou
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hop_ms": 0}, "hop_ms must be above 0"),
-        ({"hop_ms": math.nan}, "hop_ms must be above 0"),
+        ({"hop_ms": 0}, "hop_ms must be at least 0.0625"),
+        ({"hop_ms": math.nan}, "hop_ms must be at least 0.0625"),
         ({"timestamp_layer": 0}, "timestamp_layer must be 1 to 2, got 0"),
         ({"timestamp_layer": 3}, "timestamp_layer must be 1 to 2, got 3"),
         ({"timestamp_layer": True}, "timestamp_layer must be 1 to 2, got True"),

@@ -15,6 +15,7 @@ from myna_plugin.probing.tasks import (
     giantsteps,
     gtzan,
     hear_format,
+    loading,
     magnatagatune,
     mridangam,
 )
@@ -62,13 +63,28 @@ def load_task(
     Raises:
         TaskError: an unknown name, or data that cannot be used; the message says which.
     """
+    task, folds = load_folds(name, root, layout, metadata, split_file, test_fold)
+    return task, folds[test_fold]
+
+
+def load_folds(
+    name: str,
+    root: Path,
+    layout: Layout = "auto",
+    metadata: Path | None = None,
+    split_file: Path | None = None,
+    test_fold: int | None = None,
+) -> tuple[Task, dict[int, list[Item]]]:
+    """As `load_task`, for every fold that can test, or one of them; the data are read once."""
     if name == HEAR:
-        task, items = hear_format.read_task(root, test_fold)
-        validate_items(task, items)
-        return task, items
+        task, folds = hear_format.read_folds(root, test_fold)
+        for items in folds.values():
+            validate_items(task, items)
+        return task, folds
     if name not in TASKS:
         raise TaskError(f"no task {name!r}; there are {', '.join((*TASKS, HEAR))}")
-    return TASKS[name], load_items(TASKS[name], root, layout, metadata, split_file, test_fold)
+    task = TASKS[name]
+    return task, loading.load_folds(task, root, layout, metadata, split_file, test_fold)
 
 
 __all__ = [
@@ -82,6 +98,7 @@ __all__ = [
     "TaskError",
     "check",
     "encode_targets",
+    "load_folds",
     "load_items",
     "load_task",
     "usable_items",

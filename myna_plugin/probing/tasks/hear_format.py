@@ -5,14 +5,22 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from myna_plugin.common.files import read_json, write_json, write_text
 from myna_plugin.model.audio import SAMPLE_RATE, read_info
 from myna_plugin.probing.tasks.clips import is_whole_file, link_file, write_clips
-from myna_plugin.probing.tasks.hear_folder import METADATA, VOCABULARY, HearFolder, read_folder
+from myna_plugin.probing.tasks.hear_folder import (
+    METADATA,
+    VOCABULARY,
+    HearFolder,
+    Labels,
+    read_folder,
+)
 from myna_plugin.probing.tasks.task import (
     SPLITS,
+    UNSPLIT,
     ClipRule,
     Item,
     Task,
@@ -45,9 +53,9 @@ WRITTEN_SCORES: dict[str, tuple[str, ...]] = {
 """The scores that a written task asks heareval for, by our loss, the primary one first."""
 
 
-def read_task(
-    folder: Path, test_fold: int = 0, sample_rate: int = SAMPLE_RATE
-) -> tuple[Task, list[Item]]:
+def read_folds(
+    folder: Path, test_fold: int | None = None, sample_rate: int = SAMPLE_RATE
+) -> tuple[Task, dict[int, list[Item]]]:
     """Read a scene task.
 
     Scores that heareval defines for another kind of task (`top1_acc` of a multi-label one) are left
@@ -55,11 +63,11 @@ def read_task(
 
     Args:
         folder: see `hear_folder`.
-        test_fold: which fold tests, from 0; 0 where splits are given.
+        test_fold: the fold that tests, from 0; None for each in turn. Given splits are fold 0.
         sample_rate: preferred sample rate of the audio, Hz; else the highest there is.
 
     Returns:
-        The task and its clips.
+        The task, and its clips by the fold that tests.
 
     Raises:
         TaskError: an event task, or a file or field that is missing or wrong; names it.
@@ -68,7 +76,7 @@ def read_task(
     path = folder / METADATA
     if read.embedding_type != "scene":
         raise TaskError(f"{path}: embedding_type {read.embedding_type!r}: only scenes are probed")
-    if not 0 <= test_fold < len(read.ways):
+    if test_fold is not None and not 0 <= test_fold < len(read.ways):
         raise TaskError(f"{path}: the task has {len(read.ways)} ways to split, not {test_fold + 1}")
     known = SCORES[read.prediction_type]
     scores = [known[name] for name in read.metrics if name in known]
@@ -77,16 +85,28 @@ def read_task(
         raise TaskError(f"{path}: evaluation {told}: none is for a {read.prediction_type} task")
     task = _describe(read, tuple(dict.fromkeys(scores)))
     audio = _audio_folder(folder, sample_rate)
+    items = {name: _items(task, files, audio / name) for name, files in read.splits.items()}
+    return task, {
+        fold: [
+            replace(item, split=split)
+            for split, names in read.ways[fold].items()
+            for name in names
+            for item in items[name]
+        ]
+        for fold in (range(len(read.ways)) if test_fold is None else [test_fold])
+    }
+
+
+def _items(task: Task, files: Labels, audio: Path) -> list[Item]:
+    """Clips of one of the folder's lists, not split yet."""
     items = []
-    for split, names in read.ways[test_fold].items():
-        for name in names:
-            for file, labels in read.splits[name].items():
-                stem = file.removesuffix(".wav")
-                # As heareval compares them: some tasks write numbers.
-                found = [str(label) for label in labels]
-                target = parse_target(task, found[0] if task.loss == "cross_entropy" else found)
-                items.append(Item(stem, stem, audio / name / file, target, split))
-    return task, items
+    for file, labels in files.items():
+        stem = file.removesuffix(".wav")
+        # As heareval compares them: some tasks write numbers.
+        found = [str(label) for label in labels]
+        target = parse_target(task, found[0] if task.loss == "cross_entropy" else found)
+        items.append(Item(stem, stem, audio / file, target, UNSPLIT))
+    return items
 
 
 def _describe(read: HearFolder, metrics: tuple[str, ...]) -> Task:

@@ -100,24 +100,30 @@ def load_items(
     Raises:
         TaskError: a file or field is missing or wrong; the message names it.
     """
+    return load_folds(task, root, layout, metadata, split_file, test_fold)[test_fold]
+
+
+def load_folds(
+    task: Task,
+    root: Path,
+    layout: Layout = "auto",
+    metadata: Path | None = None,
+    split_file: Path | None = None,
+    test_fold: int | None = None,
+) -> dict[int, list[Item]]:
+    """As `load_items`, for every fold that can test, or one of them; the list is read once."""
     source = Source("jukemir", metadata) if metadata else find_source(task, root, layout)
     folder = root.parent if root.is_file() else root
     items = _read(task, source, folder)
     unsplit = any(item.split == UNSPLIT for item in items)
     if unsplit and task.folds > 1 and split_file is None:
-        items = assign_folds(items, task.folds, test_fold)
-        validate_items(task, items)
-        return items
-    if split_file is None and unsplit:
-        split_file = folder / f"{task.name}.splits.json"
-    if split_file is not None and split_file.is_file():
-        items = apply_splits(split_file, items)
-    elif unsplit and split_file is not None:
-        items = _make_splits(task, items, split_file)
-    elif split_file is not None:
-        raise TaskError(f"{split_file}: {fault_of_place(split_file)}")
-    validate_items(task, items)
-    return items
+        numbers = range(task.folds) if test_fold is None else [test_fold]
+        folds = {number: assign_folds(items, task.folds, number) for number in numbers}
+    else:
+        folds = {test_fold or 0: _split(task, items, folder, split_file)}
+    for split_items in folds.values():
+        validate_items(task, split_items)
+    return folds
 
 
 def _read(task: Task, source: Source, root: Path) -> list[Item]:
@@ -127,6 +133,19 @@ def _read(task: Task, source: Source, root: Path) -> list[Item]:
         return marble.read_items(task, source.path)
     assert task.public is not None
     return task.public.read(source.path)
+
+
+def _split(task: Task, items: list[Item], folder: Path, split_file: Path | None) -> list[Item]:
+    unsplit = any(item.split == UNSPLIT for item in items)
+    if split_file is None and unsplit:
+        split_file = folder / f"{task.name}.splits.json"
+    if split_file is None:
+        return items
+    if split_file.is_file():
+        return apply_splits(split_file, items)
+    if unsplit:
+        return _make_splits(task, items, split_file)
+    raise TaskError(f"{split_file}: {fault_of_place(split_file)}")
 
 
 def _make_splits(task: Task, items: list[Item], path: Path) -> list[Item]:

@@ -9,8 +9,16 @@ import soundfile
 from hear_eval.generate_tasks import event_task
 from task_layouts import RATE, write_kfold_task, write_tone
 
-from myna_plugin.probing.tasks import TASKS, TaskError, check, encode_targets, load_items, load_task
-from myna_plugin.probing.tasks.hear_format import read_task, write_task
+from myna_plugin.probing.tasks import (
+    TASKS,
+    TaskError,
+    check,
+    encode_targets,
+    load_folds,
+    load_items,
+    load_task,
+)
+from myna_plugin.probing.tasks.hear_format import read_folds, write_task
 from myna_plugin.probing.tasks.marble import write_items
 
 pytest_plugins = ("tiny_data_sets",)
@@ -18,9 +26,10 @@ pytest_plugins = ("tiny_data_sets",)
 
 def test_folds_are_heareval_s(tmp_path):
     write_kfold_task(tmp_path)
-    for fold in range(5):
-        task, items = read_task(tmp_path, test_fold=fold)
-        assert task.folds == 5
+    task, folds = load_folds("hear", tmp_path)
+    assert (task.folds, list(folds)) == (5, [0, 1, 2, 3, 4])
+    for fold, items in folds.items():
+        assert (task, items) == load_task("hear", tmp_path, test_fold=fold)
         assert check(task, items).complete
         splits = {
             split: sorted({i.path.parent.name for i in items if i.split == split})
@@ -35,7 +44,7 @@ def test_folds_are_heareval_s(tmp_path):
     )
     assert module.data_splits_from_folds([f"fold{i:02}" for i in range(5)])[4] == splits
     with pytest.raises(TaskError, match="5 ways to split, not 6"):
-        read_task(tmp_path, test_fold=5)
+        read_folds(tmp_path, test_fold=5)
 
 
 def test_labels_are_text_in_the_order_of_the_vocabulary(tmp_path):
@@ -48,7 +57,7 @@ def test_labels_are_text_in_the_order_of_the_vocabulary(tmp_path):
 
 def test_scores_that_do_not_fit_a_multilabel_task_are_left_out(tmp_path):
     write_kfold_task(tmp_path, "multilabel")
-    task, _ = read_task(tmp_path)
+    task, _ = read_folds(tmp_path)
     assert (task.loss, task.metrics) == ("bce", ("average_precision_macro",))
 
 
@@ -62,12 +71,12 @@ def test_scores_that_do_not_fit_a_multilabel_task_are_left_out(tmp_path):
 def test_tasks_without_a_score_of_ours_are_refused(tmp_path, metrics, message):
     write_kfold_task(tmp_path, evaluation=metrics)
     with pytest.raises(TaskError, match=message):
-        read_task(tmp_path)
+        read_folds(tmp_path)
 
 
 def test_event_tasks_are_refused(tmp_path):
     with pytest.raises(TaskError, match=r"task_metadata.json: embedding_type 'event': only scene"):
-        read_task(event_task(tmp_path / "events"))
+        read_folds(event_task(tmp_path / "events"))
 
 
 @pytest.mark.parametrize("name", ["gtzan", "magnatagatune", "giantsteps"])

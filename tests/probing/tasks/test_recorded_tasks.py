@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 from task_layouts import write_emotify, write_strokes
 
-from myna_plugin.probing.tasks import TaskError, check, load_task
+from myna_plugin.probing.tasks import TaskError, check, load_folds, load_task
 from myna_plugin.probing.tasks.emotify import GENRES
 from myna_plugin.probing.tasks.task import SPLITS
 
 
 def check_folds(name, root):
     """What holds of any cross-validated task; the clips of its first fold."""
-    task, first = load_task(name, root)
+    task, folds = load_folds(name, root)
+    assert list(folds) == list(range(task.folds))
+    first = load_task(name, root)[1]
+    assert folds[0] == first
     tested, splits_of = set(), defaultdict(set)
-    for fold in range(task.folds):
-        items = load_task(name, root, test_fold=fold)[1]
+    for fold, items in folds.items():
         assert {i.clip_id for i in items} == {i.clip_id for i in first}
         assert {i.split for i in items} == set(SPLITS)
         tested |= {i.clip_id for i in items if i.split == "test"}
