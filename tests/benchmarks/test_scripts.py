@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -16,9 +15,6 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-from myna_plugin.probing import probes
-from myna_plugin.probing.heads import select
 
 ROOT = Path(__file__).parents[2]
 MAIN = re.compile(r'^if __name__ == "__main__":', re.MULTILINE)
@@ -130,7 +126,7 @@ TOY: dict[str, list[object]] = {
     ],
     "benchmarks.rendered.claims": [
         "store", "tasks", "--out", "claims", "--variants", "hybrid", "--seeds", 1,
-        "--grid", "linear", "--device", "cpu", "--workers", 1,
+        "--grid", "linear", "--patience", 3, "--device", "cpu", "--workers", 1,
         "size=vit-ti", "batch_size=16", "max_steps=1", "warmup_steps=0",
     ],
     "recipes.rendered.soundfont_writer": ["drawn.sf2"],
@@ -212,7 +208,6 @@ def run(
     monkeypatch.setenv("MYNA_PLUGIN_CACHE", str(folder / "cache"))
     # As with `python -m`; else tests/benchmarks comes first, where modules are looked for by name.
     monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.setattr(probes, "select", partial(select, patience=3))
     threads = torch.get_num_threads()
 
     def run_script(script: str) -> str:

@@ -94,9 +94,3 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, checkpoint, monkeypatch):
     result = run("--to", "onnx", "--model", checkpoint, "--out", tmp_path / "m.onnx")
     assert result.exit_code == 2
     assert "pip install 'myna-plugin[onnx]'" in result.stderr
-
-
-def test_help_has_examples():
-    result = run("--help")
-    assert result.exit_code == 0
-    assert "myna export --to onnx --model myna-hybrid --out myna-hybrid.onnx" in result.output

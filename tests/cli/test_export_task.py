@@ -162,15 +162,6 @@ def test_real_heareval_scores_the_exported_tasks(exported, workshop):
     assert "| track |" in result.output
 
 
-def test_hear_eval_scores_an_exported_task(exported, workshop):
-    pytest.importorskip("myna_plugin.hear_eval.cli", reason="the hear-eval command is not there")
-    command = ("-c", "from myna_plugin.hear_eval.cli import main; main()")
-    options = ("--module", "spectrum", "--tasks-dir", str(exported), "--task", "gtzan")
-    call_python(workshop, *command, *options, *SMALL_GRID)
-    (scores,) = workshop.rglob("test.predicted-scores.json")
-    assert "test_top1_acc" in json.loads(scores.read_text())["test"]
-
-
 # --- MARBLE
 
 
@@ -237,25 +228,3 @@ def test_an_incomplete_set_is_refused_unless_allowed(tmp_path):
     allowed = run(*arguments, "--allow-missing")
     assert allowed.exit_code == 0
     assert "valid 5" in allowed.output
-
-
-def test_a_place_that_cannot_be_written_is_named(data, tmp_path):
-    (tmp_path / "out").write_text("a file")
-    result = run("--task", "gtzan", "--root", data / "gtzan", "--to", "hear", tmp_path / "out")
-    assert result.exit_code == 2
-    assert str(tmp_path / "out") in result.output
-
-
-def test_the_command_s_status(data, tmp_path):
-    """As a user calls it: status 2 and one line on the error stream."""
-    options = ("--task", "emomusic", "--root", str(data / "emomusic"), "--to", "hear")
-    done = subprocess.run(
-        [sys.executable, "-m", "myna_plugin.recipes.export_task", *options, str(tmp_path)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    knows = "HEAR knows multiclass and multilabel tasks only"
-    assert done.stderr == f"export-task: emomusic is a regression task; {knows}\n"

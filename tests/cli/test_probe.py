@@ -1,8 +1,6 @@
 """The probe command on every task and layout: what it writes, what it keeps, what it refuses."""
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -541,20 +539,6 @@ def test_check_looks_and_stops(built, bands, tmp_path):
     result = run("gtzan", built("gtzan", "folder"))
     assert result.exit_code == 2
     assert "--out" in result.output
-
-
-def test_the_command_s_status(emomusic):
-    done = subprocess.run(
-        [sys.executable, "-m", "myna_plugin.recipes.probe", "--task", "polka", "--root", "."],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("probe: ")
-    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])

@@ -8,7 +8,7 @@ import soundfile
 
 from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval import audio_check
-from myna_plugin.hear_eval.audio_check import AudioCheck, inspect_file
+from myna_plugin.hear_eval.audio_check import AudioCheck
 from myna_plugin.hear_eval.audio_preparation import heareval_batch_size, prepare_audio
 from myna_plugin.probing.tasks.hear_folder import read_folder
 
@@ -180,11 +180,3 @@ def test_damaged_cache_is_made_anew(tmp_path):
     cache.write_text('{"a')
     prepare(folder, cache=cache)
     assert str(folder / f"{RATE}/test/test0.wav") in AudioCheck(cache).known
-
-
-def test_facts_are_those_of_the_file(tmp_path):
-    soundfile.write(tmp_path / "a.flac", np.zeros((4_410, 2)), 44_100)
-    facts = inspect_file(tmp_path / "a.flac")
-    assert (facts.frames, facts.sample_rate, facts.channels) == (4_410, 44_100, 2)
-    assert facts.duration_s == 0.1
-    assert facts.silent

@@ -1,22 +1,19 @@
 """The table: what is embedded, kept, selected, written and refused."""
 
 import json
-import os
 import sys
 from functools import partial
 from pathlib import Path
 
-import mir_eval.key
 import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
 
-from benchmarks.rendered import reading, rows, table
+from benchmarks.rendered import rows, table
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.probing.heads import FAST_GRID, GRIDS
-from myna_plugin.probing.report.tables import markdown
 from myna_plugin.probing.tasks import Item, Task
 from myna_plugin.probing.tasks.giantsteps import KEYS
 from myna_plugin.probing.tasks.hear_format import write_task
@@ -145,31 +142,6 @@ def test_templates_know_scales_without_training(tasks, tmp_path):
     assert row[1] == f"{untrained['weighted_key_score']:.3f}"
 
 
-def test_untrained_scores_are_mir_evals(tasks):
-    (data,) = [d for d in reading.read_tasks(tasks, 1, False) if d.task.labels == KEYS]
-    rng = np.random.default_rng(1)
-    vectors = {item.clip_id: rng.normal(size=(1, 24)) for item in data.items}
-    scores = table.score_untrained(data, vectors)
-    expected = [
-        mir_eval.key.weighted_score(str(item.target), KEYS[vectors[item.clip_id].argmax()])
-        for item in data.items
-        if item.split == "test"
-    ]
-    assert scores["weighted_key_score"] == pytest.approx(np.mean(expected))
-
-
-def test_key_is_selected_by_the_weighted_score(tasks, tmp_path):
-    models = make(tasks, tmp_path, "--baselines", "chroma")
-    task = models["chroma"]["rendered_key"]["task"]
-    assert task["primary"] == "weighted_key_score"
-    assert set(models["chroma"]["rendered_key"]["scores"]) == set(reading.KEY_METRICS)
-
-
-def test_clips_are_embedded_once_for_all_tasks(tasks, tmp_path, counting):
-    make(tasks, tmp_path, "--module", "counting", "--weights", "mine=", "--baselines", "none")
-    assert len(counting.CALLS) == 24 * sum(COPIES.values())
-
-
 def test_second_run_keeps_what_is_there(tasks, tmp_path, counting):
     arguments = ("--module", "counting", "--weights", "mine=", "--baselines", "none")
     before = make(tasks, tmp_path, *arguments)
@@ -182,14 +154,6 @@ def test_second_run_keeps_what_is_there(tasks, tmp_path, counting):
     again = run(tasks, tmp_path, *arguments, "--seeds", 2)
     assert "kept from" not in again.output
     assert again.exit_code == 0
-
-
-def test_changed_code_is_scored_anew(tasks, tmp_path, counting):
-    arguments = ("--module", "counting", "--weights", "mine=", "--baselines", "none")
-    make(tasks, tmp_path, *arguments)
-    with Path(counting.__file__).open("a") as file:
-        file.write("# another version\n")
-    assert "kept from" not in run(tasks, tmp_path, *arguments).output
 
 
 def test_every_patching_of_a_hybrid_model_has_a_row(tasks, tmp_path):
@@ -205,33 +169,6 @@ def test_every_patching_of_a_hybrid_model_has_a_row(tasks, tmp_path):
     text = (tmp_path / "out" / "table.md").read_text()
     for part in parts:
         assert f"\n| … {part} |" in text
-
-
-def content(reported: str, parts: dict[str, tuple[float, float | None]], metric: str) -> dict:
-    scores = {p: {metric: {"mean": m, "deviation": d}} for p, (m, d) in parts.items()}
-    return {
-        "reported": reported,
-        "scores": scores[reported],
-        "parts": {part: {"scores": scores[part]} for part in parts},
-        "untrained": None,
-    }
-
-
-def test_table_golden():
-    of_hybrid = {"square": (0.5, 0.01), "hybrid": (0.61234, 0.002)}
-    results = {
-        "ours": {"rendered_style": content("hybrid", of_hybrid, "accuracy")},
-        "mel": {"rendered_style": content("scene", {"scene": (0.4, None)}, "accuracy")},
-    }
-    assert markdown(rows.table_rows(results)).splitlines() == [
-        "| embedding | style, accuracy |",
-        "|---|---|",
-        "| ours | 0.612 ± 0.002 |",
-        "| … square | 0.500 ± 0.010 |",
-        "| … hybrid | 0.612 ± 0.002 * |",
-        "| mel | 0.400 |",
-        "| goal | 0.60 |",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -250,22 +187,3 @@ def test_bad_arguments_are_one_line(tasks, tmp_path, arguments, message):
     assert result.exit_code == 2
     assert message in result.output
     assert len(result.output.splitlines()) == 1
-
-
-def test_folder_without_tasks_is_refused(tmp_path):
-    result = run(tmp_path, tmp_path / "out")
-    assert result.exit_code == 2
-    assert "python -m benchmarks.rendered.tasks" in result.output
-
-
-def test_missing_audio_is_named(tasks, tmp_path):
-    folder = tmp_path / "tasks"
-    for path in [p for p in (tasks / "rendered_key").rglob("*") if p.is_file()]:
-        copy = folder / path.relative_to(tasks)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        os.link(path.resolve(), copy)
-    lost = next(folder.rglob("valid-*.wav"))
-    lost.unlink()
-    result = run(folder, tmp_path / "out")
-    assert result.exit_code == 2
-    assert str(lost) in result.output

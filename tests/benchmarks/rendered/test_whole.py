@@ -57,32 +57,6 @@ def test_scores_to_table(tmp_path, tiny):
     assert text in again.output
 
 
-def test_without_small_it_is_the_whole_plan_and_options_prevail(tmp_path, tiny, monkeypatch):
-    made = {}
-
-    def make_tasks(works, out, **options):
-        made["works"], made["tasks"] = len(works), options
-        return ["rendered"]
-
-    def make_table(contestants, tasks, out, protocol, **options):
-        made["contestants"], made["protocol"] = [c.name for c in contestants], protocol
-        return "the table"
-
-    whole_plan = replace(whole.WHOLE, composed=7, baselines=("chroma",))
-    monkeypatch.setattr(whole, "WHOLE", whole_plan)
-    monkeypatch.setattr(whole, "make_tasks", make_tasks)
-    monkeypatch.setattr(whole, "read_tasks", lambda *_: [])
-    monkeypatch.setattr(whole, "make_table", make_table)
-    result = run(tmp_path / "whole", *tiny[1:], "--sizes", 28, 21, 22, "--seeds", 2)
-    assert (result.exit_code, result.output) == (0, "rendered\nthe table\n")
-    assert made["works"] == 7
-    assert made["contestants"] == ["tiny", "chroma"]
-    assert made["tasks"]["sizes"] == {"train": 28, "valid": 21, "test": 22}
-    assert tuple(made["tasks"]["notes_sizes"].values()) == whole.WHOLE.notes_sizes
-    assert made["tasks"]["seconds"] == whole.WHOLE.clip_seconds
-    assert (made["protocol"].grid, made["protocol"].seeds) == ("full", 2)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -14,8 +14,6 @@ from myna_plugin.pretraining.run.monitoring import (
     alignment,
     choose_clips,
     cut_pairs,
-    draw_curve,
-    draw_reconstructions,
     effective_rank,
     measure,
     uniformity,
@@ -124,17 +122,3 @@ def test_without_tensorboard_one_line_says_how_to_add_it(monkeypatch, tmp_path):
     events.close()
     assert len(said) == 1
     assert "pip install tensorboard" in said[0]
-
-
-def test_pictures(tmp_path):
-    rows = [
-        {"step": "5", "loss": "2", "monitor_loss": ""},
-        {"step": "10", "loss": "1", "monitor_loss": "1.5"},
-    ]
-    draw_curve(tmp_path / "loss.png", rows)
-    crops = torch.rand(2, 128, 96)
-    seen = crops.clone()
-    seen[:, :, :48] = torch.nan
-    draw_reconstructions(tmp_path / "rebuilt.png", (crops, seen, crops))
-    for name in ("loss.png", "rebuilt.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -19,7 +19,7 @@ from myna_plugin import load_model
 from myna_plugin.pretraining.run import trainer
 from myna_plugin.pretraining.run.monitoring import choose_clips
 from myna_plugin.pretraining.run.plan import checkpoint_bytes, plan_run
-from myna_plugin.pretraining.run.run_files import RunError, WriteError, read_table
+from myna_plugin.pretraining.run.run_files import RunError, read_table
 from myna_plugin.pretraining.run.settings import PretrainSettings
 from myna_plugin.pretraining.run.trainer import DivergedError, Trainer, train
 
@@ -429,12 +429,6 @@ def test_the_disk_needed_is_estimated_well(store, tmp_path, changes):
     assert estimate == pytest.approx(written.stat().st_size, rel=0.1)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
-def test_a_gpu_that_is_not_there_is_refused(store, tmp_path):
-    with pytest.raises(RunError, match="sees 0 CUDA devices here; choose cpu"):
-        plan_run(replace(TINY, device="cuda"), store, tmp_path, resume=False)
-
-
 def test_resumption_with_other_settings_or_store_is_refused(store, tmp_path):
     run(replace(TINY, max_steps=2), store, tmp_path / "run")
     with pytest.raises(RunError, match=r"begun with mask_ratio=0.9 \(now 0.5\), seed=0 \(now 3\)"):
@@ -444,19 +438,6 @@ def test_resumption_with_other_settings_or_store_is_refused(store, tmp_path):
         plan_run(TINY, other, tmp_path / "run", resume=True)
     with pytest.raises(RunError, match="already holds a run"):
         plan_run(TINY, store, tmp_path / "run", resume=False)
-
-
-def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint(store, tmp_path, monkeypatch):
-    save = torch.save
-
-    def full(state, file):
-        if state["step"] > 20:
-            raise OSError(28, "No space left on device")
-        save(state, file)
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(WriteError, match=r"No space left.*step-00000020\.pt"):
-        run(TINY, store, tmp_path)
 
 
 @pytest.mark.parametrize(("clips_per_block", "versions"), [(1, 1), (4, 1), (1, 4)])

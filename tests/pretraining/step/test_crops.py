@@ -14,7 +14,6 @@ from myna_plugin.pretraining.step.patches import (
     ResidentFrames,
     all_tokens,
     gather_patches,
-    norm_patches,
 )
 
 BOTH = ("square", "vertical")
@@ -221,12 +220,6 @@ def test_a_step_depends_on_its_number_alone():
     assert not torch.equal(sampler(store, seed=4).draw(0).tokens, first[0].tokens)
 
 
-def test_processes_share_a_batch_without_overlap():
-    store = MemoryStore()
-    parts = [sampler(store, rank=rank, world_size=2).sounds(1) for rank in range(2)]
-    assert torch.equal(torch.cat(parts), sampler(store).sounds(1))
-
-
 def test_views_from_host_memory_equal_resident_ones():
     store = MemoryStore()
     draws = sampler(store, batch_size=2, versions=Versions(2, 1, (0.0, 1.0)))
@@ -267,13 +260,6 @@ def test_leaving_the_stream_early_ends_its_thread():
     assert threading.active_count() == before
 
 
-def test_norm_patches_is_a_tokenizers_first_norm():
-    patches = torch.rand(3, 256) * 100
-    normed = norm_patches(patches, torch.float32)
-    torch.testing.assert_close(normed.mean(-1), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(normed.var(-1, correction=0), torch.ones(3), atol=1e-4, rtol=0)
-
-
 def test_stores_that_cannot_serve_are_refused_before_anything_else():
     store = MemoryStore()
     with pytest.raises(ValueError, match="holds 8 clips, fewer than one batch of 9"):
@@ -292,9 +278,3 @@ def test_stores_that_cannot_serve_are_refused_before_anything_else():
         sampler(store, batch_size=1)
     with pytest.raises(ValueError, match="unknown masking"):
         sampler(store, masking="chess")
-
-
-def test_resident_frames_are_the_shards_one_after_the_other():
-    store = MemoryStore()
-    frames = ResidentFrames(store, "cpu").frames.numpy()
-    assert np.array_equal(frames, np.concatenate(store.shards))

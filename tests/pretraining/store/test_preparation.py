@@ -17,23 +17,21 @@ import soundfile
 import torch
 from sound_encoding import encode
 
-from myna_plugin.common.worker_pool import WorkerDiedError
 from myna_plugin.model.audio import load_audio
 from myna_plugin.model.audio_files import find_files
 from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store import writing as store_writer
-from myna_plugin.pretraining.store.plan import PreparationPlan, ShardJob
+from myna_plugin.pretraining.store.plan import PreparationPlan
 from myna_plugin.pretraining.store.preparation import (
     SILENCE_AMPLITUDE,
     RejectedError,
     cut_clips,
     decode_audio,
-    fill_shard,
     prepare,
     settings_of,
 )
 from myna_plugin.pretraining.store.reading import Index, Store, StoreError, shard_path
-from myna_plugin.pretraining.store.writing import WORK, write_settings, writing
+from myna_plugin.pretraining.store.writing import WORK, writing
 
 SETTINGS = settings_of(clip_seconds=5, min_seconds=4, shard_mb=0.2)
 """157 frames a clip, of which a shard takes four to five."""
@@ -280,25 +278,11 @@ def test_silence_is_measured_by_amplitude(amplitude, kept):
             cut_clips(waveform, SETTINGS)
 
 
-@pytest.mark.parametrize("n_samples", [1, 511, 64_000 - 1])
-def test_sounds_below_the_shortest_clip_are_rejected(n_samples):
-    with pytest.raises(RejectedError, match="too short"):
-        cut_clips(torch.ones(n_samples), SETTINGS)
-
-
 def test_a_ten_second_file_is_one_clip_by_default():
     clips = cut_clips(torch.from_numpy(noise(10)[:, 0]), settings_of())
     assert [mel.shape for mel in clips.mels] == [(313, 128)]
     assert clips.mels[0].dtype == np.float16
     assert clips.mels[0].flags.c_contiguous
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"clip_seconds": 0}, {"min_seconds": 11}, {"shard_mb": -1}, {"part": (2, 1)}]
-)
-def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(StoreError):
-        settings_of(**wrong)
 
 
 # -------- interrupted, and resumed
@@ -490,28 +474,14 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path):
     assert index.files["clips"].tolist() == [1]
 
 
-def test_a_shard_counts_only_with_its_index(tmp_path, monkeypatch):
-    """The instant between a shard's two renames."""
-    store = tmp_path / "store"
-    write(tmp_path / "a.wav", noise(5))
-    status = (tmp_path / "a.wav").stat()
-    job = ShardJob(
-        0, [os.fsencode(tmp_path / "a.wav")], [status.st_size], [status.st_mtime_ns], [157]
-    )
-    with writing(store):
-        write_settings(store, SETTINGS)
-        with monkeypatch.context() as patched:
-            patched.setattr(
-                "myna_plugin.pretraining.store.preparation.write_arrays", lambda *_: 1 / 0
-            )
-            with pytest.raises(ZeroDivisionError):
-                fill_shard(job, store, SETTINGS, decode_audio)
-        assert shard_path(store, 0).exists()
-        assert finished_shards(store) == []
-        shard_path(store, 0).write_bytes(b"broken")
-        fill_shard(job, store, SETTINGS, decode_audio)
-        assert finished_shards(store) == ["000000"]
-        assert np.load(shard_path(store, 0)).shape == (157, 128)
+def test_a_shard_counts_only_with_its_index(interrupted, tmp_path):
+    """As if it had been killed between a shard's two renames."""
+    root, store = interrupted
+    (store / WORK / "000001.npz").unlink()
+    shard_path(store, 1).write_bytes(b"broken")
+    build(root, store)
+    build(root, tmp_path / "anew")
+    assert contents(store) == contents(tmp_path / "anew")
 
 
 def test_killed_between_publishing_and_tidying_up(music, music_store, tmp_path):
@@ -575,16 +545,6 @@ def test_a_worker_killed_once_costs_nothing(tmp_path):
     write(tmp_path / "music" / "a.wav", noise(5))
     index = build(tmp_path / "music", tmp_path / "store", decode=crash_once)
     assert index.files["clips"].tolist() == [1]
-
-
-def test_a_worker_that_dies_while_it_writes_is_not_tried_for_ever():
-    job = ShardJob(3, [b"a", b"b"], [1, 1], [1, 1], [1, 1])
-    once = job.after_death(1)
-    twice = once.after_death(1)
-    assert (once.crashed, twice.crashed) == ((), (1,))
-    for state, item in ((twice, 1), (job, 2)):
-        with pytest.raises(WorkerDiedError, match="shard 3"):
-            state.after_death(item)
 
 
 def raise_anything(path, note):

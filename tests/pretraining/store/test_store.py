@@ -1,4 +1,3 @@
-import hashlib
 import json
 import pickle
 import re
@@ -7,10 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-from myna_plugin.model.encoder import PATCHINGS, EncoderConfig, MynaEncoder, initialise
-from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store.reading import (
     CLIP,
     FILE,
@@ -121,12 +117,6 @@ def test_the_fingerprint_names_values_and_cuts(store):
     shards["checksum"][1, 3] ^= 1
     write_arrays(store / "index.npz", replace(index, shards=shards).columns())
     assert Store.open(store).fingerprint != original
-
-
-def test_checksums_are_the_sha256_of_the_files(store):
-    for shard in Index.load(store / "index.npz").shards:
-        content = shard_path(store, shard["number"]).read_bytes()
-        assert hashlib.sha256(content).digest() == shard["checksum"].tobytes()
 
 
 def test_the_report_lists_what_is_not_stored(store):
@@ -262,33 +252,3 @@ def test_a_million_clips_stay_small(tmp_path):
     assert peak < 60e6
     assert opened.offsets[-1] == 999_999
     assert opened.source(654_321)[0].parts[-2] == "000321"
-
-
-@pytest.mark.parametrize("log_mel", [False, True])
-@pytest.mark.parametrize("patching", PATCHINGS)
-def test_float16_without_a_scale_costs_no_more_than_bfloat16(sound, patching, log_mel):
-    """Relative error of embeddings from stored mels, from full scale down to near silence."""
-    config = EncoderConfig.of_size("vit-s", depth=2, patchings=(patching,), log_mel=log_mel)
-    encoder = initialise(MynaEncoder(config), 0).eval()
-    waveform = sound[:, : 95 * 512] / sound[:, : 95 * 512].abs().max()
-    levels_db = torch.tensor([0.0, -20, -40, -60, -76])
-    mel = MelSpectrogram()(waveform * 10 ** (levels_db / 20).unsqueeze(1))
-
-    def error(stored):
-        with torch.inference_mode():
-            exact, embedding = encoder(mel, patching), encoder(stored, patching)
-        return (embedding - exact).norm(dim=1) / exact.norm(dim=1)
-
-    as_stored = error(mel.half().float())
-    assert as_stored.max() < 1e-3
-    assert as_stored.max() < 2 * error(mel.bfloat16().float()).max()
-    # The scale that loses nothing near silence would cut off all loud music.
-    scaled = error((mel * 2**12).clamp(max=65_504).half().float() / 2**12)
-    assert scaled.max() > 10 * as_stored.max()
-
-
-def test_float16_holds_the_loudest_sound_of_a_file_without_excess():
-    time = torch.arange(48_640) / 16_000
-    tones = [torch.sin(2 * torch.pi * f * time) for f in range(100, 8000, 83)]
-    loudest = MelSpectrogram()(torch.stack(tones).sign()).max()
-    assert 20_000 < loudest < 65_504 / 2

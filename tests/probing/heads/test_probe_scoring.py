@@ -5,10 +5,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics
-from torchmetrics.functional.classification import (
-    multilabel_auroc,
-    multilabel_average_precision,
-)
 
 from myna_plugin.probing.heads import tabulate_pair_scores
 from myna_plugin.probing.heads.scoring import METRICS, mean_pair_score
@@ -47,27 +43,6 @@ def test_tag_metrics_are_scikit_learns(name: str, function: object, ties: bool) 
     scores = METRICS["bce"][name](torch.from_numpy(tags))(torch.from_numpy(outputs))
     expected = [function(tags, head, average="macro") for head in outputs]  # type: ignore[operator]
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize(
-    ("name", "function"),
-    [
-        ("roc_auc_macro", multilabel_auroc),
-        ("average_precision_macro", multilabel_average_precision),
-    ],
-)
-def test_tag_metrics_are_torchmetrics(name: str, function: object, ties: bool) -> None:
-    rng = np.random.default_rng(1)
-    tags = make_tags(rng, 150, 7)
-    # torchmetrics takes probabilities, and makes them of anything else.
-    outputs = 1 / (1 + np.exp(-make_outputs(rng, (3, 150, 7), ties)))
-    scores = METRICS["bce"][name](torch.from_numpy(tags))(torch.from_numpy(outputs))
-    expected = [
-        function(torch.from_numpy(head), torch.from_numpy(tags), num_labels=7)  # type: ignore[operator]
-        for head in outputs
-    ]
-    np.testing.assert_allclose(scores, torch.stack(expected), rtol=0, atol=1e-6)
 
 
 def test_outputs_that_are_all_equal_are_at_chance() -> None:

@@ -80,27 +80,6 @@ def test_unusable_metadata_is_bad_input(tmp_path, change, fault):
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        "[]",
-        "3",
-        '{"\\ud800": []}',
-        "\udcff",
-        "[" * 100_000,
-        '{"a": ' * 100_000,
-        '{"a": ' + "9" * 5000 + "}",
-    ],
-)
-@pytest.mark.parametrize("name", ["task_metadata.json", "valid.json"])
-def test_json_that_is_none_is_bad_input(tmp_path, name, text):
-    folder = scene_task(tmp_path / "scene")
-    (folder / name).write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(InputError, match=rf"{name}: (not JSON|must hold a JSON|cannot be read)"):
-        read_folder(folder)
-
-
-@pytest.mark.parametrize(
     ("change", "fault"),
     [
         (lambda labels: labels.clear(), "lists no files"),

@@ -62,18 +62,3 @@ def test_a_work_does_not_depend_on_how_many_there_are(works):
     for one, other in zip(few, works, strict=False):
         assert one.work == other.work
         np.testing.assert_array_equal(one.notes, other.notes)
-
-
-def test_another_seed_gives_other_works(works):
-    other = compose_scores(2, seed=2)
-    assert not np.array_equal(other[0].notes, works[0].notes)
-    assert other[0].group != works[0].group
-
-
-def test_sections_come_again(works):
-    """Forms repeat: the pitches of a work's first bars are found again later in it."""
-    for score in works:
-        pitches = score.notes[:, 2].astype(int).tolist()
-        opening = pitches[:24]
-        later = range(24, len(pitches) - 24)
-        assert any(pitches[i : i + 24] == opening for i in later), score.work

@@ -8,30 +8,11 @@ from recipes.rendered.performance import (
     PROGRAMS,
     draw_performance,
     draw_start,
-    octave_shift,
     sounding_share,
 )
 from recipes.rendered.scores import DRUMS, Score
 
 pytest_plugins = ("rendered_fixtures",)
-
-
-def literal_share(notes, start, stop, step=0.001):
-    """Share of a fine grid's points on which some note sounds."""
-    grid = np.arange(start + step / 2, stop, step)
-    sounds = (notes[:, :1] <= grid) & (notes[:, :1] + notes[:, 1:2] > grid)
-    return sounds.any(0).mean()
-
-
-def test_sounding_share_is_that_of_a_fine_grid():
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        onsets = np.sort(rng.uniform(0, 20, 12))
-        notes = np.stack([onsets, rng.exponential(0.8, 12), *np.zeros((3, 12))], 1)
-        start, stop = sorted(rng.uniform(0, 20, 2))
-        assert sounding_share(notes, start, stop) == pytest.approx(
-            literal_share(notes, start, stop), abs=0.003 * 12 / max(stop - start, 0.1)
-        )
 
 
 def test_passages_are_not_mostly_rests():
@@ -58,17 +39,6 @@ def test_passages_of_one_key_are_of_one_key(scale):
         assert start is not None
         assert start + 10.0 <= 20.0 or start >= 20.0
     assert draw_start(replace(scale, keys=()), 10.0, rng, constant_key=True) is None
-
-
-def test_octaves_bring_parts_into_range():
-    rng = np.random.default_rng(0)
-    for program, (low, high) in PROGRAMS.items():
-        pitches = rng.integers(20, 100) + rng.integers(0, 8, 20)
-        shift = octave_shift(pitches, program)
-        assert shift % 12 == 0
-        if high - low >= 20:
-            assert ((pitches + shift >= low - 1) & (pitches + shift <= high + 1)).mean() > 0.9
-    assert octave_shift(np.array([60, 64]), 0) == 0
 
 
 def test_drawn_performances_vary_within_their_bounds(scale):

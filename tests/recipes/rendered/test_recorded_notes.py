@@ -12,7 +12,6 @@ from recipes.rendered.recorded_notes import (
     RATE,
     BankError,
     file_inside,
-    held_part,
     loop_note,
     measure_cents,
     read_loop,
@@ -48,13 +47,6 @@ def test_a_loop_goes_on_without_a_seam():
         steps = np.abs(np.diff(went_on))
         # A seam would be a step larger than any that the sound itself takes.
         assert steps[end - 2 :].max() < 1.1 * np.abs(np.diff(sound)).max()
-
-
-def test_a_note_is_held_until_it_falls():
-    sound = np.concatenate([np.linspace(0, 1, 2000), np.ones(30_000), np.zeros(9000)])
-    begin, end = held_part(sound.astype(np.float32))
-    assert 0 < begin <= 2300
-    assert 32_000 - 1200 < end < 32_000 + 1200
 
 
 def test_a_files_own_loop_is_kept(tmp_path):

@@ -12,10 +12,7 @@ from recipes.rendered.percussion import DrumTrack
 from recipes.rendered.performance import Performance
 from recipes.rendered.render import perform, render_clip, render_notes
 from recipes.rendered.sampler import (
-    DRUMS,
-    PITCHES,
     VELOCITIES,
-    _nearest,
     make_bank,
     mix,
     tabulate_notes,
@@ -157,15 +154,6 @@ def test_no_notes_are_silence(bank, soundfont):
     assert sound.shape == (1, round(16_000 * SECONDS))
     assert not sound.any()
     assert not to_peak(torch.from_numpy(sound)).any()
-
-
-def test_every_pitch_has_a_note():
-    for pitches, step in ((PITCHES, 12), (DRUMS, 1)):
-        nearest = _nearest(pitches, octaves=step == 12)
-        assert nearest.shape == (128,)
-        for pitch, place in enumerate(nearest.tolist()):
-            assert pitches[place] == pitch or pitch not in pitches
-            assert (pitches[place] - pitch) % step == 0
 
 
 @pytest.mark.gpu
