@@ -22,8 +22,6 @@ from myna_plugin.probing.tasks import TASKS, Item
 
 pytest_plugins = ("tiny_data_sets",)
 
-REPOSITORY = Path(__file__).parents[2]
-
 MODULE = '''
 """A HEAR module for tests: band energies of 16 kHz audio. CALLS counts the clips embedded."""
 import torch
