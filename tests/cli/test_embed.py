@@ -211,11 +211,10 @@ def test_a_run_that_is_stopped_resumes_to_the_same_file(tmp_path, number, status
     assert not out.exists()
     kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
 
-    again = start("embed", folder, "--out", out, *options, cwd=tmp_path)
-    said = again.communicate(timeout=120)[1]
+    again = myna("embed", folder, "--out", out, *options)
 
-    assert again.returncode == 1, said
-    assert "going on" in said
+    assert again.exit_code == 1, again.output
+    assert "going on" in again.output
     assert kept, "some work was done"
     assert out.read_bytes() == whole.read_bytes()
 

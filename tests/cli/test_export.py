@@ -6,18 +6,11 @@ import sys
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import published_state_dict
 
 from myna_plugin import load_model
 from myna_plugin.adapters import onnx
 from myna_plugin.cli.export import export
 from myna_plugin.model.checkpoint import load_encoder
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    torch.save(published_state_dict(2), tmp_path / "weights.pth")
-    return str(tmp_path / "weights.pth")
 
 
 def run(*arguments):

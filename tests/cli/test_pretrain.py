@@ -19,7 +19,6 @@ from myna_plugin.cli.pretrain import pretrain, read_settings
 from myna_plugin.pretraining.run.configuration import to_yaml
 from myna_plugin.pretraining.run.run_files import RunFolder, read_table
 from myna_plugin.pretraining.run.settings import PretrainSettings
-from myna_plugin.pretraining.step.training_step import TrainingStep
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "pretrain"
 
@@ -114,17 +113,6 @@ def test_a_file_with_a_wrong_setting_is_named(tmp_path):
     assert "holds a list" in error
 
 
-def test_a_store_of_another_version_is_refused(store, tmp_path):
-    folder = tmp_path / "store"
-    folder.mkdir()
-    text = (Path(store) / "store.json").read_text()
-    (folder / "store.json").write_text(text.replace('"version": 1', '"version": 7'))
-    arguments = ("--store", folder, "--out", tmp_path / "run", *TINY)
-    status, _, error = run_command(pretrain, *arguments)
-    assert status == 2
-    assert "version is 7, and this program reads 1" in error
-
-
 def test_smoke_recipe_trains_a_model_that_loads_and_learns(store, tmp_path):
     out = tmp_path / "run"
     arguments = ["--store", store, "--out", str(out)]
@@ -186,13 +174,11 @@ def test_a_task_that_is_not_there_is_refused_before_training(store, tmp_path):
     assert not out.exists()
 
 
-def test_divergence_is_status_1(store, tmp_path, monkeypatch):
-    take = TrainingStep.__call__
-    monkeypatch.setattr(TrainingStep, "__call__", lambda *a: take(*a) + torch.inf)
-    arguments = ["--store", store, "--out", str(tmp_path / "run"), *TINY, "max_steps=2"]
-    status, _, error = run_command(pretrain, *arguments)
+def test_divergence_is_status_1(store, tmp_path):
+    arguments = ["--store", store, "--out", str(tmp_path / "run"), *TINY, "max_steps=4"]
+    status, _, error = run_command(pretrain, *arguments, "learning_rate=1e30")
     assert status == 1
-    assert "the loss is inf in steps 1 to 2" in error.splitlines()[-1]
+    assert "the loss is nan in steps 1 to 4" in error.splitlines()[-1]
 
 
 def test_of_two_runs_in_one_folder_the_second_is_refused(store, tmp_path):

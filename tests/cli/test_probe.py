@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
-from conftest import published_state_dict
 from task_layouts import BUILDERS, SIZES, write_kfold_task, write_tone
 
 from myna_plugin.cli.probe import probe
@@ -100,8 +98,15 @@ def emomusic(tmp_path) -> Path:
 # --- Every task in every layout
 
 
-@pytest.mark.parametrize("layout", ["folder", "jukemir", "marble"])
-@pytest.mark.parametrize("task", BUILDERS)
+@pytest.mark.parametrize(
+    ("task", "layout"),
+    [
+        ("magnatagatune", "folder"),
+        ("gtzan", "marble"),
+        ("giantsteps", "folder"),
+        ("emomusic", "jukemir"),
+    ],
+)
 def test_whole_recipe(built, bands, tmp_path, task, layout):
     root, out = built(task, layout), tmp_path / "out"
     content = score(task, root, out, "--module", "bands", "--layout", layout)
@@ -241,14 +246,9 @@ def test_seeds_give_mean_and_deviation(quick, built, bands, tmp_path):
 # --- Myna: three embeddings from one pass
 
 
-@pytest.fixture
-def hybrid(tmp_path) -> Path:
-    path = tmp_path / "small.pth"
-    torch.save(published_state_dict(2), path)
-    return path
-
-
-def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hybrid, monkeypatch):
+def test_hybrid_model_is_probed_in_three_parts_from_one_pass(
+    built, tmp_path, checkpoint, monkeypatch
+):
     from myna_plugin.model.embedding import Embedder
 
     monkeypatch.setenv("MYNA_PLUGIN_CACHE", str(tmp_path / "cache"))
@@ -258,7 +258,7 @@ def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hy
         Embedder, "embed_scenes", lambda self, audio: calls.append(len(audio)) or embed(self, audio)
     )
     root = built("gtzan", "folder")
-    content = score("gtzan", root, tmp_path / "out", "--model", hybrid)
+    content = score("gtzan", root, tmp_path / "out", "--model", checkpoint)
     assert sum(calls) == 3  # different sounds, of 24 files
     assert {name: part["width"] for name, part in content["parts"].items()} == {
         "square": 64,
@@ -268,11 +268,11 @@ def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hy
     valid = {name: part["valid_score"] for name, part in content["parts"].items()}
     assert valid[content["reported"]] == max(valid.values())
     table = (tmp_path / "out" / "results.md").read_text()
-    assert all(f"small, {name}" in table for name in valid)
+    assert all(f"weights, {name}" in table for name in valid)
     # Each half is what that patching alone gives.
     for name in ("square", "vertical"):
         options = json.dumps({"embedding": name})
-        arguments = ("--model", hybrid, "--model-options", options)
+        arguments = ("--model", checkpoint, "--model-options", options)
         alone = score("gtzan", root, tmp_path / name, *arguments)
         expected, found = content["parts"][name], alone["parts"][name]
         assert found["scores"] == expected["scores"]
@@ -280,9 +280,9 @@ def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hy
             assert a["valid_score"] == pytest.approx(b["valid_score"], abs=1e-6)
 
 
-def test_layers_are_probed_from_one_pass(quick, built, tmp_path, hybrid):
+def test_layers_are_probed_from_one_pass(quick, built, tmp_path, checkpoint):
     root = built("gtzan", "folder")
-    options = ("--model", hybrid, "--scene-layers", "1,2")
+    options = ("--model", checkpoint, "--scene-layers", "1,2")
     content = score("gtzan", root, tmp_path / "out", *options)
     widths = {name: part["width"] for name, part in content["parts"].items()}
     kinds = {"square": 64, "vertical": 64, "hybrid": 128}
@@ -292,9 +292,9 @@ def test_layers_are_probed_from_one_pass(quick, built, tmp_path, hybrid):
     assert valid[content["reported"]] == max(valid.values())
 
 
-def test_chunks_of_myna_and_of_any_module(quick, built, bands, tmp_path, hybrid):
+def test_chunks_of_myna_and_of_any_module(quick, built, bands, tmp_path, checkpoint):
     root = built("gtzan", "folder")
-    content = score("gtzan", root, tmp_path / "a", "--model", hybrid, "--pool", "chunk")
+    content = score("gtzan", root, tmp_path / "a", "--model", checkpoint, "--pool", "chunk")
     assert content["module"]["chunk_s"] is None
     assert content["parts"]["hybrid"]["runs"][0]["rule"] == "mean_probability"
     arguments = ("--module", "bands", "--pool", "chunk", "--chunk-seconds", 7)
@@ -344,27 +344,6 @@ def test_shuffled_test_labels_leave_what_is_chosen_unchanged():
         assert found.winner == expected.winner
     scores = [probed.results[name].scores["accuracy"][0] for probed in (before, after)]
     assert scores[0] > scores[1] + 0.2
-
-
-def test_part_is_chosen_on_validation_not_on_test():
-    """The first half is noise on test, the second half is noisy on validation."""
-    rng = np.random.default_rng(1)
-    task = TASKS["gtzan"]
-    items, vectors = make_items(task, rng)
-    directions = 3 * rng.normal(size=(len(task.labels), 6))
-    for item in items:
-        clean = directions[task.labels.index(item.target)]
-        noise = rng.normal(size=(2, 6))
-        first = noise[0] if item.split == "test" else clean + noise[0]
-        second = clean + noise[1] * (6 if item.split == "valid" else 1)
-        vectors[item.clip_id] = np.concatenate([first, second])[None]
-    parts = {"second": slice(6, 12), "first": slice(0, 6)}
-    probed = probe_vectors(task, {0: items}, vectors, parts, FAST_GRID, patience=3)
-    assert probed.reported == "first"
-    assert probed.valid_scores["first"] > probed.valid_scores["second"]
-    results = probed.results
-    assert results["first"].valid_score == probed.valid_scores["first"]
-    assert results["first"].scores["accuracy"] < results["second"].scores["accuracy"]
 
 
 def test_tracks_are_scored_from_their_clips():

@@ -46,14 +46,14 @@ from myna_plugin.pretraining.run.trainer import train
 from myna_plugin.pretraining.run.plan import plan_run
 from myna_plugin.pretraining.store.reading import Store
 
-def die_after_the_26th(step, losses):
-    if step == 26:
+def die_after_the_8th(step, losses):
+    if step == 8:
         os.kill(os.getpid(), signal.SIGKILL)
 
 store, out, settings = sys.argv[1:]
 settings = PretrainSettings().with_changes(json.loads(settings))
 plan = plan_run(settings, Store.open(Path(store)), Path(out), resume=False)
-train(plan, on_step=die_after_the_26th)
+train(plan, on_step=die_after_the_8th)
 """
 
 
@@ -88,13 +88,12 @@ def without_speed(path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"masking": "disjoint"},
+        {"masking": "disjoint", "versions": 2, "version_stride": 2},
         {"loss": "sogclr", "clips_per_block": 2, "schedule": "cosine", "warmup_steps": 5},
-        {"versions": 2, "version_stride": 2, "optimiser": "muon"},
     ],
 )
 def test_killed_and_resumed_equals_never_killed(store, tmp_path, changes):
-    settings = replace(TINY, **changes)
+    settings = replace(TINY, max_steps=12, log_every=1, checkpoint_every=6, keep_every=6, **changes)
     run(settings, store, tmp_path / "whole")
 
     (tmp_path / "child.py").write_text(DIES)
@@ -109,14 +108,12 @@ def test_killed_and_resumed_equals_never_killed(store, tmp_path, changes):
     )
     assert result.returncode == -signal.SIGKILL, result.stderr
     killed = plan_run(settings, store, tmp_path / "killed", resume=True)
-    assert killed.first_step == 20
-    assert read_table(killed.folder.table)[-1]["step"] == "25"
+    assert killed.first_step == 6
+    assert int(read_table(killed.folder.table)[-1]["step"]) > 6
 
-    outcome = train(killed, lambda _: None)
-    assert outcome.step == 40
+    assert train(killed, lambda _: None).step == 12
     whole = plan_run(settings, store, tmp_path / "whole", resume=True)
     resumed = plan_run(settings, store, tmp_path / "killed", resume=True)
-    assert whole.state["step"] == 40
     assert_same_state(whole.state, resumed.state)
     assert without_speed(whole.folder.table) == without_speed(resumed.folder.table)
     assert whole.folder.final.read_bytes() == resumed.folder.final.read_bytes()

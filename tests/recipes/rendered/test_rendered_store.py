@@ -302,15 +302,6 @@ def finished_shards(store):
     return {path: path.stat().st_ino for path in (shard_path(store, n) for n in numbers)}
 
 
-def test_shards_that_nothing_is_known_of_are_removed(plan, tmp_path):
-    store = tmp_path / "store"
-    stop_after(2, store, plan)
-    shutil.rmtree(store / WORK)
-    write_store(store, plan, HOURS / 4, workers=1)
-    assert len(Store.open(store)) == 12
-    assert [path.name for path in (store / "shards").iterdir()] == ["000000.npy"]
-
-
 def test_killed_between_publishing_and_tidying_up(plan, tmp_path):
     store = tmp_path / "store"
     stop_after(1, store, plan, module, "publish")
