@@ -13,11 +13,7 @@ from task_layouts import BUILDERS, MTG, write_tone
 
 from myna_plugin.cli.export_task import export_task
 from myna_plugin.cli.main import main
-from myna_plugin.cli.pretrain import pretrain
 from myna_plugin.cli.probe import probe
-from myna_plugin.cli.report import report
-from myna_plugin.cli.score_keys import score_keys
-from myna_plugin.cli.sweep import sweep
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import read_json, read_json_object
 from myna_plugin.common.provenance import Record
@@ -167,37 +163,6 @@ def test_what_is_odd_but_whole_is_read(tmp_path):
     text = f'{{"a": {deep}, "b": [1e400, -9223372036854775808, "\\ud83d\\ude00"]}}'
     (tmp_path / "file").write_text("\ufeff" + text)
     assert read_json(tmp_path / "file")["b"] == [float("inf"), -(2**63), "\N{GRINNING FACE}"]
-
-
-COMMANDS = {
-    "report": (report, alone, ["file"]),
-    "score-keys": (score_keys, beside("task_metadata.json"), ["task"]),
-    "probe": (probe, beside("valid.json"), ["--task", "hear", "--root", "task", "--check"]),
-    "probe --metadata": (
-        probe,
-        alone,
-        ["--task", "gtzan", "--root", ".", "--metadata", "file", "--check"],
-    ),
-    "export-task": (
-        export_task,
-        alone,
-        ["out", "--to", "hear", "--task", "gtzan", "--root", ".", "--metadata", "file"],
-    ),
-    "pretrain": (pretrain, alone, ["--config", "file", "--print-config"]),
-    "sweep": (sweep, alone, ["file", "--store", "store", "--out", "out"]),
-}
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize("bad", ["deep", "long number", "half a pair", "not UTF-8", "a list"])
-def test_commands_end_in_a_line(tmp_path, monkeypatch, name, bad):
-    monkeypatch.chdir(tmp_path)
-    command, make, arguments = COMMANDS[name]
-    make(tmp_path).write_bytes((YAML if name in ("pretrain", "sweep") else JSON)[bad])
-    status, said, errors = run_command(command, *arguments)
-    assert (status, said, errors.count("\n")) == (2, "", 1)
-    assert make(Path("")).name in errors if make is alone else "task/" in errors
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("option", ["--model-options", "--encoder-options"])

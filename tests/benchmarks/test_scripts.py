@@ -109,7 +109,7 @@ TOY: dict[str, list[object]] = {
 RUN_ELSEWHERE = {
     "benchmarks.recordings": ROOT / "tests/benchmarks/test_recordings.py",
     "benchmarks.rendered": ROOT / "tests/benchmarks/rendered/test_whole.py",
-    "benchmarks.rendered.table": ROOT / "tests/benchmarks/rendered/test_rendered_table.py",
+    "benchmarks.rendered.table": ROOT / "tests/benchmarks/rendered/test_whole.py",
     "recipes.rendered.recorded_bank": ROOT / "tests/recipes/rendered/test_recorded_bank.py",
 }
 """Scripts whose `main` another test module runs at toy size."""

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.rendered import __main__ as whole
+from benchmarks.rendered import table
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 
@@ -39,6 +40,12 @@ def run(*arguments: object):
     return CliRunner().invoke(whole.main, [str(argument) for argument in arguments])
 
 
+def run_table(tasks: Path, out: Path, *arguments: object):
+    options = [tasks, "--out", out, "--grid", "fast", "--seeds", 1, "--device", "cpu"]
+    options += ["--patience", 3, "--workers", 1, "--cache", out.with_name("cache")]
+    return CliRunner().invoke(table.main, [str(o) for o in (*options, *arguments)])
+
+
 def test_scores_to_table(tmp_path, tiny):
     out: Path = tmp_path / "small"
     first = run(out, *tiny)
@@ -55,6 +62,13 @@ def test_scores_to_table(tmp_path, tiny):
     assert f"{out / 'tasks'}: kept" in again.output
     assert "probed in" not in again.output
     assert text in again.output
+    alone = run_table(out / "tasks", tmp_path / "alone", "--baselines", "krumhansl")
+    assert alone.exit_code == 0, alone.output
+    models = json.loads((tmp_path / "alone" / "results.json").read_text())["models"]
+    untrained = models["krumhansl"]["rendered_key"]["untrained"]["weighted_key_score"]
+    assert untrained > 0.2  # by chance 0.09
+    assert f"\n| … untrained | {untrained:.3f} |" in alone.output
+    assert models["krumhansl"]["rendered_style"]["untrained"] is None
 
 
 @pytest.mark.parametrize(
@@ -70,3 +84,20 @@ def test_bad_input_is_one_line(tmp_path, arguments, message):
     assert result.exit_code == 2
     assert message in result.output.splitlines()[-1]
     assert not (tmp_path / "small" / "tasks").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--weights", "absent.pt"), "absent.pt: no such file"),
+        (("--baselines", "melody"), "--baselines melody: there are mel_statistics"),
+        (("--baselines", "none"), "nothing to score"),
+        (("--model-options", "[1]"), "'--model-options': '[1]' is no JSON object"),
+        ((), "python -m benchmarks.rendered.tasks"),
+    ],
+)
+def test_bad_arguments_of_the_table_are_one_line(tmp_path, arguments, message):
+    result = run_table(tmp_path, tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1
