@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 from commands import run_command
+from hear_eval.generate_tasks import scene_task
 from tiny_store import write_store
-from tiny_task import write_task
 
 from myna_plugin import load_model
 from myna_plugin.cli.pretrain import pretrain, read_settings
@@ -139,7 +139,7 @@ def test_smoke_recipe_trains_a_model_that_loads_and_learns(store, tmp_path):
 
 
 def test_a_run_is_probed_on_the_way(store, tmp_path):
-    task, out = write_task(tmp_path / "task"), tmp_path / "run"
+    task, out = scene_task(tmp_path / "pitches"), tmp_path / "run"
     arguments = ["--store", store, "--out", str(out), *TINY, "max_steps=4", "log_every=3"]
     arguments += [f"probe_tasks=[{task}]", "probe_every=2"]
     status, said, _ = run_command(pretrain, *arguments)
@@ -157,7 +157,7 @@ def test_a_run_is_probed_on_the_way(store, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
 def test_a_gpu_that_is_not_there_is_refused_with_probes_too(store, tmp_path):
-    task, out = write_task(tmp_path / "task"), tmp_path / "run"
+    task, out = scene_task(tmp_path / "pitches"), tmp_path / "run"
     arguments = ["--store", store, "--out", str(out), *TINY, "device=cuda"]
     for probes in ([], [f"probe_tasks=[{task}]"]):
         status, _, error = run_command(pretrain, *arguments, *probes)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from commands import run_command
+from hear_eval.generate_tasks import scene_task
 from tiny_store import write_store
-from tiny_task import write_task
 
 from myna_plugin.cli.sweep import sweep as command
 from myna_plugin.pretraining.run import sweep as sweeping
@@ -93,7 +93,7 @@ def test_a_sweep_is_resumed_run_by_run(store, sweep, tmp_path, monkeypatch):
 
 
 def test_runs_are_scored_on_tasks_once_each(store, sweep, tmp_path, monkeypatch):
-    out, tasks = tmp_path / "out", [write_task(tmp_path / name, name) for name in ("a", "b")]
+    out, tasks = tmp_path / "out", [scene_task(tmp_path / name) for name in ("a", "b")]
     arguments = [str(sweep), "--store", store, "--out", str(out)]
     plain = "| mask_ratio | steps | contrastive loss | alignment | uniformity | effective rank |"
     assert run_command(command, *arguments)[0] == 0
@@ -132,7 +132,7 @@ def test_runs_are_scored_on_tasks_once_each(store, sweep, tmp_path, monkeypatch)
 
 
 def test_a_run_that_cannot_be_scored_is_named(store, sweep, tmp_path, monkeypatch):
-    task, out = write_task(tmp_path / "task"), tmp_path / "out"
+    task, out = scene_task(tmp_path / "task"), tmp_path / "out"
 
     def fail(self, encoder):
         raise ValueError("task/a.wav: no such file")
@@ -147,13 +147,14 @@ def test_a_run_that_cannot_be_scored_is_named(store, sweep, tmp_path, monkeypatc
 
 
 def test_a_run_that_diverges_does_not_end_the_others(store, sweep, tmp_path):
-    sweep.write_text(YAML.replace("mask_ratio\nvalues: [0.5, ", "learning_rate\nvalues: [1e30, "))
+    varied = "learning_rate\nvalues: [1.0e+30, 0.0001]"
+    sweep.write_text(YAML.replace("mask_ratio\nvalues: [0.5, 0.9]", varied))
     out = tmp_path / "out"
     status, _, error = run_command(command, sweep, "--store", store, "--out", out)
     assert status == 1
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| 1e+30 | diverged |" in table
-    assert "| 0.9 | 4 |" in table
+    assert "| 0.0001 | 4 |" in table
     assert "the loss is nan" in error
 
 
