@@ -264,28 +264,6 @@ def test_what_is_damaged_is_made_again(tmp_path):
     assert not parts.exists()
 
 
-def test_what_was_read_off_another_block_is_not_gone_on_with(tmp_path, music):
-    """As with every option: a shard is refused, and alone all is made anew."""
-    model, out, whole = (
-        write_model(tmp_path),
-        tmp_path / "library.parquet",
-        tmp_path / "whole.parquet",
-    )
-
-    def run(out, layer, *more):
-        options = ["--timestamps", "--timestamp-layer", layer, "--device", "cpu", *more]
-        return myna("embed", music, "--out", out, "--model", model, *options)
-
-    assert run(out, 2, "--shard", "1/2").exit_code == 0
-    refused = run(out, 1, "--shard", "2/2")
-    assert refused.exit_code == 2
-    assert "begun with other options" in refused.output
-    anew, alone = run(out, 1), run(whole, 1)
-    assert anew.exit_code == alone.exit_code == 0
-    assert "going on" not in anew.output
-    assert out.read_bytes() == whole.read_bytes()
-
-
 OTHERS = {
     "a folder": lambda out: write(parts_of(out) / "precious.txt"),
     "parts of something else": lambda out: write(parts_of(out) / f"{'0' * 32}.parquet"),

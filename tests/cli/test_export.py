@@ -1,9 +1,7 @@
 """`myna export`: what it writes, and what it refuses."""
 
-import importlib.util
 import sys
 
-import pytest
 import torch
 from click.testing import CliRunner
 
@@ -36,25 +34,6 @@ def test_scene_layers_become_the_default_of_the_file(tmp_path, checkpoint, sound
     wrong = run("--to", "onnx", "--model", checkpoint, "--scene-layers", "two", "--out", "x")
     assert wrong.exit_code == 2
     assert "must be numbers of blocks, such as 8,12, got 'two'" in wrong.output
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None,
-    reason="transformers is not installed (extra transformers)",
-)
-def test_transformers_folder_loads_as_it_is_told(tmp_path, checkpoint, sound):
-    out = tmp_path / "exported"
-    result = run(
-        *("--to", "transformers", "--model", checkpoint, "--out", out),
-        *("--embedding", "vertical", "--hop-ms", "20", "--scene-layers", "1,2"),
-    )
-    assert result.exit_code == 0, result.output
-    adapter = importlib.import_module("myna_plugin.adapters.transformers")
-    model = adapter.transformers.AutoModel.from_pretrained(out)
-    assert model.config.hop_ms == 20
-    expected = load_model(checkpoint, embedding="vertical", scene_layers=[1, 2])(sound)
-    assert expected.shape == (1, 128)
-    torch.testing.assert_close(model(sound).pooler_output, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_onnx_tells_opset_and_distance(tmp_path, checkpoint, monkeypatch):

@@ -115,20 +115,13 @@ def test_plot(tmp_path, library):
 
 
 @pytest.mark.parametrize("command", [["similar", "a.mp3"], ["plot", "--out", "x.png"]])
-def test_a_library_that_cannot_be_used_is_a_line(tmp_path, monkeypatch, command):
+def test_a_library_without_tracks_is_a_line(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     write_library(tmp_path / "empty.parquet", [], FACTS)
-    (tmp_path / "damaged.parquet").write_bytes((tmp_path / "empty.parquet").read_bytes()[:-9])
-    for name, message in (
-        ("empty.parquet", "empty.parquet: no tracks in it"),
-        ("damaged.parquet", "damaged.parquet: not a library, or damaged"),
-        ("gone.parquet", "gone.parquet: no such file; name a file"),
-        (".", ".: is a folder, not a file; name a file that myna embed wrote"),
-    ):
-        result = myna(*command, name)
-        assert result.exit_code == 2
-        assert result.output.startswith(f"myna {command[0]}: {message}")
-        assert result.output.count("\n") == 1
+    result = myna(*command, "empty.parquet")
+    assert result.exit_code == 2
+    assert result.output.startswith(f"myna {command[0]}: empty.parquet: no tracks in it")
+    assert result.output.count("\n") == 1
 
 
 def test_a_full_disk_is_a_line_that_names_the_file(tmp_path, monkeypatch, library):

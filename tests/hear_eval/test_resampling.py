@@ -83,14 +83,6 @@ def test_listed_mp3_keeps_its_name_and_is_readable(tmp_path):
     assert soundfile.read(folder / str(RATE) / "test" / "test0.mp3")[1] == RATE
 
 
-def test_stereo_is_averaged(tmp_path):
-    left, right = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 4_800)).astype(np.float32)
-    soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], 1), 48_000, "FLOAT")
-    resample_file(tmp_path / "stereo.wav", tmp_path / "mono.wav", RATE, 1_600)
-    expected = soxr.resample((left + right) / 2, 48_000, RATE, quality="HQ")
-    np.testing.assert_allclose(soundfile.read(tmp_path / "mono.wav")[0], expected, atol=1e-6)
-
-
 def test_deep_audio_stays_deep(tmp_path):
     loud = 1.5 * np.sin(np.arange(4_800) / 20).astype(np.float32)  # would be clipped in 16 bits
     soundfile.write(tmp_path / "deep.wav", loud, 48_000, "FLOAT")

@@ -278,13 +278,6 @@ def test_silence_is_measured_by_amplitude(amplitude, kept):
             cut_clips(waveform, SETTINGS)
 
 
-def test_a_ten_second_file_is_one_clip_by_default():
-    clips = cut_clips(torch.from_numpy(noise(10)[:, 0]), settings_of())
-    assert [mel.shape for mel in clips.mels] == [(313, 128)]
-    assert clips.mels[0].dtype == np.float16
-    assert clips.mels[0].flags.c_contiguous
-
-
 # -------- interrupted, and resumed
 
 
@@ -600,16 +593,6 @@ def test_a_folder_of_other_things_is_left_alone(music, tmp_path):
     with pytest.raises(StoreError, match="is a file"):
         build(music, tmp_path / "file")
     assert contents(tmp_path) == {"thesis.tex": b"precious", "file": b"precious"}
-
-
-def test_nothing_found_is_an_error_and_leaves_nothing(tmp_path):
-    (tmp_path / "music").mkdir()
-    (tmp_path / "music" / "notes.txt").touch()
-    with pytest.raises(StoreError, match=r"no audio files found .*\.flac"):
-        build(tmp_path / "music", tmp_path / "store")
-    with pytest.raises(StoreError, match="no such folder"):
-        build(tmp_path / "nowhere", tmp_path / "store")
-    assert not (tmp_path / "store").exists()
 
 
 def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):

@@ -82,15 +82,6 @@ def test_the_reading_interface(store):
         opened.clip(9)
 
 
-def test_a_clip_knows_where_it_comes_from(store):
-    opened = Store.open(store)
-    path, start_s = opened.source(4)
-    assert path.as_posix() == "/music/1a.wav"
-    assert start_s == 50 * 512 / 16_000
-    assert opened.source(8)[0].as_posix() == "/music/2b.wav"
-    assert opened.source(8)[1] == 0.0
-
-
 def test_stored_values_cannot_be_written_by_accident(store):
     with pytest.raises(ValueError, match="read-only"):
         Store.open(store).clip(0)[0, 0] = 1

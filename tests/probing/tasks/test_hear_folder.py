@@ -56,11 +56,7 @@ def test_folds_after_the_first_train_one_model_each(tmp_path):
         (setting(split_mode="random"), "split_mode"),
         (setting(splits=["train", "test"]), "valid missing"),
         (setting(splits=["train", "train", "valid", "test"]), "twice"),
-        (setting(splits=["train", "valid", "../test"]), "plain name"),
-        (setting(splits=["train", "valid", "test", "/tmp/x"]), "plain name"),
         (setting(splits=3), "splits is 3"),
-        (setting(task_name="../../evil"), "task_name is '../../evil'"),
-        (setting(task_name="/evil"), "task_name is '/evil'"),
         (setting(task_name=3), "task_name is 3"),
         (without("task_name"), "task_name is None"),
         (without("embedding_type"), "embedding_type is None"),
@@ -88,10 +84,6 @@ def test_unusable_metadata_is_bad_input(tmp_path, change, fault):
         (setting(**{"x.wav": ["middle"]}), "x.wav: 'middle' not in labelvocabulary.csv"),
         (setting(**{"x.wav": [["low"]]}), "x.wav: .* not in labelvocabulary.csv"),
         (setting(**{"x.wav": "low"}), "x.wav: labels must be a list"),
-        *(
-            (setting(**{name: ["low"]}), "plain file name")
-            for name in ("../x.wav", "/tmp/x.wav", "a/x.wav", "a\\x.wav", "", "..")
-        ),
     ],
 )
 def test_unusable_scene_labels_are_bad_input(tmp_path, change, fault):

@@ -174,8 +174,6 @@ SPOILT = {
         ('"valid"', '"val"', r"gtzan_ff.json: clip .*'val'"),
         ('"valid"', "null", r"gtzan: no clips in split 'valid'"),
         ('"id": "', f'"id": "{"x" * 300}', r"gtzan_ff.json: clip .*File name too long"),
-        ('"id": "', '"id": "/x/', r"gtzan_ff.json: clip .*'/x/.*leads out"),
-        ('"id": "', '"id": "../', r"gtzan_ff.json: clip .*leads out of the data folder"),
         ("{", "", r"gtzan_ff.json: not JSON"),
     ],
     ("gtzan", "marble", GTZAN_VALID): [
@@ -188,8 +186,6 @@ SPOILT = {
         ("{", '["', r"val.jsonl: line 1: not JSON"),
         ("{", "[" * 100_000, r"val.jsonl: line 1: .*recursion"),
         ('"data/GTZAN', '"/data/GTZAN', r"val.jsonl: line 1: .*is outside"),
-        ('"data/GTZAN', '"../data/GTZAN', r"val.jsonl: line 1: .*leads out of the data folder"),
-        ('"label"', '"clip_id": "../x", "label"', r"'../x' is not a plain name"),
     ],
     ("gtzan", "marble", GTZAN_TEST): [("00006", "00005", r"'\w+.00005' is listed 2 times")],
     ("magnatagatune", "folder", "annotations_final.csv"): [
@@ -202,7 +198,6 @@ SPOILT = {
         ('"12"', '"twelve"', r"csv: line 2: clip_id: 'twelve' is not a number"),
         ('"12"', '"64"', r"csv: line 3: clip_id 64 is that of .*line 2 too"),
         ('"c/lvx', '"g/lvx', r"csv: line 5: clip 00014: mp3_path 'g/lvx"),
-        ('"c/lvx', '"c/../../lvx', r"csv: line 5: clip 00014: .*leads out"),
         ('"1"', '"yes"', r"csv: line 2: guitar: 'yes' is not a number"),
         ('"1"', '"2"', r"csv: line 2: guitar: 2 is neither 0 nor 1"),
         ('"1"', '""', r"csv: line 2: guitar: '' is not a number"),

@@ -46,17 +46,6 @@ def test_all_styles_tonics_and_modes_occur(works):
     assert {1, 2, 3, 4} & {score.n_parts for score in works} >= {2, 3, 4}
 
 
-def test_works_are_sound(works):
-    for score in works:
-        assert np.isfinite(score.notes).all()
-        assert (score.notes[:, 0] >= 0).all()
-        assert (score.notes[:, 1] > 0).all()
-        assert (np.diff(score.notes[:, 0]) >= 0).all()
-        assert ((score.notes[:, 2] >= 21) & (score.notes[:, 2] <= 108)).all()
-        assert ((score.notes[:, 3] >= 1) & (score.notes[:, 3] <= 127)).all()
-        assert 45 < score.duration_s < 400
-
-
 def test_a_work_does_not_depend_on_how_many_there_are(works):
     few = compose_scores(3, seed=1)
     for one, other in zip(few, works, strict=False):

@@ -12,7 +12,6 @@ from recipes.rendered.recorded_notes import (
     RATE,
     BankError,
     file_inside,
-    loop_note,
     measure_cents,
     read_loop,
     read_note,
@@ -32,21 +31,6 @@ def test_notes_are_tuned_to_their_names_but_not_to_other_pitches():
         sound = tone(57 + cents / 100, rate=RATE).astype(np.float32)
         assert measure_cents(sound, 57) == pytest.approx(cents, abs=2)
     assert measure_cents(tone(59, rate=RATE).astype(np.float32), 57) == 0
-
-
-def test_a_loop_goes_on_without_a_seam():
-    rng = np.random.default_rng(1)
-    for pitch in (43.3, 60.0, 71.7):
-        sound = tone(pitch, 1.2, rate=RATE).astype(np.float32)
-        sound = sound * (1 + 0.1 * np.sin(np.arange(len(sound)) / 900)).astype(np.float32)
-        sound += rng.normal(0, 1e-4, len(sound)).astype(np.float32)
-        looped, (start, end) = loop_note(sound, None)
-        assert len(looped) == end + 16
-        assert end - start >= 0.25 * RATE
-        went_on = np.concatenate([looped[:end], looped[start:end], looped[start:end]])
-        steps = np.abs(np.diff(went_on))
-        # A seam would be a step larger than any that the sound itself takes.
-        assert steps[end - 2 :].max() < 1.1 * np.abs(np.diff(sound)).max()
 
 
 def test_a_files_own_loop_is_kept(tmp_path):

@@ -86,36 +86,6 @@ def test_notes_are_the_synthesisers(program, velocity, bank, soundfont):
     assert level_db(sound) == pytest.approx(level_db(expected), abs=0.3)
 
 
-def test_drums_are_the_synthesisers(bank, soundfont, scale):
-    quiet = replace(scale, notes=scale.notes[:1])
-    performance = Performance(programs=(PIANO,), drums=DrumTrack("rock", kit=KIT, seed=4))
-    [sound] = put_together(bank, soundfont, quiet, performance)
-    expected = played(soundfont, quiet, performance)
-    assert correlation(sound, expected) > 0.95
-    assert level_db(sound) == pytest.approx(level_db(expected), abs=0.5)
-
-
-@pytest.mark.parametrize("cents", [-20.0, 20.0])
-def test_a_tuning_moves_the_pitch_and_not_the_time(cents, bank, soundfont):
-    """Of the synthesiser's note at the same tuning, and unlike its note at none."""
-    score = score_of((0.5, 2.5, 69, 100, 0))
-    performance = Performance(programs=(ORGAN,), tuning_cents=cents)
-    [sound] = put_together(bank, soundfont, score, performance)
-
-    def peak_hz(wave):
-        middle = wave[16_000:40_000] * np.hanning(24_000)
-        spectrum = np.abs(np.fft.rfft(middle, 1 << 19))
-        hz = np.fft.rfftfreq(1 << 19, 1 / 16_000)
-        near = (hz > 400) & (hz < 480)
-        return hz[near][spectrum[near].argmax()]
-
-    assert peak_hz(sound) == pytest.approx(peak_hz(played(soundfont, score, performance)), abs=0.3)
-    untuned = peak_hz(played(soundfont, score, replace(performance, tuning_cents=0.0)))
-    assert 1200 * np.log2(peak_hz(sound) / untuned) == pytest.approx(cents, abs=1.5)
-    begins = np.flatnonzero(np.abs(sound) > 0.01 * np.abs(sound).max())[0] / 16_000
-    assert begins == pytest.approx(0.5, abs=0.02)
-
-
 @pytest.mark.parametrize(("cents", "most_db"), [(0.0, 0.5), (12.0, 2.0)])
 def test_a_passage_sounds_as_played(cents, most_db, bank, soundfont, scale):
     """Mel power where it is not soft; a tuning moves onsets by up to 1 ms, and so interference."""

@@ -9,7 +9,6 @@ from recipes.rendered.scores import (
     ScoreError,
     read_midi_folder,
     read_scores,
-    select_scores,
     split_of,
 )
 
@@ -107,23 +106,6 @@ def test_key_during_knows_nothing_before_the_first_key():
     assert score.key_during(0.0, 8.0) is None
     assert score.key_during(4.0, 8.0) == (0, 0)
     assert Score(score.notes, "w").key_during(0.0, 8.0) is None
-
-
-def test_a_key_that_comes_twice_is_one_key():
-    score = Score(np.zeros((0, 5), np.float32), "w", keys=((0.0, 5, 1), (4.0, 5, 1)))
-    assert score.key_during(0.0, 8.0) == (5, 1)
-
-
-def test_scores_are_selected_by_split_and_licence():
-    empty = np.zeros((0, 5), np.float32)
-    scores = [
-        Score(empty, f"{split} {licence}", split=split, licence=licence)
-        for split in ("train", "test")
-        for licence in ("CC0", "other")
-    ]
-    names = [s.work for s in select_scores(scores, split="train", licence="CC0")]
-    assert names == ["train CC0"]
-    assert select_scores(scores) == scores
 
 
 class TestMidi:
