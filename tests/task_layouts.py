@@ -434,11 +434,7 @@ BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
         "jukemir": giantsteps_jukemir,
         "marble": giantsteps_marble,
     },
-    "emomusic": {
-        "folder": emomusic_folder,
-        "jukemir": emomusic_jukemir,
-        "marble": emomusic_marble,
-    },
+    "emomusic": {"folder": emomusic_folder, "jukemir": emomusic_jukemir, "marble": emomusic_marble},
 }
 
 SIZES: dict[str, dict[str, int]] = {

@@ -84,11 +84,7 @@ READERS = {
     "JSON": (JSON, alone, lambda root: read_json_object(root / "file")),
     "metadata": (JSON, beside("task_metadata.json"), lambda root: read_folder(root / "task")),
     "labels": (JSON, beside("valid.json"), lambda root: read_folder(root / "task")),
-    "JukeMIR": (
-        JSON,
-        alone,
-        lambda root: load_items(TASKS["gtzan"], root, metadata=root / "file"),
-    ),
+    "JukeMIR": (JSON, alone, lambda root: load_items(TASKS["gtzan"], root, metadata=root / "file")),
     "MARBLE": (
         LINES,
         built("gtzan", "marble", "data/GTZAN/GTZANGenre.val.jsonl"),

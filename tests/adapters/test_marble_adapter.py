@@ -147,9 +147,7 @@ def test_recipes_say_what_an_export_says(stem):
     recipe = yaml.safe_load(text)
     encoder = recipe["model"]["init_args"]["encoder"]
     exported = marble_settings(
-        task,
-        Path("/data"),
-        {**encoder, "embed_dim": MynaEncoder.NUM_FEATURES},
+        task, Path("/data"), {**encoder, "embed_dim": MynaEncoder.NUM_FEATURES}
     )
     for ours, theirs in (
         ("/data/output", f"output/probe.Myna.{stem}"),

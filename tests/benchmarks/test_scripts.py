@@ -199,8 +199,7 @@ TAKES_LONG = {"benchmarks.rendered.claims", "benchmarks.soak"}
 
 
 @pytest.mark.parametrize(
-    "script",
-    [pytest.param(s, marks=pytest.mark.slow) if s in TAKES_LONG else s for s in TOY],
+    "script", [pytest.param(s, marks=pytest.mark.slow) if s in TAKES_LONG else s for s in TOY]
 )
 def test_toy_run(script, run):
     assert PRINTS[script] in run(script)

@@ -306,18 +306,12 @@ def test_nothing_of_others_is_removed_or_written_over(tmp_path, name):
     ("options", "message"),
     [
         (["--timestamp-layer", 1], "--timestamp-layer is for --timestamps"),
-        (
-            ["--timestamps", "--timestamp-layer", 3],
-            "timestamp_layer must be 1 to 2, got 3",
-        ),
+        (["--timestamps", "--timestamp-layer", 3], "timestamp_layer must be 1 to 2, got 3"),
         (
             ["--timestamps", "--timestamp-layer", 0],
             "Invalid value for '--timestamp-layer': must be at least 1",
         ),
-        (
-            ["--timestamps", "--scene-layers", "1"],
-            "--scene-layers is for one vector a track",
-        ),
+        (["--timestamps", "--scene-layers", "1"], "--scene-layers is for one vector a track"),
         (
             ["--scene-layers", "1,3"],
             "scene_layers must list different blocks from 1 to 2, such as [2], got (1, 3)",

@@ -7,12 +7,7 @@ import re
 import pytest
 
 from myna_plugin.common.errors import InputError
-from myna_plugin.hear_eval.heareval_process import (
-    HearevalProcess,
-    Job,
-    JobError,
-    describe_failure,
-)
+from myna_plugin.hear_eval.heareval_process import HearevalProcess, Job, JobError, describe_failure
 
 from .conftest import install_tiny_module
 

@@ -4,12 +4,7 @@ import json
 
 import pytest
 
-from myna_plugin.hear_eval.results import (
-    SCORES,
-    Score,
-    TaskResult,
-    read_scores,
-)
+from myna_plugin.hear_eval.results import SCORES, Score, TaskResult, read_scores
 from myna_plugin.probing.tasks.hear_folder import read_folder
 
 from .generate_tasks import scene_task

@@ -8,12 +8,7 @@ import pytest
 from tiny_library import FACTS, SEQUENCES, same
 
 from myna_plugin.library.decoding_pool import LibraryError
-from myna_plugin.library.table import (
-    embedding_array,
-    read_library,
-    schema_of,
-    write_library,
-)
+from myna_plugin.library.table import embedding_array, read_library, schema_of, write_library
 
 
 def tables_of(paths, rows, facts, step=2):

@@ -10,11 +10,7 @@ import torch
 from conftest import PATCHINGS, published_state_dict
 
 import myna_plugin
-from myna_plugin.model.chunks import (
-    average_chunks,
-    pool_consecutive,
-    timestamp_count,
-)
+from myna_plugin.model.chunks import average_chunks, pool_consecutive, timestamp_count
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 

@@ -35,11 +35,7 @@ def loud_then_quiet(seconds=18.0):
 
 # -------- how long an MP3 is
 
-SETTINGS = {
-    "variable": {"q": "2"},
-    "average": {"b": "128k", "abr": "1"},
-    "constant": {"b": "128k"},
-}
+SETTINGS = {"variable": {"q": "2"}, "average": {"b": "128k", "abr": "1"}, "constant": {"b": "128k"}}
 FRONTS = {
     "": b"",
     "id3v2": b"ID3\x04\x00\x00" + bytes([0, 0, 8, 0]) + b"TIT2" + bytes(1020),

@@ -4,12 +4,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from myna_plugin.pretraining.step.masking import (
-    MASKINGS,
-    count_kept,
-    draw_masks,
-    find_masking,
-)
+from myna_plugin.pretraining.step.masking import MASKINGS, count_kept, draw_masks, find_masking
 
 GRIDS = [(8, 6), (1, 48)]
 

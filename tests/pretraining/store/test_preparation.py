@@ -123,10 +123,7 @@ REPORTED = {
     "dc.wav": (lambda p: write(p, noise(9, amplitude=0) + 0.5), "silent"),
     "short.wav": (lambda p: write(p, noise(3)), r"too short: 3\.00 s, 4\.00 s are needed"),
     "nan.wav": (lambda p: write(p, with_nan(), subtype="FLOAT"), "^holds NaN or infinite samples"),
-    "dangling.wav": (
-        lambda p: p.symlink_to("nowhere.wav"),
-        "^is a link to nowhere.wav, no such",
-    ),
+    "dangling.wav": (lambda p: p.symlink_to("nowhere.wav"), "^is a link to nowhere.wav, no such"),
     "circle.wav": (lambda p: p.symlink_to("circle.wav"), "^is a link to circle.wav, no such"),
     "pipe.wav": (lambda p: os.mkfifo(p), "^is a pipe or a device, not a file"),
 }

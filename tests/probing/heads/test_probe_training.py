@@ -154,11 +154,7 @@ def test_stacks_of_several_variants_give_what_stacks_of_one_give() -> None:
     # On a processor stacks are of one variant each; on a GPU they are as large as can be.
     task = TASKS["tags"]
     data = prepare_data(
-        make_split(task, 90, 1),
-        make_split(task, 60, 2),
-        task,
-        torch.device("cpu"),
-        torch.float64,
+        make_split(task, 90, 1), make_split(task, 60, 2), task, torch.device("cpu"), torch.float64
     )[0]
     expected = train_together(task)
     with torch.no_grad():

@@ -12,14 +12,7 @@ import pytest
 from task_layouts import BUILDERS, KEY, MTG, SIZES, write_text
 
 from myna_plugin.common.errors import InputError
-from myna_plugin.probing.tasks import (
-    TASKS,
-    check,
-    encode_targets,
-    gtzan,
-    load_items,
-    load_task,
-)
+from myna_plugin.probing.tasks import TASKS, check, encode_targets, gtzan, load_items, load_task
 from myna_plugin.probing.tasks.loading import find_source
 from myna_plugin.probing.tasks.metrics import METRICS, score_outputs
 from myna_plugin.probing.tasks.published import COLUMNS
@@ -189,11 +182,7 @@ SPOILT = {
     ],
     ("gtzan", "marble", GTZAN_TEST): [("00006", "00005", r"'\w+.00005' is listed 2 times")],
     ("magnatagatune", "folder", "annotations_final.csv"): [
-        (
-            '"harpsichord"',
-            '"harpsicord"',
-            r"_final.csv: line 1: no column 'harpsichord'",
-        ),
+        ('"harpsichord"', '"harpsicord"', r"_final.csv: line 1: no column 'harpsichord'"),
         ('"guitar"', '"Slow"', r"annotations_final.csv: line 1: .* column"),
         ('"12"', '"twelve"', r"csv: line 2: clip_id: 'twelve' is not a number"),
         ('"12"', '"64"', r"csv: line 3: clip_id 64 is that of .*line 2 too"),
@@ -203,7 +192,7 @@ SPOILT = {
         ('"1"', '""', r"csv: line 2: guitar: '' is not a number"),
     ],
     ("magnatagatune", "folder", "clip_info_final.csv"): [
-        ('"12"', '"64"', r"clip_info_final.csv: line 3: clip_id 64 is that of .*line 2 too"),
+        ('"12"', '"64"', r"clip_info_final.csv: line 3: clip_id 64 is that of .*line 2 too")
     ],
     ("magnatagatune", "jukemir", "magnatagatune.json"): [
         ('"harpsichord"', '"cembalo"', r"magnatagatune.json: clip '000\d\d': label 'cembalo'"),
@@ -225,7 +214,7 @@ SPOILT = {
         ("\n13,", "\n14,", r"csv: no rating of song 13, which .*songs_info.csv: line 11 lists"),
     ],
     ("emomusic", "jukemir", "emomusic.json"): [
-        ('"y": [', '"y": [NaN, ', r"emomusic.json: clip '0002'"),
+        ('"y": [', '"y": [NaN, ', r"emomusic.json: clip '0002'")
     ],
     ("giantsteps", "jukemir", "giantsteps_clips.json"): [
         (

@@ -8,11 +8,7 @@ import torchmetrics.functional as reference
 
 from myna_plugin.probing.tasks import TASKS, TaskError
 from myna_plugin.probing.tasks.giantsteps import KEYS
-from myna_plugin.probing.tasks.metrics import (
-    METRICS,
-    score_outputs,
-    score_tracks,
-)
+from myna_plugin.probing.tasks.metrics import METRICS, score_outputs, score_tracks
 
 RNG = np.random.default_rng(0)
 

@@ -3,11 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recipes.rendered.performance import (
-    PROGRAMS,
-    draw_performance,
-    draw_start,
-)
+from recipes.rendered.performance import PROGRAMS, draw_performance, draw_start
 from recipes.rendered.scores import Score
 
 pytest_plugins = ("rendered_fixtures",)

@@ -9,10 +9,7 @@ from recorded_sounds import FILE_RATE, hz_of, save, strike, tone
 from recipes.rendered import recorded_bank
 from recipes.rendered.percussion import KITS
 from recipes.rendered.performance import PROGRAMS
-from recipes.rendered.recorded_bank import (
-    main,
-    write_bank,
-)
+from recipes.rendered.recorded_bank import main, write_bank
 from recipes.rendered.recorded_notes import RATE, midi_pitch, read_regions
 from recipes.rendered.recorded_sources import (
     LICENCES,

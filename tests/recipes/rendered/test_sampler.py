@@ -11,13 +11,7 @@ from recipes.rendered import sampler
 from recipes.rendered.percussion import DrumTrack
 from recipes.rendered.performance import Performance
 from recipes.rendered.render import perform, render_clip, render_notes
-from recipes.rendered.sampler import (
-    VELOCITIES,
-    make_bank,
-    mix,
-    tabulate_notes,
-    to_peak,
-)
+from recipes.rendered.sampler import VELOCITIES, make_bank, mix, tabulate_notes, to_peak
 from recipes.rendered.scores import Score
 
 pytest_plugins = ("rendered_fixtures",)
