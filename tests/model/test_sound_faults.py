@@ -276,19 +276,21 @@ def test_cancelled_stereo_is_taken_from_one_side(tmp_path, suffix):
 
 def test_the_whole_file_is_taken_from_one_side_or_none_of_it(tmp_path):
     rest = np.zeros_like(TONE)
-    late = write(tmp_path / "late.wav", np.r_[rest, TONE], np.r_[rest, -TONE])
-    assert load(late) == (pytest.approx(np.r_[rest, TONE], abs=1e-4), ["cancelled"])
+
+    def check(name, channels, expected, notes, tolerance=1e-4, **options):
+        waveform, told = load(write(tmp_path / name, *channels, **options))
+        np.testing.assert_allclose(waveform, expected, rtol=0, atol=tolerance)
+        assert told == notes
+
+    late = np.r_[rest, TONE]
+    check("late.wav", (late, -late), late, ["cancelled"])
     # Cancelled for half a minute, then not: the mix, for all of it.
-    partly = write(tmp_path / "partly.wav", np.r_[TONE, TONE], np.r_[-TONE, TONE])
-    assert load(partly) == (pytest.approx(np.r_[rest, TONE], abs=1e-4), [])
-    one_sided = write(tmp_path / "one sided.wav", TONE, rest)
-    assert load(one_sided) == (pytest.approx(TONE / 2, abs=1e-4), [])
-    unequal = write(tmp_path / "unequal.wav", TONE, -0.9 * TONE)
-    assert load(unequal) == (pytest.approx(TONE / 20, abs=1e-4), [])
-    quiet = write(tmp_path / "quiet.wav", TONE / 1000, TONE / 1000, subtype="FLOAT")
-    assert load(quiet) == (pytest.approx(TONE / 1000, abs=1e-6), [])
-    of_three = write(tmp_path / "three.wav", TONE, -TONE / 2, -TONE / 2)
-    assert load(of_three) == (pytest.approx(TONE, abs=1e-4), ["cancelled"])
+    check("partly.wav", (np.r_[TONE, TONE], np.r_[-TONE, TONE]), late, [])
+    check("one sided.wav", (TONE, rest), TONE / 2, [])
+    check("unequal.wav", (TONE, -0.9 * TONE), TONE / 20, [])
+    quiet = TONE / 1000
+    check("quiet.wav", (quiet, quiet), quiet, [], 1e-6, subtype="FLOAT")
+    check("three.wav", (TONE, -TONE / 2, -TONE / 2), TONE, ["cancelled"])
 
 
 def test_silence_is_marked(tmp_path):
@@ -319,15 +321,15 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     sound = tones(60.0, RATE, [440.0, 620.0])
     encode(path, "libmp3lame", sound, RATE, b="64k", options=NO_XING)
     long = tmp_path / "long.mp3"
-    long.write_bytes(path.read_bytes() * 20)
+    long.write_bytes(path.read_bytes() * 10)
     used = []
     for file in (path, long):
         run = subprocess.run(
             [sys.executable, "-c", MEMORY, file], capture_output=True, text=True, check=True
         )
         used.append([int(number) for number in run.stdout.split()])
-    assert used[1][0] > 19 * used[0][0]
-    assert used[1][1] - used[0][1] < 30  # megabytes; twenty minutes are 77 as float32 at 16 kHz
+    assert used[1][0] > 9 * used[0][0]
+    assert used[1][1] - used[0][1] < 30  # megabytes; ten minutes are 38 as float32 at 16 kHz
 
 
 def test_no_file_stays_open(tmp_path):
