@@ -172,11 +172,3 @@ def test_unchanged_files_are_not_decoded_again(tmp_path, monkeypatch):
     monkeypatch.undo()
     soundfile.write(folder / f"{RATE}/test/test0.wav", 0.1 * np.ones(2 * RATE), RATE)
     assert prepare(folder, cache=cache) != first
-
-
-def test_damaged_cache_is_made_anew(tmp_path):
-    folder = event_task(tmp_path / "task")
-    cache = tmp_path / "cache.json"
-    cache.write_text('{"a')
-    prepare(folder, cache=cache)
-    assert str(folder / f"{RATE}/test/test0.wav") in AudioCheck(cache).known

@@ -11,8 +11,6 @@ from benchmarks.contestants import baseline
 from benchmarks.rendered import table, tasks
 from myna_plugin.probing.tasks import HEAR, load_task
 from myna_plugin.probing.tasks.giantsteps import KEYS
-from myna_plugin.probing.tasks.hear_folder import find_tasks
-from myna_plugin.probing.tasks.hear_folder import read_folder as read_for_heareval
 from recipes.rendered.instruments import GROUPS, TAGS, sounding_tags
 from recipes.rendered.scores import Score
 from recipes.rendered.soundfonts import SoundfontError
@@ -135,19 +133,6 @@ def test_notes_lie_within_the_clip_and_its_scale(rendered):
             for event in events:
                 assert 0 <= event["start"] < event["end"] <= 1000 * SECONDS
                 assert (int(event["label"]) - shift) % 12 in SCALE
-
-
-def test_heareval_finds_four_tasks(rendered):
-    folders = find_tasks(rendered, ["all"])
-    read = [read_for_heareval(folder) for folder in folders]
-    assert [task.name for task in read] == [
-        "rendered_instruments",
-        "rendered_key",
-        "rendered_notes",
-        "rendered_style",
-    ]
-    assert [task.embedding_type for task in read] == ["scene", "scene", "event", "scene"]
-    assert all(task.sample_duration == SECONDS for task in read)
 
 
 def test_soundfont_in_both_is_refused(tmp_path, soundfonts):

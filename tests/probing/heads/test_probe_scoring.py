@@ -1,4 +1,4 @@
-"""The batched metrics are those of scikit-learn, torchmetrics and mir_eval, ties included."""
+"""The batched metrics are those of scikit-learn and mir_eval, ties included."""
 
 import mir_eval
 import numpy as np

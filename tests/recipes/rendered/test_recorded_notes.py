@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from recorded_sounds import FILE_RATE, save, strike, tone
+from recorded_sounds import save, strike, tone
 
 from recipes.rendered import recorded_objects
 from recipes.rendered.recorded_bank import find_notes
@@ -46,16 +46,6 @@ def test_a_files_own_loop_is_kept(tmp_path):
     # At half the rate, less the silence before the onset.
     assert note.loop[1] - note.loop[0] == pytest.approx(11_025, abs=1)
     assert note.loop[0] == pytest.approx(5512, abs=20)
-
-
-def test_what_is_cut_off_fades_out_and_silence_before_the_onset_goes(tmp_path):
-    sound = np.concatenate([np.zeros(FILE_RATE), tone(60, 2.0)])
-    save(tmp_path / "own.wav", np.stack([sound, sound], 1))
-    note = read_note(tmp_path / "own.wav", 60, 0.5, lasting=False)
-    assert note.seconds == pytest.approx(0.5, abs=0.01)
-    assert np.abs(note.samples[: RATE // 50]).max() > 0.05
-    assert abs(note.samples[-1]) < 1e-6
-    assert np.abs(np.diff(note.samples[-RATE // 50 :])).max() < 0.1
 
 
 def test_names_never_lead_out_of_the_folder(tmp_path):

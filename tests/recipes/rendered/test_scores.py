@@ -47,12 +47,6 @@ def test_quarter_notes_become_seconds_by_the_metronome_mark(tmp_path):
     assert (scores[0].n_parts, scores[0].parts) == (2, ("Voice",))
 
 
-def test_absurd_and_missing_marks_are_bounded(tmp_path):
-    works = [{**WORK, "mm": 1}, {**WORK, "mm": 10_000}, {**WORK, "mm": None}]
-    beats = [60 / s.beat_s for s in read_scores(write_folder(tmp_path, works, [1, 1, 1]))]
-    assert beats == pytest.approx([40, 208, 80])
-
-
 def test_one_notated_key_holds_where_the_work_ends(tmp_path, monkeypatch):
     """A chorale's first phrases may be in any key; shortened here, since the works are."""
     monkeypatch.setattr("recipes.rendered.scores.NOTATED_KEY_S", 0.5)
