@@ -157,8 +157,8 @@ def test_odd_tracks_are_counted_and_marked(tmp_path):
     assert np.allclose(rows[0], rows[2], rtol=1e-4, atol=1e-5)  # the left channel is the other's
 
 
-def test_of_a_thousand_files_five_broken_995_have_rows(tmp_path):
-    n_tracks = 1_000
+def test_of_250_files_five_broken_245_have_rows(tmp_path):
+    n_tracks = 250
     folder, out = tmp_path / "music", tmp_path / "library.parquet"
     for i in range(n_tracks):
         write_noise(folder / f"{i:04d}.wav", 1_500 + 37 * i, i)

@@ -72,8 +72,9 @@ def test_heareval_scores_the_exported_tasks(exported, tmp_path):
     """Our reading of its predictions gives its own accuracy."""
     install_tiny_module(tmp_path)
     command = ["myna_plugin.hear_eval", "--module", "tiny_hear", "--tasks-dir", str(exported)]
+    tasks = ["--task", "magnatagatune", "--task", "giantsteps"]
     done = subprocess.run(
-        [sys.executable, "-m", *command, "--grid", "faster", "--grid-points", "1"],
+        [sys.executable, "-m", *command, *tasks, "--grid", "faster", "--grid-points", "1"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         capture_output=True,
@@ -84,8 +85,7 @@ def test_heareval_scores_the_exported_tasks(exported, tmp_path):
         path.parent.name: json.loads(path.read_text())["test"]
         for path in tmp_path.rglob("test.predicted-scores.json")
     }
-    assert set(scores) == {"gtzan", "magnatagatune", "giantsteps"}
-    assert 0 <= scores["gtzan"]["test_top1_acc"] <= 1
+    assert set(scores) == {"magnatagatune", "giantsteps"}
     assert 0 <= scores["magnatagatune"]["test_aucroc"] <= 1
     assert 0 <= scores["magnatagatune"]["test_mAP"] <= 1
     folder = tmp_path / "embeddings" / "tiny_hear" / "giantsteps"
