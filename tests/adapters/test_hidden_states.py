@@ -107,3 +107,16 @@ def test_unusable_options_are_refused(checkpoint):
     encoder = load_encoder(checkpoint)
     with pytest.raises(ValueError, match="diagonal"):
         HiddenStates(encoder, ("diagonal",))
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (torch.zeros(16_000), "shape"),
+        (torch.zeros(1, 16_000, dtype=torch.int16), "floating point"),
+        (torch.full((1, 16_000), torch.nan), "NaN"),
+    ],
+)
+def test_unusable_audio_is_refused(checkpoint, audio, message):
+    with pytest.raises(ValueError, match=message):
+        build(checkpoint)(audio)

@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 import torch
 from click.testing import CliRunner
 
@@ -34,6 +35,18 @@ def test_scene_layers_become_the_default_of_the_file(tmp_path, checkpoint, sound
     wrong = run("--to", "onnx", "--model", checkpoint, "--scene-layers", "two", "--out", "x")
     assert wrong.exit_code == 2
     assert "must be numbers of blocks, such as 8,12, got 'two'" in wrong.output
+
+
+def test_transformers_folder_loads_as_it_is_told(tmp_path, checkpoint, sound):
+    adapter = pytest.importorskip("myna_plugin.adapters.transformers", reason="extra transformers")
+    options = ("--embedding", "vertical", "--hop-ms", "20", "--scene-layers", "1,2")
+    out = tmp_path / "exported"
+    result = run("--to", "transformers", "--model", checkpoint, "--out", out, *options)
+    assert result.exit_code == 0, result.output
+    model = adapter.transformers.AutoModel.from_pretrained(out)
+    assert model.config.hop_ms == 20
+    expected = load_model(checkpoint, embedding="vertical", scene_layers=[1, 2])(sound)
+    torch.testing.assert_close(model(sound).pooler_output, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_onnx_tells_opset_and_distance(tmp_path, checkpoint, monkeypatch):

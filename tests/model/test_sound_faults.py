@@ -311,23 +311,20 @@ def test_silence_is_marked(tmp_path):
 MEMORY = """
 import resource, sys
 from myna_plugin.model.audio import stream_audio
-n = sum(len(block) for block in stream_audio(sys.argv[1]))
-print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+for file in sys.argv[1:]:
+    n = sum(len(block) for block in stream_audio(file))
+    print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path):
-    path = tmp_path / "minute.mp3"
+    path, long = tmp_path / "minute.mp3", tmp_path / "long.mp3"
     sound = tones(60.0, RATE, [440.0, 620.0])
     encode(path, "libmp3lame", sound, RATE, b="64k", options=NO_XING)
-    long = tmp_path / "long.mp3"
     long.write_bytes(path.read_bytes() * 10)
-    used = []
-    for file in (path, long):
-        run = subprocess.run(
-            [sys.executable, "-c", MEMORY, file], capture_output=True, text=True, check=True
-        )
-        used.append([int(number) for number in run.stdout.split()])
+    command = [sys.executable, "-c", MEMORY, path, long]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    used = [[int(number) for number in line.split()] for line in run.stdout.splitlines()]
     assert used[1][0] > 9 * used[0][0]
     assert used[1][1] - used[0][1] < 30  # megabytes; ten minutes are 38 as float32 at 16 kHz
 

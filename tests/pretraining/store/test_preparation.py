@@ -17,11 +17,12 @@ import soundfile
 import torch
 from sound_encoding import encode
 
+from myna_plugin.common.worker_pool import WorkerDiedError
 from myna_plugin.model.audio import load_audio
 from myna_plugin.model.audio_files import find_files
 from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store import writing as store_writer
-from myna_plugin.pretraining.store.plan import PreparationPlan
+from myna_plugin.pretraining.store.plan import PreparationPlan, ShardJob
 from myna_plugin.pretraining.store.preparation import (
     SILENCE_AMPLITUDE,
     RejectedError,
@@ -769,3 +770,19 @@ def test_parts_are_chosen_by_name_below_the_folder(music, parts, tmp_path):
     everywhere = Index.load(parts[0] / "index.npz").paths
     assert names == {n for p in everywhere if (n := Path(os.fsdecode(p)).name) < "15"}
     assert names
+
+
+@pytest.mark.parametrize("n_samples", [1, 511, 64_000 - 1])
+def test_sounds_below_the_shortest_clip_are_rejected(n_samples):
+    with pytest.raises(RejectedError, match="too short"):
+        cut_clips(torch.ones(n_samples), SETTINGS)
+
+
+def test_a_worker_that_dies_while_it_writes_is_not_tried_for_ever():
+    job = ShardJob(3, [b"a", b"b"], [1, 1], [1, 1], [1, 1])
+    once = job.after_death(1)
+    twice = once.after_death(1)
+    assert (once.crashed, twice.crashed) == ((), (1,))
+    for state, item in ((twice, 1), (job, 2)):
+        with pytest.raises(WorkerDiedError, match="shard 3"):
+            state.after_death(item)

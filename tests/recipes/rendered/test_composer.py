@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recipes.rendered.composer import SCALES, STYLES, compose_scores
-from recipes.rendered.scores import MAJOR, MINOR
+from recipes.rendered.scores import MAJOR
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,6 @@ def test_the_mode_is_heard(works):
         for heard in [np.bincount((notes[:, 2].astype(int) - tonic) % 12, notes[:, 1], 12)]
     ]
     assert np.mean(right) > 0.97
-
-
-def test_all_styles_tonics_and_modes_occur(works):
-    assert {score.style for score in works} == set(STYLES)
-    assert {score.keys[0][2] for score in works} == {MAJOR, MINOR}
-    assert len({score.keys[0][1] for score in works}) >= 10
-    assert {1, 2, 3, 4} & {score.n_parts for score in works} >= {2, 3, 4}
 
 
 def test_a_work_does_not_depend_on_how_many_there_are(works):

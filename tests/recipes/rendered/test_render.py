@@ -9,7 +9,6 @@ from recipes.rendered.percussion import DrumTrack
 from recipes.rendered.performance import Performance, draw_performance
 from recipes.rendered.render import (
     PRE_ROLL_S,
-    STEP,
     perform,
     render_clip,
     render_notes,
@@ -70,14 +69,6 @@ def test_rendering_is_that_of_the_public_synthesiser(soundfont):
         return np.fft.irfft(spectrum)
 
     assert correlation(bass(ours), bass(literal)) > 0.99
-
-
-def test_onsets_on_the_grid_are_where_they_are_asked_for(soundfont):
-    onset = 250 * STEP / SYNTHESIS_RATE
-    note = np.array([[onset, 0.5, 72, 110, 0]])
-    sound = np.abs(render_notes(note, (12,), soundfont, 1.0))
-    begins = np.argmax(sound > 0.02 * sound.max())
-    assert begins / RATE == pytest.approx(onset, abs=0.004)
 
 
 def test_a_clip_does_not_depend_on_the_clip_before_it(soundfont):

@@ -112,14 +112,6 @@ def test_clips_of_a_batch_do_not_hear_each_other(bank, soundfont, scale, monkeyp
     np.testing.assert_allclose(together, alone, atol=1e-6 * np.abs(alone).max())
 
 
-def test_no_notes_are_silence(bank, soundfont):
-    performance = Performance(start_s=50.0, programs=(PIANO,))
-    sound = put_together(bank, soundfont, score_of((0.0, 1.0, 60, 80, 0)), performance)
-    assert sound.shape == (1, round(16_000 * SECONDS))
-    assert not sound.any()
-    assert not to_peak(torch.from_numpy(sound)).any()
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_gives_the_same(bank, soundfont, scale):
