@@ -54,6 +54,16 @@ def write_jsonl(path: Path, lines: Sequence[dict]) -> None:
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
+MARBLE_SPLITS = {"train": "train", "valid": "val", "test": "test"}
+
+
+def marble_line(path: str, label: object, seconds: float, **others: object) -> dict:
+    """What MARBLE says of a clip."""
+    facts = {"duration": seconds, "sample_rate": RATE, "num_samples": round(seconds * RATE)}
+    facts |= {"bit_depth": 16, "channels": 1}
+    return {"audio_path": f"data/{path}", "label": label, **facts, **others}
+
+
 # --- GTZAN
 
 GTZAN_LISTS = {
@@ -95,18 +105,11 @@ def gtzan_jukemir(root: Path) -> None:
 def gtzan_marble(root: Path) -> None:
     folder = root / "data" / "GTZAN"
     _gtzan_audio(folder)
-    for split, marble in (("train", "train"), ("valid", "val"), ("test", "test")):
+    for split, marble in MARBLE_SPLITS.items():
         lines = [
-            {
-                "audio_path": f"data/GTZAN/genres/{name.split('.')[0]}/{name}.wav",
-                "label": name.split(".")[0],
-                "duration": 30.0,
-                "sample_rate": RATE,
-                "num_samples": 30 * RATE,
-                "bit_depth": 16,
-                "channels": 1,
-            }
+            marble_line(f"GTZAN/genres/{genre}/{name}.wav", genre, 30.0)
             for name in GTZAN_LISTS[split]
+            for genre in [name.split(".")[0]]
         ]
         write_jsonl(folder / f"GTZANGenre.{marble}.jsonl", lines)
 
@@ -126,9 +129,10 @@ MTT_CLIPS = (
     ("115", "test", "e/tilopa-turkishauch-01-1x3-0-29.mp3"),
 )
 MTT_EMPTY = ("35644", "6/norine_braun-now_and_zen-08-gently-117-146.mp3")
-INFO_COLUMNS = (
-    "clip_id track_number title artist album url segmentStart segmentEnd original_url mp3_path"
-)
+INFO_COLUMNS = [
+    *("clip_id", "track_number", "title", "artist", "album", "url", "segmentStart", "segmentEnd"),
+    *("original_url", "mp3_path"),
+]
 MTT_URL = "http://www.magnatune.com/artists/albums/lvxnova-lvxnova/"
 
 
@@ -152,20 +156,7 @@ def magnatagatune_folder(root: Path) -> None:
         rows.append([clip, *(str(int(c in tags or c == "baroque")) for c in columns), path])
     rows.append([MTT_EMPTY[0], *(str(int(c in ("guitar", "fast"))) for c in columns), MTT_EMPTY[1]])
     write_table(root / "annotations_final.csv", rows, "\t", csv.QUOTE_ALL)
-    info = [
-        [
-            "clip_id",
-            "track_number",
-            "title",
-            "artist",
-            "album",
-            "url",
-            "segmentStart",
-            "segmentEnd",
-            "original_url",
-            "mp3_path",
-        ]
-    ]
+    info = [INFO_COLUMNS]
     for clip, _, path in (*MTT_CLIPS, (MTT_EMPTY[0], "", MTT_EMPTY[1])):
         name = path.split("/")[1].split("-")
         info.append([clip, "1", name[-3], name[0], name[1], MTT_URL, name[-2], "0", "", path])
@@ -211,18 +202,9 @@ def magnatagatune_jukemir(root: Path) -> None:
 def magnatagatune_marble(root: Path) -> None:
     folder = root / "data" / "MTT"
     _mtt_audio(folder / "mp3")
-    for split, marble in (("train", "train"), ("valid", "val"), ("test", "test")):
+    for split, marble in MARBLE_SPLITS.items():
         lines = [
-            {
-                "audio_path": f"data/MTT/mp3/{path}",
-                "label": list(_mtt_tags(index)),
-                "duration": 29.1,
-                "sample_rate": RATE,
-                "num_samples": round(29.1 * RATE),
-                "bit_depth": None,
-                "bitrate": 32034,
-                "channels": 1,
-            }
+            marble_line(f"MTT/mp3/{path}", list(_mtt_tags(index)), 29.1, bit_depth=None)
             for index, (_, of_split, path) in enumerate(MTT_CLIPS)
             if of_split == split
         ]
@@ -301,17 +283,9 @@ def emomusic_jukemir(root: Path) -> None:
 def emomusic_marble(root: Path) -> None:
     folder = root / "data" / "EMO"
     _emomusic_audio(folder / "emomusic" / "wav", ".wav", 4)
-    for split, marble in (("train", "train"), ("valid", "val"), ("test", "test")):
+    for split, marble in MARBLE_SPLITS.items():
         lines = [
-            {
-                "audio_path": f"data/EMO/emomusic/wav/{song[0].zfill(4)}.wav",
-                "label": target,
-                "duration": 45.0,
-                "sample_rate": RATE,
-                "num_samples": 45 * RATE,
-                "bit_depth": 16,
-                "channels": 1,
-            }
+            marble_line(f"EMO/emomusic/wav/{song[0].zfill(4)}.wav", target, 45.0)
             for song, target in zip(EMO_SONGS, _emomusic_targets(), strict=True)
             if song[3] == split
         ]
@@ -408,25 +382,13 @@ def giantsteps_jukemir(root: Path) -> None:
 
 def giantsteps_marble(root: Path) -> None:
     folder = root / "data" / "GS"
-    for split, marble in (("train", "train"), ("valid", "val"), ("test", "test")):
+    for split, marble in MARBLE_SPLITS.items():
         lines = []
         for track, of_split, key, number, _ in _gs_clips():
-            if of_split != split:
-                continue
-            name = f"giantsteps_clips/wav/{track:07}-{number}.wav"
-            write_tone(folder / name, 0, 30.0)
-            lines.append(
-                {
-                    "audio_path": f"data/GS/{name}",
-                    "ori_uid": f"{track:07}",
-                    "label": key,
-                    "duration": 30.0,
-                    "sample_rate": RATE,
-                    "num_samples": 30 * RATE,
-                    "bit_depth": 16,
-                    "channels": 1,
-                }
-            )
+            if of_split == split:
+                name = f"giantsteps_clips/wav/{track:07}-{number}.wav"
+                write_tone(folder / name, 0, 30.0)
+                lines.append(marble_line(f"GS/{name}", key, 30.0, ori_uid=f"{track:07}"))
         write_jsonl(folder / f"GS.{marble}.jsonl", lines)
 
 
@@ -472,11 +434,7 @@ BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {
         "jukemir": giantsteps_jukemir,
         "marble": giantsteps_marble,
     },
-    "emomusic": {
-        "folder": emomusic_folder,
-        "jukemir": emomusic_jukemir,
-        "marble": emomusic_marble,
-    },
+    "emomusic": {"folder": emomusic_folder, "jukemir": emomusic_jukemir, "marble": emomusic_marble},
 }
 
 SIZES: dict[str, dict[str, int]] = {

@@ -274,36 +274,3 @@ def test_only_what_names_a_published_checkpoint_is_marked(path):
     for block in read_blocks(path.read_text()):
         named = any(name in block.text for name in [*PUBLISHED, "hf://"])
         assert named or not block.marked, f"{path.name}, line {block.line}: can be run"
-
-
-def test_blocks_are_found_and_run_in_one_namespace():
-    text = f"""# Title
-```python
-a = 1
-```
-{DOWNLOAD}
-```python
-from math import pi
-raise RuntimeError
-```
-```sh
-myna
-```
-"""
-    first, second, third = read_blocks(text)
-    assert [(b.language, b.line, b.marked) for b in (first, second, third)] == [
-        ("python", 2, False),
-        ("python", 6, True),
-        ("sh", 10, False),
-    ]
-    names: dict[str, Any] = {}
-    run_block(first, Path("a.md"), names)
-    run_block(second, Path("a.md"), names)
-    assert names["a"] == 1
-    assert names["pi"] > 3
-    with pytest.raises(NameError):
-        run_block(Block("python", "absent", 1, False), Path("a.md"), names)
-    with pytest.raises(ImportError):
-        run_block(Block("python", "from math import absent", 1, True), Path("a.md"), names)
-    with pytest.raises(SyntaxError):
-        run_block(Block("python", "a = (", 1, True), Path("a.md"), names)

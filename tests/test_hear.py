@@ -7,16 +7,14 @@ import warnings
 
 import pytest
 import torch
-from conftest import published_state_dict
 
 import myna_plugin
 from myna_plugin import get_scene_embeddings, get_timestamp_embeddings, load_model
 
 
 @pytest.fixture
-def model(tmp_path):
-    torch.save(published_state_dict(2), tmp_path / "weights.pth")
-    return load_model(str(tmp_path / "weights.pth"))
+def model(checkpoint):
+    return load_model(str(checkpoint))
 
 
 def test_the_contract_of_load_model(model):
@@ -61,21 +59,19 @@ def test_embeddings_can_be_trained_on(model, sound):
 @pytest.mark.parametrize(
     ("embedding", "width"), [("auto", 128), ("hybrid", 128), ("square", 64), ("vertical", 64)]
 )
-def test_hybrid_is_the_concatenation_of_its_halves(tmp_path, sound, embedding, width):
-    torch.save(published_state_dict(2), tmp_path / "weights.pth")
-    hybrid = get_scene_embeddings(sound, load_model(tmp_path / "weights.pth"))
-    model = load_model(tmp_path / "weights.pth", embedding=embedding)
+def test_hybrid_is_the_concatenation_of_its_halves(checkpoint, sound, embedding, width):
+    hybrid = get_scene_embeddings(sound, load_model(checkpoint))
+    model = load_model(checkpoint, embedding=embedding)
     assert model.scene_embedding_size == model.timestamp_embedding_size == width
     expected = {"square": hybrid[:, :64], "vertical": hybrid[:, 64:]}.get(embedding, hybrid)
     torch.testing.assert_close(get_scene_embeddings(sound, model), expected)
 
 
 @pytest.mark.parametrize("variant", ["square", "vertical"])
-def test_variant_modules_load_their_patching_alone(tmp_path, sound, variant):
-    torch.save(published_state_dict(2), tmp_path / "weights.pth")
+def test_variant_modules_load_their_patching_alone(checkpoint, sound, variant):
     module = importlib.import_module(f"myna_plugin.hear.{variant}")
-    model = module.load_model(str(tmp_path / "weights.pth"))
-    expected = load_model(tmp_path / "weights.pth", embedding=variant)
+    model = module.load_model(str(checkpoint))
+    expected = load_model(checkpoint, embedding=variant)
     assert torch.equal(
         module.get_scene_embeddings(sound, model), get_scene_embeddings(sound, expected)
     )
@@ -98,10 +94,9 @@ def test_deepcopy_and_pickle_keep_the_embeddings(model, sound):
         assert twin.sample_rate == 16_000
 
 
-def test_options_arrive_as_json_would_send_them(tmp_path, sound):
-    torch.save(published_state_dict(2), tmp_path / "weights.pth")
+def test_options_arrive_as_json_would_send_them(checkpoint, sound):
     options = {
-        "model_file_path": str(tmp_path / "weights.pth"),
+        "model_file_path": str(checkpoint),
         "embedding": "vertical",
         "hop_ms": 25,
         "timestamp_layer": 2,
@@ -160,10 +155,9 @@ def test_the_default_model_is_a_hybrid_vit_s():
 @pytest.mark.parametrize(
     ("precision", "bound"), [("float32", 1e-3), ("bfloat16", 3e-2), ("float16", 1e-2)]
 )
-def test_cuda_agrees_with_the_cpu(tmp_path, sound, precision, bound):
-    torch.save(published_state_dict(2), tmp_path / "weights.pth")
-    expected = get_scene_embeddings(sound, load_model(tmp_path / "weights.pth"))
-    model = load_model(tmp_path / "weights.pth", precision=precision).to("cuda")
+def test_cuda_agrees_with_the_cpu(checkpoint, sound, precision, bound):
+    expected = get_scene_embeddings(sound, load_model(checkpoint))
+    model = load_model(checkpoint, precision=precision).to("cuda")
     actual = get_scene_embeddings(sound.cuda(), model)
     assert actual.dtype == torch.float32
     assert ((actual.cpu() - expected).norm() / expected.norm()).item() < bound

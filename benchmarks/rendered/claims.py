@@ -31,6 +31,7 @@ from benchmarks.contestants import Contestant
 from benchmarks.rendered.reading import read_tasks
 from benchmarks.rendered.rows import COLUMNS, KEY_TASK, STYLE_TASK, TAGS_TASK
 from benchmarks.rendered.table import BATCH_SIZES, make_table
+from myna_plugin.cli.task_options import PATIENCE_OPTION
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, UnfinishedError
@@ -279,6 +280,7 @@ def parse_variants(text: str) -> list[str]:
 @click.option("--variants", default="all", show_default=True, help=", ".join(VARIANTS))
 @click.option("--seeds", type=POSITIVE_INT, default=3, show_default=True)
 @click.option("--grid", type=click.Choice(list(GRIDS)), default="fast", show_default=True)
+@PATIENCE_OPTION
 @DEVICE
 @WORKERS
 @click.option("--only-report", is_flag=True, help="Tell of the runs that are done; make none.")
@@ -291,6 +293,7 @@ def main(
     variants: str,
     seeds: int,
     grid: str,
+    patience: int,
     device: str,
     workers: int | None,
     only_report: bool,
@@ -316,7 +319,7 @@ def main(
                 [Contestant(name, "myna_plugin", str(weights))],
                 tasks_read,
                 folder,
-                Protocol(grid, device=device),
+                Protocol(grid, device=device, patience=patience),
                 workers=workers,
                 batch_size=BATCH_SIZES[device.partition(":")[0]],
                 cache=cache_folder() / "rendered",

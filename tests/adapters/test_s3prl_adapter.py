@@ -10,7 +10,6 @@ import sys
 
 import pytest
 import torch
-from conftest import published_state_dict
 
 from myna_plugin import get_timestamp_embeddings, load_model
 
@@ -30,12 +29,6 @@ def hub(tmp_path, monkeypatch):
     yield sys.modules["s3prl.hub"]
     for name in ("s3prl", "s3prl.hub", NAME):
         sys.modules.pop(name, None)
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    torch.save(published_state_dict(2), tmp_path / "weights.pth")
-    return str(tmp_path / "weights.pth")
 
 
 def test_importing_the_adapter_registers_the_upstream(hub, checkpoint, sound):

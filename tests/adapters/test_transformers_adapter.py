@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from conftest import published_state_dict
 
 from myna_plugin import get_timestamp_embeddings, load_model
 
@@ -24,9 +23,8 @@ def adapter():
 
 
 @pytest.fixture
-def model(tmp_path):
-    torch.save(published_state_dict(2), tmp_path / "weights.pth")
-    return load_model(tmp_path / "weights.pth", hop_ms=25)
+def model(checkpoint):
+    return load_model(checkpoint, hop_ms=25)
 
 
 @pytest.fixture
@@ -53,9 +51,8 @@ def test_the_folder_gives_the_models_embeddings(adapter, model, folder, sound):
     ("patches", "layers"),
     [("square", None), ("vertical", None), ("hybrid", None), ("hybrid", [2, 1])],
 )
-def test_the_folder_keeps_the_embedding(adapter, tmp_path, sound, patches, layers):
-    torch.save(published_state_dict(2), tmp_path / "weights.pth")
-    model = load_model(tmp_path / "weights.pth", embedding=patches, scene_layers=layers)
+def test_the_folder_keeps_the_embedding(adapter, tmp_path, checkpoint, sound, patches, layers):
+    model = load_model(checkpoint, embedding=patches, scene_layers=layers)
     adapter.export_transformers(model, tmp_path / "exported")
     loaded = adapter.transformers.AutoModel.from_pretrained(tmp_path / "exported")
     output = loaded(sound)

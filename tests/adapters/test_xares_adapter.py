@@ -54,9 +54,8 @@ def test_the_recipe_has_one_encoder_that_takes_no_arguments(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(("embedding", "hop_ms"), [("hybrid", 50), ("square", 40)])
-def test_vectors_are_the_timestamp_embeddings(tmp_path, sound, embedding, hop_ms):
-    torch.save(published_state_dict(2), tmp_path / "weights.pth")
-    encoder = xares.MynaEncoder(tmp_path / "weights.pth", embedding, hop_ms)
-    model = load_model(tmp_path / "weights.pth", embedding=embedding, hop_ms=hop_ms)
+def test_vectors_are_the_timestamp_embeddings(checkpoint, sound, embedding, hop_ms):
+    encoder = xares.MynaEncoder(checkpoint, embedding, hop_ms)
+    model = load_model(checkpoint, embedding=embedding, hop_ms=hop_ms)
     expected, _ = get_timestamp_embeddings(sound, model)
     torch.testing.assert_close(encoder(sound), expected, rtol=1e-5, atol=1e-5)

@@ -157,8 +157,8 @@ def test_odd_tracks_are_counted_and_marked(tmp_path):
     assert np.allclose(rows[0], rows[2], rtol=1e-4, atol=1e-5)  # the left channel is the other's
 
 
-def test_of_a_thousand_files_five_broken_995_have_rows(tmp_path):
-    n_tracks = 1_000
+def test_of_250_files_five_broken_245_have_rows(tmp_path):
+    n_tracks = 250
     folder, out = tmp_path / "music", tmp_path / "library.parquet"
     for i in range(n_tracks):
         write_noise(folder / f"{i:04d}.wav", 1_500 + 37 * i, i)
@@ -211,11 +211,10 @@ def test_a_run_that_is_stopped_resumes_to_the_same_file(tmp_path, number, status
     assert not out.exists()
     kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
 
-    again = start("embed", folder, "--out", out, *options, cwd=tmp_path)
-    said = again.communicate(timeout=120)[1]
+    again = myna("embed", folder, "--out", out, *options)
 
-    assert again.returncode == 1, said
-    assert "going on" in said
+    assert again.exit_code == 1, again.output
+    assert "going on" in again.output
     assert kept, "some work was done"
     assert out.read_bytes() == whole.read_bytes()
 
@@ -265,28 +264,6 @@ def test_what_is_damaged_is_made_again(tmp_path):
     assert not parts.exists()
 
 
-def test_what_was_read_off_another_block_is_not_gone_on_with(tmp_path, music):
-    """As with every option: a shard is refused, and alone all is made anew."""
-    model, out, whole = (
-        write_model(tmp_path),
-        tmp_path / "library.parquet",
-        tmp_path / "whole.parquet",
-    )
-
-    def run(out, layer, *more):
-        options = ["--timestamps", "--timestamp-layer", layer, "--device", "cpu", *more]
-        return myna("embed", music, "--out", out, "--model", model, *options)
-
-    assert run(out, 2, "--shard", "1/2").exit_code == 0
-    refused = run(out, 1, "--shard", "2/2")
-    assert refused.exit_code == 2
-    assert "begun with other options" in refused.output
-    anew, alone = run(out, 1), run(whole, 1)
-    assert anew.exit_code == alone.exit_code == 0
-    assert "going on" not in anew.output
-    assert out.read_bytes() == whole.read_bytes()
-
-
 OTHERS = {
     "a folder": lambda out: write(parts_of(out) / "precious.txt"),
     "parts of something else": lambda out: write(parts_of(out) / f"{'0' * 32}.parquet"),
@@ -329,18 +306,12 @@ def test_nothing_of_others_is_removed_or_written_over(tmp_path, name):
     ("options", "message"),
     [
         (["--timestamp-layer", 1], "--timestamp-layer is for --timestamps"),
-        (
-            ["--timestamps", "--timestamp-layer", 3],
-            "timestamp_layer must be 1 to 2, got 3",
-        ),
+        (["--timestamps", "--timestamp-layer", 3], "timestamp_layer must be 1 to 2, got 3"),
         (
             ["--timestamps", "--timestamp-layer", 0],
             "Invalid value for '--timestamp-layer': must be at least 1",
         ),
-        (
-            ["--timestamps", "--scene-layers", "1"],
-            "--scene-layers is for one vector a track",
-        ),
+        (["--timestamps", "--scene-layers", "1"], "--scene-layers is for one vector a track"),
         (
             ["--scene-layers", "1,3"],
             "scene_layers must list different blocks from 1 to 2, such as [2], got (1, 3)",

@@ -12,10 +12,9 @@ import pytest
 from click.testing import CliRunner
 from tiny_library import FACTS, load_tiny, write_model, write_noise
 
-from myna_plugin.cli.main import COMMANDS, main
+from myna_plugin.cli.main import main
 from myna_plugin.library.table import read_library, write_library
 from myna_plugin.model.identity import digest_weights
-from myna_plugin.model.tensors import CheckpointError
 
 
 def myna(*arguments):
@@ -99,13 +98,6 @@ def test_other_weights_than_the_librarys_are_refused(tmp_path, library):
     assert "other weights" in result.output
 
 
-def test_a_query_that_cannot_be_decoded_is_named(tmp_path, library):
-    result = myna("similar", tmp_path / "gone.mp3", library)
-
-    assert result.exit_code == 2
-    assert "gone.mp3: no such file" in result.output
-
-
 def test_a_folder_is_no_query(tmp_path):
     result = myna("similar", tmp_path, "library.parquet")
     assert (result.exit_code, result.output) == (
@@ -123,20 +115,13 @@ def test_plot(tmp_path, library):
 
 
 @pytest.mark.parametrize("command", [["similar", "a.mp3"], ["plot", "--out", "x.png"]])
-def test_a_library_that_cannot_be_used_is_a_line(tmp_path, monkeypatch, command):
+def test_a_library_without_tracks_is_a_line(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     write_library(tmp_path / "empty.parquet", [], FACTS)
-    (tmp_path / "damaged.parquet").write_bytes((tmp_path / "empty.parquet").read_bytes()[:-9])
-    for name, message in (
-        ("empty.parquet", "empty.parquet: no tracks in it"),
-        ("damaged.parquet", "damaged.parquet: not a library, or damaged"),
-        ("gone.parquet", "gone.parquet: no such file; name a file"),
-        (".", ".: is a folder, not a file; name a file that myna embed wrote"),
-    ):
-        result = myna(*command, name)
-        assert result.exit_code == 2
-        assert result.output.startswith(f"myna {command[0]}: {message}")
-        assert result.output.count("\n") == 1
+    result = myna(*command, "empty.parquet")
+    assert result.exit_code == 2
+    assert result.output.startswith(f"myna {command[0]}: empty.parquet: no tracks in it")
+    assert result.output.count("\n") == 1
 
 
 def test_a_full_disk_is_a_line_that_names_the_file(tmp_path, monkeypatch, library):
@@ -184,21 +169,6 @@ def test_info_describes_a_checkpoint(tmp_path):
     assert myna("info", tmp_path / "nothing.pth").exit_code == 2
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name):
-    if name == "export":
-        pytest.importorskip("myna_plugin.cli.export", reason="the package has no export yet")
-    result = myna(name, "--help")
-
-    assert result.exit_code == 0
-    assert len(result.output.splitlines()) > 5
-
-
-def test_an_unknown_command_is_bad_input():
-    assert myna("sing").exit_code == 2
-    assert "No such command" in myna("sing").output
-
-
 def test_help_imports_no_command():
     code = "import sys; from myna_plugin.cli.main import main; "
     code += "main(['--help'], standalone_mode=False); "
@@ -208,29 +178,3 @@ def test_help_imports_no_command():
     )
 
     assert result.stdout.splitlines()[-1] == "['myna_plugin.cli', 'myna_plugin.cli.main']"
-
-
-@pytest.mark.parametrize(
-    ("error", "status"), [(CheckpointError("a.pth: damaged"), 2), (OSError(28, "disk full"), 1)]
-)
-def test_what_a_user_can_put_right_is_a_line(monkeypatch, error, status):
-    result = run_with(monkeypatch, error)
-
-    assert result.exit_code == status
-    assert result.output.startswith("myna info: ")
-    assert len(result.output.splitlines()) == 1
-
-
-def test_a_fault_of_the_code_is_not_hidden(monkeypatch):
-    with pytest.raises(ValueError, match="a bug"):
-        run_with(monkeypatch, ValueError("a bug"))
-
-
-def run_with(monkeypatch, error):
-    """`myna info` where looking at the checkpoint raises an error."""
-
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr("myna_plugin.cli.info.describe_checkpoint", fail)
-    return myna("info", "a.pth")

@@ -1,17 +1,13 @@
 """The probe command on every task and layout: what it writes, what it keeps, what it refuses."""
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
-from conftest import published_state_dict
 from task_layouts import BUILDERS, SIZES, write_kfold_task, write_tone
 
 from myna_plugin.cli.probe import probe
@@ -23,8 +19,6 @@ from myna_plugin.probing.probes import probe_vectors
 from myna_plugin.probing.tasks import TASKS, Item
 
 pytest_plugins = ("tiny_data_sets",)
-
-REPOSITORY = Path(__file__).parents[2]
 
 MODULE = '''
 """A HEAR module for tests: band energies of 16 kHz audio. CALLS counts the clips embedded."""
@@ -104,8 +98,15 @@ def emomusic(tmp_path) -> Path:
 # --- Every task in every layout
 
 
-@pytest.mark.parametrize("layout", ["folder", "jukemir", "marble"])
-@pytest.mark.parametrize("task", BUILDERS)
+@pytest.mark.parametrize(
+    ("task", "layout"),
+    [
+        ("magnatagatune", "folder"),
+        ("gtzan", "marble"),
+        ("giantsteps", "folder"),
+        ("emomusic", "jukemir"),
+    ],
+)
 def test_whole_recipe(built, bands, tmp_path, task, layout):
     root, out = built(task, layout), tmp_path / "out"
     content = score(task, root, out, "--module", "bands", "--layout", layout)
@@ -245,14 +246,9 @@ def test_seeds_give_mean_and_deviation(quick, built, bands, tmp_path):
 # --- Myna: three embeddings from one pass
 
 
-@pytest.fixture
-def hybrid(tmp_path) -> Path:
-    path = tmp_path / "small.pth"
-    torch.save(published_state_dict(2), path)
-    return path
-
-
-def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hybrid, monkeypatch):
+def test_hybrid_model_is_probed_in_three_parts_from_one_pass(
+    built, tmp_path, checkpoint, monkeypatch
+):
     from myna_plugin.model.embedding import Embedder
 
     monkeypatch.setenv("MYNA_PLUGIN_CACHE", str(tmp_path / "cache"))
@@ -262,7 +258,7 @@ def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hy
         Embedder, "embed_scenes", lambda self, audio: calls.append(len(audio)) or embed(self, audio)
     )
     root = built("gtzan", "folder")
-    content = score("gtzan", root, tmp_path / "out", "--model", hybrid)
+    content = score("gtzan", root, tmp_path / "out", "--model", checkpoint)
     assert sum(calls) == 3  # different sounds, of 24 files
     assert {name: part["width"] for name, part in content["parts"].items()} == {
         "square": 64,
@@ -272,11 +268,11 @@ def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hy
     valid = {name: part["valid_score"] for name, part in content["parts"].items()}
     assert valid[content["reported"]] == max(valid.values())
     table = (tmp_path / "out" / "results.md").read_text()
-    assert all(f"small, {name}" in table for name in valid)
+    assert all(f"weights, {name}" in table for name in valid)
     # Each half is what that patching alone gives.
     for name in ("square", "vertical"):
         options = json.dumps({"embedding": name})
-        arguments = ("--model", hybrid, "--model-options", options)
+        arguments = ("--model", checkpoint, "--model-options", options)
         alone = score("gtzan", root, tmp_path / name, *arguments)
         expected, found = content["parts"][name], alone["parts"][name]
         assert found["scores"] == expected["scores"]
@@ -284,9 +280,9 @@ def test_hybrid_model_is_probed_in_three_parts_from_one_pass(built, tmp_path, hy
             assert a["valid_score"] == pytest.approx(b["valid_score"], abs=1e-6)
 
 
-def test_layers_are_probed_from_one_pass(quick, built, tmp_path, hybrid):
+def test_layers_are_probed_from_one_pass(quick, built, tmp_path, checkpoint):
     root = built("gtzan", "folder")
-    options = ("--model", hybrid, "--scene-layers", "1,2")
+    options = ("--model", checkpoint, "--scene-layers", "1,2")
     content = score("gtzan", root, tmp_path / "out", *options)
     widths = {name: part["width"] for name, part in content["parts"].items()}
     kinds = {"square": 64, "vertical": 64, "hybrid": 128}
@@ -296,9 +292,9 @@ def test_layers_are_probed_from_one_pass(quick, built, tmp_path, hybrid):
     assert valid[content["reported"]] == max(valid.values())
 
 
-def test_chunks_of_myna_and_of_any_module(quick, built, bands, tmp_path, hybrid):
+def test_chunks_of_myna_and_of_any_module(quick, built, bands, tmp_path, checkpoint):
     root = built("gtzan", "folder")
-    content = score("gtzan", root, tmp_path / "a", "--model", hybrid, "--pool", "chunk")
+    content = score("gtzan", root, tmp_path / "a", "--model", checkpoint, "--pool", "chunk")
     assert content["module"]["chunk_s"] is None
     assert content["parts"]["hybrid"]["runs"][0]["rule"] == "mean_probability"
     arguments = ("--module", "bands", "--pool", "chunk", "--chunk-seconds", 7)
@@ -348,27 +344,6 @@ def test_shuffled_test_labels_leave_what_is_chosen_unchanged():
         assert found.winner == expected.winner
     scores = [probed.results[name].scores["accuracy"][0] for probed in (before, after)]
     assert scores[0] > scores[1] + 0.2
-
-
-def test_part_is_chosen_on_validation_not_on_test():
-    """The first half is noise on test, the second half is noisy on validation."""
-    rng = np.random.default_rng(1)
-    task = TASKS["gtzan"]
-    items, vectors = make_items(task, rng)
-    directions = 3 * rng.normal(size=(len(task.labels), 6))
-    for item in items:
-        clean = directions[task.labels.index(item.target)]
-        noise = rng.normal(size=(2, 6))
-        first = noise[0] if item.split == "test" else clean + noise[0]
-        second = clean + noise[1] * (6 if item.split == "valid" else 1)
-        vectors[item.clip_id] = np.concatenate([first, second])[None]
-    parts = {"second": slice(6, 12), "first": slice(0, 6)}
-    probed = probe_vectors(task, {0: items}, vectors, parts, FAST_GRID, patience=3)
-    assert probed.reported == "first"
-    assert probed.valid_scores["first"] > probed.valid_scores["second"]
-    results = probed.results
-    assert results["first"].valid_score == probed.valid_scores["first"]
-    assert results["first"].scores["accuracy"] < results["second"].scores["accuracy"]
 
 
 def test_tracks_are_scored_from_their_clips():
@@ -464,8 +439,6 @@ def test_a_damaged_block_is_embedded_again(quick, bands, emomusic, tmp_path):
     [
         (("--module", "no_such"), "unknown module no_such"),
         (("--module", "json"), "json is no HEAR module: it has no function load_model"),
-        (("--model-options", "{"), "'--model-options': '{': not JSON"),
-        (("--model-options", "[]"), "is no JSON object"),
         (("--model-options", '{"fault": "load"}'), "load_model failed: RuntimeError: no such"),
         (("--model-options", '{"fault": "nan"}'), "returned NaN or infinity"),
         (("--model-options", '{"fault": "width"}'), "width 23; its scene_embedding_size is 24"),
@@ -543,20 +516,6 @@ def test_check_looks_and_stops(built, bands, tmp_path):
     assert "--out" in result.output
 
 
-def test_the_command_s_status(emomusic):
-    done = subprocess.run(
-        [sys.executable, "-m", "myna_plugin.recipes.probe", "--task", "polka", "--root", "."],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("probe: ")
-    assert done.stderr.count("\n") == 1
-
-
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_features_that_a_probe_makes_nothing_of_are_named(split):
     """What the probe refuses comes out with the task's name."""
@@ -567,3 +526,24 @@ def test_features_that_a_probe_makes_nothing_of_are_named(split):
     parts = {"scene": slice(0, 12)}
     with pytest.raises(ExperimentError, match=rf"gtzan: {split}.features: 1 of 40 rows hold NaN"):
         _ = probe_vectors(task, {0: items}, vectors, parts, FAST_GRID, patience=3).results
+
+
+def test_part_is_chosen_on_validation_not_on_test():
+    """The first half is noise on test, the second half is noisy on validation."""
+    rng = np.random.default_rng(1)
+    task = TASKS["gtzan"]
+    items, vectors = make_items(task, rng)
+    directions = 3 * rng.normal(size=(len(task.labels), 6))
+    for item in items:
+        clean = directions[task.labels.index(item.target)]
+        noise = rng.normal(size=(2, 6))
+        first = noise[0] if item.split == "test" else clean + noise[0]
+        second = clean + noise[1] * (6 if item.split == "valid" else 1)
+        vectors[item.clip_id] = np.concatenate([first, second])[None]
+    parts = {"second": slice(6, 12), "first": slice(0, 6)}
+    probed = probe_vectors(task, {0: items}, vectors, parts, FAST_GRID, patience=3)
+    assert probed.reported == "first"
+    assert probed.valid_scores["first"] > probed.valid_scores["second"]
+    results = probed.results
+    assert results["first"].valid_score == probed.valid_scores["first"]
+    assert results["first"].scores["accuracy"] < results["second"].scores["accuracy"]

@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from myna_plugin.cli.report import report
-from myna_plugin.probing.report.figures import draw_cost
 from myna_plugin.probing.report.results import read_result
 from myna_plugin.probing.report.tables import describe_result
 from myna_plugin.probing.tasks import TASKS
@@ -143,11 +142,7 @@ def test_what_was_left_out_is_said(tmp_path):
 
 @pytest.mark.parametrize(
     ("probe", "is_comparable"),
-    [
-        ({"grid": "full"}, True),
-        ({"grid": "fast"}, False),
-        ({"grid": "full", "patience": 3}, False),
-    ],
+    [({"grid": "full"}, True), ({"grid": "fast"}, False), ({"grid": "full", "patience": 3}, False)],
 )
 def test_what_is_not_comparable_is_not_compared(tmp_path, probe, is_comparable):
     scores = {"gtzan": 0.8, "giantsteps": 0.7, "emomusic": 0.6, "magnatagatune": 0.5}
@@ -165,24 +160,6 @@ def test_what_is_not_comparable_is_not_compared(tmp_path, probe, is_comparable):
     page = (tmp_path / "r.html").read_text()
     assert ("not comparable" in told, "not comparable" in page) == (not is_comparable,) * 2
     assert ("ours − theirs" in told) == is_comparable
-
-
-def test_cost_is_drawn_for_each_task_and_device(tmp_path):
-    other = {"pool": "clip", "cost": {"seconds_per_hour": 0.1, "device": "A GPU"}}
-    unknown = {"pool": "clip", "cost": None}
-    folders = [
-        write_result(tmp_path / "a", "gtzan", "a", 0.8),
-        write_result(tmp_path / "b", "gtzan", "b", 0.6, module=other),
-        write_result(tmp_path / "c", "giantsteps", "b", 0.7, module=other),
-        write_result(tmp_path / "d", "emomusic", "d", 0.7, module=unknown),
-    ]
-    results = [read_result(folder) for folder in folders]
-    figure = draw_cost(results)
-    gtzan, giantsteps = figure.axes
-    points = [tuple(c.get_offsets()[0]) for c in gtzan.collections]
-    assert points == [(3.0, pytest.approx(80.0)), (0.1, pytest.approx(60.0))]
-    assert len(giantsteps.collections) == 1
-    assert draw_cost(results[3:]) is None
 
 
 @pytest.mark.parametrize(

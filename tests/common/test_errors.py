@@ -5,14 +5,7 @@ import sys
 
 import pytest
 
-from myna_plugin.common.errors import (
-    BAD_INPUT,
-    EXTRAS,
-    FAILED,
-    InputError,
-    UnfinishedError,
-    told,
-)
+from myna_plugin.common.errors import BAD_INPUT, EXTRAS, FAILED, InputError, UnfinishedError, told
 from myna_plugin.common.stopping import INTERRUPTED, TERMINATED, Terminated
 
 

@@ -93,14 +93,6 @@ for name in ("misnamed", "a-masking", "absent", "missing"):
     ]
 
 
-def test_an_added_task_is_offered_by_the_probe_command(tmp_path):
-    code = "from myna_plugin.recipes.probe import main; main(['--help'])"
-    result = run(distribution(tmp_path, "my_parts"), code)
-    assert result.returncode == 0, result.stderr
-    assert "my-task" in "".join(result.stdout.split())  # the help may be broken at the hyphen
-    assert "my_parts is imported" not in result.stdout
-
-
 def test_built_in_parts_ask_for_no_metadata(monkeypatch):
     def refuse(**_):
         raise AssertionError("read the metadata of every distribution")

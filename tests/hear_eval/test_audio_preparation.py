@@ -8,7 +8,7 @@ import soundfile
 
 from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval import audio_check
-from myna_plugin.hear_eval.audio_check import AudioCheck, inspect_file
+from myna_plugin.hear_eval.audio_check import AudioCheck
 from myna_plugin.hear_eval.audio_preparation import heareval_batch_size, prepare_audio
 from myna_plugin.probing.tasks.hear_folder import read_folder
 
@@ -172,19 +172,3 @@ def test_unchanged_files_are_not_decoded_again(tmp_path, monkeypatch):
     monkeypatch.undo()
     soundfile.write(folder / f"{RATE}/test/test0.wav", 0.1 * np.ones(2 * RATE), RATE)
     assert prepare(folder, cache=cache) != first
-
-
-def test_damaged_cache_is_made_anew(tmp_path):
-    folder = event_task(tmp_path / "task")
-    cache = tmp_path / "cache.json"
-    cache.write_text('{"a')
-    prepare(folder, cache=cache)
-    assert str(folder / f"{RATE}/test/test0.wav") in AudioCheck(cache).known
-
-
-def test_facts_are_those_of_the_file(tmp_path):
-    soundfile.write(tmp_path / "a.flac", np.zeros((4_410, 2)), 44_100)
-    facts = inspect_file(tmp_path / "a.flac")
-    assert (facts.frames, facts.sample_rate, facts.channels) == (4_410, 44_100, 2)
-    assert facts.duration_s == 0.1
-    assert facts.silent

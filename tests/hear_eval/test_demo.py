@@ -7,8 +7,6 @@ import errno
 import json
 import os
 import shutil
-from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import soundfile
 from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval import demo
 from myna_plugin.model.audio import AudioError
-from tools import demo_music, make_demo_tasks
+from tools import make_demo_tasks
 
 KEY, ONSET = "myna_demo_key-v1-full", "myna_demo_onset-v1-full"
 SPLITS = ("train", "valid", "test")
@@ -67,29 +65,6 @@ def test_tasks_are_complete_in_hear_format(tasks: Path, name: str) -> None:
             assert info.frames == 16_000 * metadata["sample_duration"]
 
 
-def test_every_key_is_equally_frequent_in_every_split(tasks: Path) -> None:
-    for split in SPLITS:
-        truth = read_json(tasks / KEY / f"{split}.json")
-        counts = Counter(label for labels in truth.values() for label in labels)
-
-        assert set(counts) == set(read_labels(tasks / KEY))
-        assert len(set(counts.values())) == 1
-
-
-def test_key_labels_are_in_the_order_that_chroma_acc_needs(tasks: Path) -> None:
-    labels = read_labels(tasks / KEY)
-
-    assert all(
-        labels[f"{t} major"] == labels[f"{t} minor"] - 12 for t in read_labels(tasks / ONSET)
-    )
-
-
-def test_no_clip_appears_twice(tasks: Path) -> None:
-    clips = [path.read_bytes() for path in tasks.glob("*/16000/*/*.wav")]
-
-    assert len(set(clips)) == len(clips) == 240 + 46
-
-
 def test_audio_is_in_the_key_it_is_labelled_with(tasks: Path) -> None:
     truth = read_json(tasks / KEY / "test.json")
     scales = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 11)}
@@ -103,33 +78,6 @@ def test_audio_is_in_the_key_it_is_labelled_with(tasks: Path) -> None:
 
     # 7 of 12 pitch classes would hold 58 % of the energy if the key were another one.
     assert np.mean(shares) > 0.85
-
-
-def test_notes_begin_where_they_are_labelled(tasks: Path) -> None:
-    classes = read_labels(tasks / ONSET)
-    rises = []
-    for clip, events in read_json(tasks / ONSET / "test.json").items():
-        samples, _ = soundfile.read(tasks / ONSET / "16000" / "test" / clip)
-        for event in events:
-            onset, label = round(16 * event["start"]), classes[event["label"]]
-            before = samples[max(onset - 1_600, 0) : onset]
-            after = samples[onset : onset + 1_600]
-            if len(before) == 1_600:
-                energies = [pitch_class_energy(part, 250, 1_050)[label] for part in (before, after)]
-                rises.append(energies[1] > 2 * energies[0])
-
-    assert len(rises) > 80
-    assert np.mean(rises) > 0.8
-
-
-def test_events_are_ordered_apart_and_inside_the_clip(tasks: Path) -> None:
-    for split in SPLITS:
-        for events in read_json(tasks / ONSET / f"{split}.json").values():
-            assert [e["start"] for e in events] == sorted(e["start"] for e in events)
-            assert all(0 <= e["start"] < e["end"] <= 5_000 for e in events)
-            for label in {e["label"] for e in events}:
-                same = [e for e in events if e["label"] == label]
-                assert all(b["start"] - a["end"] >= 99 for a, b in pairwise(same))
 
 
 def test_packed_tasks_stay_small() -> None:
@@ -188,16 +136,6 @@ def test_packed_clips_come_from_the_generator() -> None:
     assert events == [make_demo_tasks.event(note) for note in notes]
 
 
-def test_generator_is_deterministic_and_its_seeds_matter() -> None:
-    first, again, other = (
-        make_demo_tasks.make_key_clip("A minor", (1, 2, 3, seed)) for seed in (4, 4, 5)
-    )
-
-    np.testing.assert_array_equal(first, again)
-    assert abs(np.corrcoef(first, other)[0, 1]) < 0.5
-    assert np.abs(first).max() <= 1
-
-
 def test_a_folder_that_cannot_hold_them_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,26 +157,18 @@ def test_a_folder_that_cannot_hold_them_is_named(
         demo.unpack_demo_tasks(tmp_path / "tasks")
 
 
-@pytest.mark.parametrize("instrument", ["organ", "plucked", "struck", "bowed", "reed"])
-def test_instruments_play_the_pitch_they_are_asked_for(instrument: str) -> None:
-    voice = demo_music.INSTRUMENTS[instrument](np.random.default_rng(0))
+def test_notes_begin_where_they_are_labelled(tasks: Path) -> None:
+    classes = read_labels(tasks / ONSET)
+    rises = []
+    for clip, events in read_json(tasks / ONSET / "test.json").items():
+        samples, _ = soundfile.read(tasks / ONSET / "16000" / "test" / clip)
+        for event in events:
+            onset, label = round(16 * event["start"]), classes[event["label"]]
+            before = samples[max(onset - 1_600, 0) : onset]
+            after = samples[onset : onset + 1_600]
+            if len(before) == 1_600:
+                energies = [pitch_class_energy(part, 250, 1_050)[label] for part in (before, after)]
+                rises.append(energies[1] > 2 * energies[0])
 
-    # A above middle C: its partials 1, 2, 4 are A; 3 is E; 5 is C sharp.
-    energy = pitch_class_energy(voice(440.0, 0.5), 400, 900)
-
-    assert energy.argmax() == 9
-    assert energy[9] > 0.9 * energy.sum()
-
-
-def test_no_progression_is_shared_by_two_keys() -> None:
-    spelled = [
-        tuple(
-            frozenset((tonic + semitone) % 12 for semitone in make_demo_tasks.CHORDS[chord])
-            for chord in progression.split()
-        )
-        for mode in make_demo_tasks.MODES
-        for progression in make_demo_tasks.PROGRESSIONS[mode]
-        for tonic in range(12)
-    ]
-
-    assert len(set(spelled)) == len(spelled)
+    assert len(rises) > 80
+    assert np.mean(rises) > 0.8

@@ -191,20 +191,6 @@ def test_task_that_fails_is_named_and_the_other_is_embedded(workplace):
     assert (embeddings / "b" / ".done.embeddings").exists()
 
 
-def test_wrong_shapes_are_found_before_any_task(workplace):
-    text = workplace.module.read_text()
-    workplace.module.write_text(text.replace("2 * N_BANDS", "3 * N_BANDS"))
-    before = {path for path in workplace.folder.rglob("*") if "__pycache__" not in path.parts}
-    outcome = run(workplace.folder)
-    assert (outcome.status, outcome.out) == (2, "")
-    loading, line = outcome.err.splitlines()
-    assert loading == "tiny_hear: loading"
-    assert "get_scene_embeddings" in line
-    assert "(3, 32)" in line
-    after = {path for path in workplace.folder.rglob("*") if "__pycache__" not in path.parts}
-    assert after == before
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_stopped_run_goes_on(workplace):
     with workplace.module.open("a") as stream:

@@ -269,14 +269,6 @@ def test_heareval_that_leaves_nothing_is_a_failure(make_run, task, process, monk
         embed_task(make_run(), task, "d0", process, TaskResult(task.name))
 
 
-def test_bad_input_is_no_task_failure(make_run, task):
-    with (
-        pytest.raises(InputError),
-        failure_noted(make_run(), task, "embeddings", TaskResult("scene")),
-    ):
-        raise InputError("x")
-
-
 def test_progress_is_read_from_what_heareval_writes(tmp_path, task):
     assert count_embedded(tmp_path / "none", task) == 0
     (tmp_path / "train").mkdir()

@@ -9,13 +9,7 @@ import sys
 import pytest
 
 from myna_plugin.common.errors import InputError
-from myna_plugin.hear_eval.heareval_process import (
-    HearevalProcess,
-    Job,
-    JobError,
-    describe_failure,
-    environment_set,
-)
+from myna_plugin.hear_eval.heareval_process import HearevalProcess, Job, JobError, describe_failure
 
 from .conftest import install_tiny_module
 
@@ -75,12 +69,3 @@ def test_failure_is_told_with_its_place():
 
 def raise_without_a_message():
     assert False  # noqa: B011, PT015 as heareval does
-
-
-def test_environment_is_put_back(monkeypatch):
-    monkeypatch.setenv("KEPT", "before")
-    monkeypatch.delenv("NEW", raising=False)
-    with environment_set({"KEPT": "inside", "NEW": "inside"}):
-        assert (os.environ["KEPT"], os.environ["NEW"]) == ("inside", "inside")
-    assert os.environ["KEPT"] == "before"
-    assert "NEW" not in os.environ

@@ -4,13 +4,7 @@ import json
 
 import pytest
 
-from myna_plugin.hear_eval.results import (
-    SCORES,
-    Score,
-    TaskResult,
-    format_table,
-    read_scores,
-)
+from myna_plugin.hear_eval.results import SCORES, Score, TaskResult, read_scores
 from myna_plugin.probing.tasks.hear_folder import read_folder
 
 from .generate_tasks import scene_task
@@ -56,22 +50,3 @@ def test_nan_is_no_score(scores):
     assert found[0] == Score("top1_acc", None)
     result = TaskResult("task", "scored", found, folds={"test": {"x": float("inf")}})
     assert json.loads(json.dumps(result.to_json(), allow_nan=False))["folds"]["test"]["x"] is None
-
-
-def test_table_is_aligned():
-    table = format_table(
-        [
-            TaskResult("beehive", "scored", [Score("aucroc", 0.5)], {"a": 1.25, "b": 2}),
-            TaskResult("esc50", "scored", [Score("top1_acc", 0.75, 0.025), Score("mAP", 0.8)]),
-            TaskResult("maestro", "failed"),
-            TaskResult("nsynth", "embedded", seconds={"embeddings": 100}),
-        ]
-    )
-    assert table.splitlines() == [
-        "task     metric              score  seconds",
-        "beehive  aucroc             0.5000      3.2",
-        "esc50    top1_acc  0.7500 ± 0.0250      0.0",
-        "esc50    mAP                0.8000",
-        "maestro  -                  failed      0.0",
-        "nsynth   -                embedded    100.0",
-    ]

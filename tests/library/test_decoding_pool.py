@@ -1,7 +1,5 @@
 import os
 import signal
-import time
-from itertools import groupby
 
 import numpy as np
 import pytest
@@ -105,22 +103,6 @@ def test_a_pool_that_is_left_early_leaves_no_process(tmp_path):
         processes = [lane._process for lane in pool._lanes]
 
     assert not any(process.is_alive() for process in processes)
-
-
-def test_tracks_are_shared_out_among_workers(tmp_path):
-    paths = [write_noise(tmp_path / f"{i}.wav", 4 * 49_152 * SEGMENT_CHUNKS, i) for i in range(6)]
-    with DecodingPool(2, 96) as pool:
-        order = []
-        for event in pool.decode(enumerate(map(str, paths))):
-            order.append(event.track)
-            time.sleep(0.01)
-
-    assert len([track for track, _ in groupby(order)]) > len(paths), "tracks came one by one"
-
-
-def test_a_pool_without_workers_is_refused():
-    with pytest.raises(ValueError, match="at least 1"):
-        DecodingPool(0, 96)
 
 
 def test_a_worker_that_cannot_start_is_said(tmp_path, monkeypatch):

@@ -56,25 +56,6 @@ def test_a_row_does_not_depend_on_the_tracks_around_it_to_the_bit(embedder, wave
     assert np.array_equal(alone[6].embedding, forwards[6].embedding)
 
 
-def test_chunks_of_several_tracks_share_a_pass(embedder, waveforms, monkeypatch):
-    passes = []
-
-    def pool(mel):
-        passes.append(tuple(mel.shape))
-        return original(mel)
-
-    original = embedder.pool_chunks
-    monkeypatch.setattr(embedder, "pool_chunks", pool)
-    monkeypatch.setattr("myna_plugin.library.encoding.PARTIAL_BATCH", {"cpu": 4})
-    feed(SceneEncoder(embedder), waveforms, range(len(waveforms)))
-
-    assert passes.count((16, 128, 96)) == 2, "1 + 3 + 18 full chunks"
-    partial = [shape for shape in passes if shape != (16, 128, 96)]
-    assert {shape[0] for shape in partial} == {4}
-    assert (4, 128, 66) in partial, "65 and 66 frames share a pass"
-    assert len(partial) == len({shape[2] for shape in partial})
-
-
 def test_a_track_that_begins_anew_or_is_dropped_leaves_no_trace(embedder, waveforms):
     encoder = SceneEncoder(embedder)
     for i, segment in enumerate(cut_segments([waveforms[6]], 96)):

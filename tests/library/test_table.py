@@ -8,12 +8,7 @@ import pytest
 from tiny_library import FACTS, SEQUENCES, same
 
 from myna_plugin.library.decoding_pool import LibraryError
-from myna_plugin.library.table import (
-    embedding_array,
-    read_library,
-    schema_of,
-    write_library,
-)
+from myna_plugin.library.table import embedding_array, read_library, schema_of, write_library
 
 
 def tables_of(paths, rows, facts, step=2):
@@ -200,9 +195,3 @@ def test_no_flipped_byte_and_no_cut_gives_other_rows(tmp_path):
         assert np.array_equal(read.embeddings, whole.embeddings)
         assert read.paths == whole.paths
     assert refused > len(damaged) / 3
-
-
-def test_warnings_are_kept(tmp_path):
-    path = tmp_path / "library.parquet"
-    write_library(path, tables_of(["a", "b", "c"], list(draw(3, 3)), FACTS), FACTS)
-    assert pq.read_table(path)["warning"].to_pylist() == ["silent: 0", None, "silent: 2"]

@@ -3,31 +3,15 @@ import struct
 from pathlib import Path
 
 import numpy as np
-import pytest
 import soundfile
 
-from myna_plugin.model.audio import AudioError, load_audio
-from myna_plugin.model.audio_files import AUDIO_SUFFIXES, estimate_seconds
+from myna_plugin.model.audio import load_audio
+from myna_plugin.model.audio_files import estimate_seconds
 
 
 def noise(seconds, rate=16_000, channels=1):
     generator = np.random.default_rng(0)
     return (0.1 * generator.standard_normal((int(seconds * rate), channels))).astype(np.float32)
-
-
-def test_a_missing_file_is_missing_whatever_its_kind(tmp_path):
-    for suffix in (".wav", ".m4a"):
-        with pytest.raises(AudioError, match="no such file"):
-            load_audio(tmp_path / f"gone{suffix}")
-
-
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".aiff", ".w64"])
-@pytest.mark.parametrize("rate", [8_000, 44_100])
-def test_estimates_are_close_for_what_libsndfile_reads(tmp_path, suffix, rate):
-    path = tmp_path / f"sound{suffix}"
-    soundfile.write(path, noise(5, rate), rate)
-    assert suffix in AUDIO_SUFFIXES
-    assert estimate_seconds(path) == pytest.approx(5, abs=0.2)
 
 
 def test_a_header_that_lies_does_not_inflate_the_estimate(tmp_path):

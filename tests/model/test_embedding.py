@@ -10,13 +10,7 @@ import torch
 from conftest import PATCHINGS, published_state_dict
 
 import myna_plugin
-from myna_plugin.model.chunks import (
-    average_chunks,
-    column_weights,
-    overlap_hop,
-    pool_consecutive,
-    timestamp_count,
-)
+from myna_plugin.model.chunks import average_chunks, pool_consecutive, timestamp_count
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 
@@ -148,14 +142,6 @@ def test_the_rule_for_lengths_at_every_boundary(sound, patching, frames):
         torch.testing.assert_close(model.embed_scenes(waveform), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_short_sound_is_not_padded_to_a_full_chunk(sound):
-    """Silence up to three seconds would move the embedding of a one-second sound."""
-    model = tiny_embedder()
-    waveform = sound[:, :16_000]
-    padded = torch.nn.functional.pad(waveform, (0, 49_152 - 16_000))
-    assert relative_error(model.embed_scenes(padded), model.embed_scenes(waveform)) > 0.01
-
-
 @pytest.mark.parametrize("n_samples", [1, 5_000, 49_152, 100_000, 192_000])
 def test_batch_size_never_changes_the_result(sound, n_samples):
     waveform = torch.cat([sound, sound.flip(1), 0.1 * sound])[:, :n_samples]
@@ -237,25 +223,6 @@ def test_times_do_not_drift_over_hours(monkeypatch):
     assert torch.equal(times[0], (index * 33.3).float())
 
 
-def test_timestamps_are_like_the_chunks_around_them(sound):
-    """The slow way to hear what happens when: three instruments that take turns."""
-    model = myna_plugin.load_model(timestamp_layer=12, hop_ms=500.0)
-    seconds = torch.arange(64_000) / 16_000
-    sine = 0.3 * torch.sin(2 * torch.pi * 1500 * seconds)[None]
-    noise = 0.1 * torch.randn(1, 64_000, generator=torch.Generator().manual_seed(0))
-    waveform = torch.cat([sound[:, :64_000], sine, noise], 1)
-    vectors, times = model.embed_timestamps(waveform)
-    windows = literal_pipeline.embed_windows(
-        model.mel(waveform)[0],
-        times[0].tolist(),
-        lambda window: model.pool_chunks(window[None])[0].detach(),
-    )
-    vectors, windows = (v - v.mean(0) for v in (vectors[0], windows))
-    similarity = torch.nn.functional.cosine_similarity
-    shifted = [similarity(vectors.roll(k, 0), windows).mean() for k in range(len(vectors))]
-    assert max(shifted) == shifted[0] > 0.7
-
-
 def test_timestamps_follow_the_sound(sound):
     """A click's place in time is where the sequence differs from that without it."""
     model = tiny_embedder()
@@ -265,14 +232,6 @@ def test_timestamps_follow_the_sound(sound):
     moved, _ = model.embed_timestamps(clicked)
     difference = (moved - plain).norm(dim=-1)[0]
     assert abs(times[0, difference.argmax()].item() - 6000) <= 64
-
-
-def test_overlapping_chunks_cover_every_column():
-    for frames in (96, 98, 192):
-        hop = overlap_hop(frames)
-        assert hop % 16 == 0
-        assert frames // 2 - 16 < hop <= frames // 2
-    assert (column_weights(48) > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -347,28 +306,46 @@ def test_half_precision_stays_close_and_returns_float32(sound):
 MEMORY_SCRIPT = """
 import resource, sys
 import torch
-sys.path[:0] = sys.argv[2:]
+sys.path[:0] = sys.argv[1:]
 from test_embedding import tiny_embedder
 torch.set_num_threads(1)
 model = tiny_embedder()
-model.embed_scenes(torch.zeros(1, 16_000 * 30))
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-waveform = torch.rand(1, int(sys.argv[1]) * 16_000).mul_(0.2)
-held = peak()
-model.embed_scenes(waveform)
-print(peak() - waveform.numel() * 4, peak() - held)
+waveform = torch.rand(1, 20 * 60 * 16_000).mul_(0.2)
+for minutes in (5, 20):
+    model.embed_scenes(waveform[:, : minutes * 60 * 16_000])
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
-def test_an_hour_takes_no_more_memory_than_five_minutes():
-    def peak(seconds):
-        command = [sys.executable, "-c", MEMORY_SCRIPT, str(seconds), "tests/model", "tests"]
-        run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-        beyond_waveform, growth = map(int, run.stdout.split())
-        return beyond_waveform, growth
+def test_twenty_minutes_take_no_more_memory_than_five():
+    command = [sys.executable, "-c", MEMORY_SCRIPT, "tests/model", "tests"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    five, twenty = map(int, run.stdout.split())
+    assert twenty - five < 30  # megabytes; a copy of the waveform is 73
 
-    five_minutes, _ = peak(300)
-    hour, growth = peak(3600)
-    assert hour <= 1.2 * five_minutes
-    assert growth < 64 * 2**20  # embedding an hour adds one block, not a copy of the waveform
+
+def test_a_short_sound_is_not_padded_to_a_full_chunk(sound):
+    """Silence up to three seconds would move the embedding of a one-second sound."""
+    model = tiny_embedder()
+    waveform = sound[:, :16_000]
+    padded = torch.nn.functional.pad(waveform, (0, 49_152 - 16_000))
+    assert relative_error(model.embed_scenes(padded), model.embed_scenes(waveform)) > 0.01
+
+
+def test_timestamps_are_like_the_chunks_around_them(sound):
+    """The slow way to hear what happens when: three instruments that take turns."""
+    model = myna_plugin.load_model(timestamp_layer=12, hop_ms=500.0)
+    seconds = torch.arange(64_000) / 16_000
+    sine = 0.3 * torch.sin(2 * torch.pi * 1500 * seconds)[None]
+    noise = 0.1 * torch.randn(1, 64_000, generator=torch.Generator().manual_seed(0))
+    waveform = torch.cat([sound[:, :64_000], sine, noise], 1)
+    vectors, times = model.embed_timestamps(waveform)
+    windows = literal_pipeline.embed_windows(
+        model.mel(waveform)[0],
+        times[0].tolist(),
+        lambda window: model.pool_chunks(window[None])[0].detach(),
+    )
+    vectors, windows = (v - v.mean(0) for v in (vectors[0], windows))
+    similarity = torch.nn.functional.cosine_similarity
+    shifted = [similarity(vectors.roll(k, 0), windows).mean() for k in range(len(vectors))]
+    assert max(shifted) == shifted[0] > 0.7

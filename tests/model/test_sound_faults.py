@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -34,11 +35,7 @@ def loud_then_quiet(seconds=18.0):
 
 # -------- how long an MP3 is
 
-SETTINGS = {
-    "variable": {"q": "2"},
-    "average": {"b": "128k", "abr": "1"},
-    "constant": {"b": "128k"},
-}
+SETTINGS = {"variable": {"q": "2"}, "average": {"b": "128k", "abr": "1"}, "constant": {"b": "128k"}}
 FRONTS = {
     "": b"",
     "id3v2": b"ID3\x04\x00\x00" + bytes([0, 0, 8, 0]) + b"TIT2" + bytes(1020),
@@ -48,15 +45,26 @@ FRONTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """A function that gives an MP3 of a bit rate, with or without the header that tells it."""
+
+    @cache
+    def encode_kind(kind, xing):
+        path = tmp_path_factory.mktemp("encoded") / "a.mp3"
+        options = {"write_xing": xing}
+        encode(path, "libmp3lame", loud_then_quiet(), RATE, options=options, **SETTINGS[kind])
+        return path.read_bytes()
+
+    return encode_kind
+
+
 @pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("xing", ["0", "1"])
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_an_mp3_is_read_to_its_end(tmp_path, kind, xing, front):
+def test_an_mp3_is_read_to_its_end(tmp_path, encoded, kind, xing, front):
     path = tmp_path / "a.mp3"
-    encode(
-        path, "libmp3lame", loud_then_quiet(), RATE, options={"write_xing": xing}, **SETTINGS[kind]
-    )
-    path.write_bytes(FRONTS[front] + path.read_bytes())
+    path.write_bytes(FRONTS[front] + encoded(kind, xing))
     waveform, notes = load(path)
     # LAME begins with 1,105 samples of delay and fills its last frame, which only its header tells.
     assert -FRAME_S <= len(waveform) / 16_000 - 18.0 <= 3.1 * FRAME_S
@@ -268,19 +276,21 @@ def test_cancelled_stereo_is_taken_from_one_side(tmp_path, suffix):
 
 def test_the_whole_file_is_taken_from_one_side_or_none_of_it(tmp_path):
     rest = np.zeros_like(TONE)
-    late = write(tmp_path / "late.wav", np.r_[rest, TONE], np.r_[rest, -TONE])
-    assert load(late) == (pytest.approx(np.r_[rest, TONE], abs=1e-4), ["cancelled"])
+
+    def check(name, channels, expected, notes, tolerance=1e-4, **options):
+        waveform, told = load(write(tmp_path / name, *channels, **options))
+        np.testing.assert_allclose(waveform, expected, rtol=0, atol=tolerance)
+        assert told == notes
+
+    late = np.r_[rest, TONE]
+    check("late.wav", (late, -late), late, ["cancelled"])
     # Cancelled for half a minute, then not: the mix, for all of it.
-    partly = write(tmp_path / "partly.wav", np.r_[TONE, TONE], np.r_[-TONE, TONE])
-    assert load(partly) == (pytest.approx(np.r_[rest, TONE], abs=1e-4), [])
-    one_sided = write(tmp_path / "one sided.wav", TONE, rest)
-    assert load(one_sided) == (pytest.approx(TONE / 2, abs=1e-4), [])
-    unequal = write(tmp_path / "unequal.wav", TONE, -0.9 * TONE)
-    assert load(unequal) == (pytest.approx(TONE / 20, abs=1e-4), [])
-    quiet = write(tmp_path / "quiet.wav", TONE / 1000, TONE / 1000, subtype="FLOAT")
-    assert load(quiet) == (pytest.approx(TONE / 1000, abs=1e-6), [])
-    of_three = write(tmp_path / "three.wav", TONE, -TONE / 2, -TONE / 2)
-    assert load(of_three) == (pytest.approx(TONE, abs=1e-4), ["cancelled"])
+    check("partly.wav", (np.r_[TONE, TONE], np.r_[-TONE, TONE]), late, [])
+    check("one sided.wav", (TONE, rest), TONE / 2, [])
+    check("unequal.wav", (TONE, -0.9 * TONE), TONE / 20, [])
+    quiet = TONE / 1000
+    check("quiet.wav", (quiet, quiet), quiet, [], 1e-6, subtype="FLOAT")
+    check("three.wav", (TONE, -TONE / 2, -TONE / 2), TONE, ["cancelled"])
 
 
 def test_silence_is_marked(tmp_path):
@@ -301,25 +311,22 @@ def test_silence_is_marked(tmp_path):
 MEMORY = """
 import resource, sys
 from myna_plugin.model.audio import stream_audio
-n = sum(len(block) for block in stream_audio(sys.argv[1]))
-print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+for file in sys.argv[1:]:
+    n = sum(len(block) for block in stream_audio(file))
+    print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path):
-    path = tmp_path / "minute.mp3"
+    path, long = tmp_path / "minute.mp3", tmp_path / "long.mp3"
     sound = tones(60.0, RATE, [440.0, 620.0])
     encode(path, "libmp3lame", sound, RATE, b="64k", options=NO_XING)
-    long = tmp_path / "hour.mp3"
-    long.write_bytes(path.read_bytes() * 60)
-    used = []
-    for file in (path, long):
-        run = subprocess.run(
-            [sys.executable, "-c", MEMORY, file], capture_output=True, text=True, check=True
-        )
-        used.append([int(number) for number in run.stdout.split()])
-    assert used[1][0] > 59 * used[0][0]
-    assert used[1][1] - used[0][1] < 30  # megabytes; an hour is 230 as float32 at 16 kHz
+    long.write_bytes(path.read_bytes() * 10)
+    command = [sys.executable, "-c", MEMORY, path, long]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    used = [[int(number) for number in line.split()] for line in run.stdout.splitlines()]
+    assert used[1][0] > 9 * used[0][0]
+    assert used[1][1] - used[0][1] < 30  # megabytes; ten minutes are 38 as float32 at 16 kHz
 
 
 def test_no_file_stays_open(tmp_path):

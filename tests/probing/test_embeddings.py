@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import published_state_dict
 
 from myna_plugin import get_scene_embeddings, load_model
 from myna_plugin.model.audio import load_audio
@@ -22,12 +21,6 @@ from myna_plugin.probing.tasks import TASKS, Item
 from myna_plugin.probing.tasks.task_data import TaskData, digest_audio
 
 RATE = 16_000
-
-
-@pytest.fixture
-def weights(tmp_path) -> Path:
-    torch.save(published_state_dict(2), tmp_path / "small.pth")
-    return tmp_path / "small.pth"
 
 
 @pytest.fixture
@@ -53,15 +46,15 @@ def embed(items, module, folder, **options):
     return vectors
 
 
-def test_vectors_are_those_of_a_plain_loop(items, weights, tmp_path):
-    model = load_model(weights)
+def test_vectors_are_those_of_a_plain_loop(items, checkpoint, tmp_path):
+    model = load_model(checkpoint)
     expected = {}
     for item in items:
         audio = load_audio(item.path, RATE)
         stop = None if item.end_s is None else round(item.end_s * RATE)
         audio = audio[round(item.start_s * RATE) : stop]
         expected[item.clip_id] = get_scene_embeddings(audio[None], model).numpy()
-    module = load_module("myna_plugin", str(weights))
+    module = load_module("myna_plugin", str(checkpoint))
     for name in ("new", "from the cache"):
         found = embed(items, module, tmp_path / "cache", batch_size=4, workers=3)
         assert found.keys() == expected.keys(), name
@@ -69,14 +62,14 @@ def test_vectors_are_those_of_a_plain_loop(items, weights, tmp_path):
             np.testing.assert_allclose(found[clip], row, rtol=1e-4, atol=1e-5)
 
 
-def test_chunk_vectors_of_myna_average_to_the_scene(weights, tmp_path):
+def test_chunk_vectors_of_myna_average_to_the_scene(checkpoint, tmp_path):
     """Of whole chunks only: 2 chunks of 96 frames, each 512 samples after the one before."""
     path = tmp_path / "two.wav"
     samples = 0.1 * np.random.default_rng(1).standard_normal(191 * 512)
     soundfile.write(path, samples, RATE, subtype="FLOAT")
     item = [Item("a", "a", path, "x", "train")]
-    chunks = load_module("myna_plugin", str(weights), pool="chunk")
-    scene = load_module("myna_plugin", str(weights))
+    chunks = load_module("myna_plugin", str(checkpoint), pool="chunk")
+    scene = load_module("myna_plugin", str(checkpoint))
     rows = embed(item, chunks, tmp_path / "chunks")["a"]
     assert rows.shape == (2, 128)
     expected = embed(item, scene, tmp_path / "scenes")["a"]
@@ -106,10 +99,10 @@ def test_batches_hold_one_length_and_little_waits():
     assert Counter(given) == Counter(item.clip_id for item, _ in clips)
 
 
-def test_without_a_folder_vectors_are_kept_in_memory(items, weights, tmp_path, monkeypatch):
+def test_without_a_folder_vectors_are_kept_in_memory(items, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.rglob("*"))
-    module = load_module("myna_plugin", str(weights))
+    module = load_module("myna_plugin", str(checkpoint))
     found = embed(items, module, None, batch_size=2)
     expected = embed(items, module, tmp_path / "cache", batch_size=2)
     assert found.keys() == expected.keys()

@@ -4,8 +4,8 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from hear_eval.generate_tasks import scene_task
 from task_layouts import BUILDERS
-from tiny_task import write_task
 
 from myna_plugin.common.errors import InputError
 from myna_plugin.model.checkpoint import save_checkpoint
@@ -37,7 +37,7 @@ def test_grids_are_those_that_the_settings_name():
 
 
 def test_a_probe_in_memory_is_that_of_the_file(encoder, tmp_path, monkeypatch):
-    root = write_task(tmp_path / "task")
+    root = scene_task(tmp_path / "task")
     monkeypatch.setitem(GRIDS, "linear", GRIDS["linear"][-2:])
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     probe = EncoderProbe(read_tasks([str(root)], 2, quiet), "linear", "cpu", 2)
@@ -59,19 +59,19 @@ def test_a_probe_in_memory_is_that_of_the_file(encoder, tmp_path, monkeypatch):
 
 
 def test_missing_clips_are_left_out_and_counted(tmp_path):
-    root = write_task(tmp_path / "task")
-    (root / "8000" / "train" / "train-3-low.wav").unlink()
+    root = scene_task(tmp_path / "pitches")
+    (root / "48000" / "train" / "train3.wav").unlink()
     said = []
     read = read_task(str(root), 2, said.append)
-    assert len(read.items) == 35
-    assert said == ["pitches: 1 of 36 clips are left out"]
+    assert len(read.items) == 17
+    assert said == ["pitches: 1 of 18 clips are left out"]
 
 
 def test_a_task_whose_audio_is_not_there_says_which(tmp_path):
-    root = write_task(tmp_path / "task", files=2)
-    for path in (root / "8000" / "train").iterdir():
+    root = scene_task(tmp_path / "task")
+    for path in (root / "48000" / "train").iterdir():
         path.unlink()
-    with pytest.raises(InputError, match=r"no clips in split 'train'; left out: 4 .*low.wav"):
+    with pytest.raises(InputError, match=r"no clips in split 'train'; left out: 6 .*train.*.wav"):
         read_task(str(root), 2, quiet)
 
 
@@ -90,12 +90,12 @@ def test_one_of_the_papers_tasks_by_its_name(tmp_path):
         (["nowhere"], "nowhere"),
         (["esc50=task"], "no task 'esc50'; there are magnatagatune, gtzan"),
         (["gtzan=nowhere"], "nowhere: no such folder"),
-        (["task", "twin"], "two of task, twin are called 'pitches'"),
+        (["task", "twin/task"], "two of task, twin/task are called 'task'"),
     ],
 )
 def test_tasks_that_cannot_be_probed_are_named(tmp_path, monkeypatch, texts, message):
     monkeypatch.chdir(tmp_path)
-    write_task(tmp_path / "task", files=1)
-    write_task(tmp_path / "twin", files=1)
+    scene_task(tmp_path / "task")
+    scene_task(tmp_path / "twin" / "task")
     with pytest.raises(InputError, match=message):
         read_tasks(texts, 1, quiet)

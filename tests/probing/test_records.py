@@ -123,22 +123,6 @@ def test_damaged_record_counts_as_none(tmp_path):
     assert GridRecord(path).heads == []
 
 
-def test_record_keeps_the_weights_of_the_best_alone(tmp_path):
-    record = GridRecord(tmp_path / "grid.npz")
-    for place, score in ((4, 0.5), (2, 0.7), (1, 0.7), (0, -np.inf)):
-        weights = {"output.bias": torch.full((2,), float(place))}
-        record.add([(place, HeadScore(GRID[place], score, 0, 8, 0), weights)])
-    heads = {place: (score, weights) for place, score, weights in GridRecord(record.path).heads}
-    assert {place: score.valid_score for place, (score, _) in heads.items()} == {
-        4: 0.5,
-        2: 0.7,
-        1: 0.7,
-        0: -np.inf,
-    }
-    assert [place for place, (_, weights) in heads.items() if weights] == [1]
-    assert heads[1][1]["output.bias"].tolist() == [1.0, 1.0]
-
-
 @pytest.mark.parametrize(
     "change", ["features", "targets", "items", "grid", "seed", "device", "patience", "rules"]
 )

@@ -6,18 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
-from click.testing import CliRunner
 
 from benchmarks.contestants import baseline
-from benchmarks.rendered import clips, table, tasks
-from myna_plugin.probing.tasks import HEAR, TaskError, load_task
+from benchmarks.rendered import table, tasks
+from myna_plugin.probing.tasks import HEAR, load_task
 from myna_plugin.probing.tasks.giantsteps import KEYS
-from myna_plugin.probing.tasks.hear_folder import find_tasks
-from myna_plugin.probing.tasks.hear_folder import read_folder as read_for_heareval
-from recipes.rendered.instruments import GROUPS, TAGS, draw_programs, sounding_tags
-from recipes.rendered.performance import PROGRAMS
-from recipes.rendered.scores import Score, ScoreError
+from recipes.rendered.instruments import GROUPS, TAGS, sounding_tags
+from recipes.rendered.scores import Score
 from recipes.rendered.soundfonts import SoundfontError
 
 pytest_plugins = ("rendered_fixtures",)
@@ -127,16 +122,6 @@ def test_instruments_are_those_that_play(rendered):
         assert set(item.target) == playing & set(task.labels)
 
 
-def test_tasks_share_their_audio(rendered):
-    _, items = load_task(HEAR, rendered / "rendered_style")
-    for item in items[:5]:
-        name = item.path.relative_to(rendered / "rendered_style")
-        assert item.path.samefile(rendered / "rendered_instruments" / name)
-        sound, rate = soundfile.read(item.path)
-        assert (sound.shape, rate) == ((SECONDS * 16_000,), 16_000)
-        assert np.abs(sound).max() > 0.01
-
-
 def test_notes_lie_within_the_clip_and_its_scale(rendered):
     facts = read_facts(rendered)
     for split, size in NOTES_SIZES.items():
@@ -150,112 +135,12 @@ def test_notes_lie_within_the_clip_and_its_scale(rendered):
                 assert (int(event["label"]) - shift) % 12 in SCALE
 
 
-def test_heareval_finds_four_tasks(rendered):
-    folders = find_tasks(rendered, ["all"])
-    read = [read_for_heareval(folder) for folder in folders]
-    assert [task.name for task in read] == [
-        "rendered_instruments",
-        "rendered_key",
-        "rendered_notes",
-        "rendered_style",
-    ]
-    assert [task.embedding_type for task in read] == ["scene", "scene", "event", "scene"]
-    assert all(task.sample_duration == SECONDS for task in read)
-
-
-def test_number_of_workers_changes_nothing(tmp_path, soundfonts, rendered, monkeypatch):
-    monkeypatch.setattr(clips, "WORKS_FOR_WORKERS", 0)
-    make(tmp_path / "again", soundfonts, workers=2)
-    assert read_facts(tmp_path / "again") == read_facts(rendered)
-    for path in (rendered / "rendered_style").rglob("*.*"):
-        name = path.relative_to(rendered)
-        assert path.read_bytes() == (tmp_path / "again" / name).read_bytes(), name
-
-
-def test_work_without_a_passage_gives_its_clips_to_others(tmp_path, soundfonts):
-    restless = tuple((0.5 * i, i % 12, 0) for i in range(40))
-    scores = [*make_scores(), scale("restless", "train", "chorale", "chorales", restless)]
-    make(tmp_path / "out", soundfonts, scores=scores)
-    facts = read_facts(tmp_path / "out").values()
-    assert "restless" not in {clip["work"] for clip in facts}
-    assert Counter(clip["split"] for clip in facts) == SIZES
-
-
-def test_style_without_a_passage_is_refused(tmp_path, soundfonts):
-    restless = tuple((0.5 * i, i % 12, 0) for i in range(40))
-    scores = [*make_scores(), scale("restless", "train", "rag", "rags", restless)]
-    with pytest.raises(ScoreError, match=r"train: no work of style 'rag'"):
-        make(tmp_path / "out", soundfonts, scores=scores)
-    assert not (tmp_path / "out").exists()
-
-
-def test_one_style_leaves_the_style_task_out(tmp_path, soundfonts):
-    scores = [score for score in make_scores() if score.style == "chorale"]
-    lines = make(tmp_path / "out", soundfonts, scores=scores)
-    assert any(line.startswith("rendered_style: left out") for line in lines)
-    assert not (tmp_path / "out" / "rendered_style").exists()
-    assert (tmp_path / "out" / "rendered_key").is_dir()
-
-
-def test_group_in_two_splits_is_refused(tmp_path, soundfonts):
-    scores = [
-        scale("one", split, "chorale", "chorales", ((0.0, 0, 0),)) for split in SIZES
-    ]  # one name, so one group
-    with pytest.raises(ScoreError, match=r"'chorales\|one' is in train and valid"):
-        make(tmp_path / "out", soundfonts, scores=scores)
-
-
-def test_split_without_works_is_refused(tmp_path, soundfonts):
-    scores = [score for score in make_scores() if score.split != "valid"]
-    with pytest.raises(ScoreError, match="no work is in split 'valid'"):
-        make(tmp_path / "out", soundfonts, scores=scores)
-
-
 def test_soundfont_in_both_is_refused(tmp_path, soundfonts):
     train, test = Path(soundfonts["train"][0]), Path(soundfonts["test"][0])
     copy = tmp_path / "renamed.sf2"
     copy.write_bytes(test.read_bytes())
     with pytest.raises(SoundfontError, match=r"renamed\.sf2: is to be trained and tested with"):
         tasks.choose_soundfonts([train, copy], [test], tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "no scores: give --scores, --midi or --composed"),
-        (("--scores", "absent"), "absent/works.jsonl: no such file"),
-        (("--midi", "."), "no MIDI files"),
-    ],
-)
-def test_bad_input_is_one_line(tmp_path, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(tasks.main, ["out", *arguments])
-    assert result.exit_code == 2
-    assert message in result.output
-    assert len(result.output.splitlines()) == 1
-
-
-def test_existing_folder_is_kept(tmp_path, soundfonts):
-    (tmp_path / "mine").write_text("precious")
-    with pytest.raises(TaskError, match="remove it or write elsewhere"):
-        make(tmp_path, soundfonts)
-    assert (tmp_path / "mine").read_text() == "precious"
-
-
-def test_every_program_has_one_tag():
-    assert len(TAGS) == 20
-    programs = [program for group in GROUPS.values() for program in group]
-    assert len(programs) == len(set(programs))
-    assert set(programs) >= set(PROGRAMS)
-
-
-def test_tags_are_drawn_alike():
-    rng = np.random.default_rng(0)
-    drawn = [program for _ in range(2000) for program in draw_programs(rng)]
-    counts = Counter(tag for p in drawn for tag, group in GROUPS.items() if p in group)
-    assert set(drawn) == set(PROGRAMS)
-    assert min(counts.values()) > 0.85 * len(drawn) / 20
-    assert max(counts.values()) < 1.15 * len(drawn) / 20
 
 
 def test_short_sounds_do_not_count():

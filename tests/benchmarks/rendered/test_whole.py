@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.rendered import __main__ as whole
+from benchmarks.rendered import table
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 
@@ -39,6 +40,12 @@ def run(*arguments: object):
     return CliRunner().invoke(whole.main, [str(argument) for argument in arguments])
 
 
+def run_table(tasks: Path, out: Path, *arguments: object):
+    options = [tasks, "--out", out, "--grid", "fast", "--seeds", 1, "--device", "cpu"]
+    options += ["--patience", 3, "--workers", 1, "--cache", out.with_name("cache")]
+    return CliRunner().invoke(table.main, [str(o) for o in (*options, *arguments)])
+
+
 def test_scores_to_table(tmp_path, tiny):
     out: Path = tmp_path / "small"
     first = run(out, *tiny)
@@ -55,32 +62,13 @@ def test_scores_to_table(tmp_path, tiny):
     assert f"{out / 'tasks'}: kept" in again.output
     assert "probed in" not in again.output
     assert text in again.output
-
-
-def test_without_small_it_is_the_whole_plan_and_options_prevail(tmp_path, tiny, monkeypatch):
-    made = {}
-
-    def make_tasks(works, out, **options):
-        made["works"], made["tasks"] = len(works), options
-        return ["rendered"]
-
-    def make_table(contestants, tasks, out, protocol, **options):
-        made["contestants"], made["protocol"] = [c.name for c in contestants], protocol
-        return "the table"
-
-    whole_plan = replace(whole.WHOLE, composed=7, baselines=("chroma",))
-    monkeypatch.setattr(whole, "WHOLE", whole_plan)
-    monkeypatch.setattr(whole, "make_tasks", make_tasks)
-    monkeypatch.setattr(whole, "read_tasks", lambda *_: [])
-    monkeypatch.setattr(whole, "make_table", make_table)
-    result = run(tmp_path / "whole", *tiny[1:], "--sizes", 28, 21, 22, "--seeds", 2)
-    assert (result.exit_code, result.output) == (0, "rendered\nthe table\n")
-    assert made["works"] == 7
-    assert made["contestants"] == ["tiny", "chroma"]
-    assert made["tasks"]["sizes"] == {"train": 28, "valid": 21, "test": 22}
-    assert tuple(made["tasks"]["notes_sizes"].values()) == whole.WHOLE.notes_sizes
-    assert made["tasks"]["seconds"] == whole.WHOLE.clip_seconds
-    assert (made["protocol"].grid, made["protocol"].seeds) == ("full", 2)
+    alone = run_table(out / "tasks", tmp_path / "alone", "--baselines", "krumhansl")
+    assert alone.exit_code == 0, alone.output
+    models = json.loads((tmp_path / "alone" / "results.json").read_text())["models"]
+    untrained = models["krumhansl"]["rendered_key"]["untrained"]["weighted_key_score"]
+    assert untrained > 0.2  # by chance 0.09
+    assert f"\n| … untrained | {untrained:.3f} |" in alone.output
+    assert models["krumhansl"]["rendered_style"]["untrained"] is None
 
 
 @pytest.mark.parametrize(
@@ -96,3 +84,20 @@ def test_bad_input_is_one_line(tmp_path, arguments, message):
     assert result.exit_code == 2
     assert message in result.output.splitlines()[-1]
     assert not (tmp_path / "small" / "tasks").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--weights", "absent.pt"), "absent.pt: no such file"),
+        (("--baselines", "melody"), "--baselines melody: there are mel_statistics"),
+        (("--baselines", "none"), "nothing to score"),
+        (("--model-options", "[1]"), "'--model-options': '[1]' is no JSON object"),
+        ((), "python -m benchmarks.rendered.tasks"),
+    ],
+)
+def test_bad_arguments_of_the_table_are_one_line(tmp_path, arguments, message):
+    result = run_table(tmp_path, tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1

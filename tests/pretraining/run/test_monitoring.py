@@ -14,8 +14,6 @@ from myna_plugin.pretraining.run.monitoring import (
     alignment,
     choose_clips,
     cut_pairs,
-    draw_curve,
-    draw_reconstructions,
     effective_rank,
     measure,
     uniformity,
@@ -85,13 +83,6 @@ def test_cut_pairs_takes_two_crops_of_each_clip():
     assert not torch.equal(crops, cut_pairs(store, clips, 96, seed=2))
 
 
-def test_choose_clips_splits():
-    trained, held_out = choose_clips(20, 6, seed=3)
-    assert sorted([*trained, *held_out]) == list(range(20))
-    assert len(held_out) == 6
-    assert not np.array_equal(held_out, choose_clips(20, 6, seed=4)[1])
-
-
 def test_clips_are_held_out_in_whole_blocks():
     for seed in range(20):
         trained, held_out = choose_clips(23, 8, seed, clips_per_block=4)
@@ -124,17 +115,3 @@ def test_without_tensorboard_one_line_says_how_to_add_it(monkeypatch, tmp_path):
     events.close()
     assert len(said) == 1
     assert "pip install tensorboard" in said[0]
-
-
-def test_pictures(tmp_path):
-    rows = [
-        {"step": "5", "loss": "2", "monitor_loss": ""},
-        {"step": "10", "loss": "1", "monitor_loss": "1.5"},
-    ]
-    draw_curve(tmp_path / "loss.png", rows)
-    crops = torch.rand(2, 128, 96)
-    seen = crops.clone()
-    seen[:, :, :48] = torch.nan
-    draw_reconstructions(tmp_path / "rebuilt.png", (crops, seen, crops))
-    for name in ("loss.png", "rebuilt.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

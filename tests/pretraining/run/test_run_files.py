@@ -123,15 +123,6 @@ def test_a_probe_adds_its_column_and_keeps_the_rows_before(tmp_path):
     assert [row["probe_b"] for row in rows] == ["", "0.5", "", ""]
 
 
-def test_a_table_of_an_earlier_version_is_gone_on_with(tmp_path):
-    path = tmp_path / "train.csv"
-    path.write_text("step,epoch,loss\n5,1.0,2.5\n10,2.0,1.5\n")
-    ProgressTable(path, 5).add({"step": 10, "loss": 1.0, "learning_rate": 0.5})
-    first, second = read_table(path)
-    assert (first["loss"], first["learning_rate"]) == ("2.5", "")
-    assert (second["loss"], second["learning_rate"]) == ("1", "0.5")
-
-
 def test_the_best_probe_is_the_first_of_the_highest_means_over_the_last_tasks():
     rows = [
         {"step": "1", "probe_a": "0.9", "probe_b": ""},

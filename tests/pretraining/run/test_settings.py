@@ -115,13 +115,3 @@ def test_only_what_changes_the_result_counts_as_a_difference():
     # A cosine's every step depends on how many there will be.
     falling = PretrainSettings(schedule="cosine")
     assert falling.differences(PretrainSettings(schedule="cosine", max_steps=9)) == ["max_steps"]
-
-
-def test_tokens_per_clip():
-    assert PretrainSettings().tokens_per_clip() == (20, 0)
-    assert PretrainSettings(
-        objective="mae", patchings=("square",), mask_ratio=0.75
-    ).tokens_per_clip() == (
-        12,
-        48,
-    )

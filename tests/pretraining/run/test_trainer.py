@@ -46,14 +46,14 @@ from myna_plugin.pretraining.run.trainer import train
 from myna_plugin.pretraining.run.plan import plan_run
 from myna_plugin.pretraining.store.reading import Store
 
-def die_after_the_26th(step, losses):
-    if step == 26:
+def die_after_the_8th(step, losses):
+    if step == 8:
         os.kill(os.getpid(), signal.SIGKILL)
 
 store, out, settings = sys.argv[1:]
 settings = PretrainSettings().with_changes(json.loads(settings))
 plan = plan_run(settings, Store.open(Path(store)), Path(out), resume=False)
-train(plan, on_step=die_after_the_26th)
+train(plan, on_step=die_after_the_8th)
 """
 
 
@@ -88,13 +88,12 @@ def without_speed(path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"masking": "disjoint"},
+        {"masking": "disjoint", "versions": 2, "version_stride": 2},
         {"loss": "sogclr", "clips_per_block": 2, "schedule": "cosine", "warmup_steps": 5},
-        {"versions": 2, "version_stride": 2, "optimiser": "muon"},
     ],
 )
 def test_killed_and_resumed_equals_never_killed(store, tmp_path, changes):
-    settings = replace(TINY, **changes)
+    settings = replace(TINY, max_steps=12, log_every=1, checkpoint_every=6, keep_every=6, **changes)
     run(settings, store, tmp_path / "whole")
 
     (tmp_path / "child.py").write_text(DIES)
@@ -109,14 +108,12 @@ def test_killed_and_resumed_equals_never_killed(store, tmp_path, changes):
     )
     assert result.returncode == -signal.SIGKILL, result.stderr
     killed = plan_run(settings, store, tmp_path / "killed", resume=True)
-    assert killed.first_step == 20
-    assert read_table(killed.folder.table)[-1]["step"] == "25"
+    assert killed.first_step == 6
+    assert int(read_table(killed.folder.table)[-1]["step"]) > 6
 
-    outcome = train(killed, lambda _: None)
-    assert outcome.step == 40
+    assert train(killed, lambda _: None).step == 12
     whole = plan_run(settings, store, tmp_path / "whole", resume=True)
     resumed = plan_run(settings, store, tmp_path / "killed", resume=True)
-    assert whole.state["step"] == 40
     assert_same_state(whole.state, resumed.state)
     assert without_speed(whole.folder.table) == without_speed(resumed.folder.table)
     assert whole.folder.final.read_bytes() == resumed.folder.final.read_bytes()
@@ -429,12 +426,6 @@ def test_the_disk_needed_is_estimated_well(store, tmp_path, changes):
     assert estimate == pytest.approx(written.stat().st_size, rel=0.1)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
-def test_a_gpu_that_is_not_there_is_refused(store, tmp_path):
-    with pytest.raises(RunError, match="sees 0 CUDA devices here; choose cpu"):
-        plan_run(replace(TINY, device="cuda"), store, tmp_path, resume=False)
-
-
 def test_resumption_with_other_settings_or_store_is_refused(store, tmp_path):
     run(replace(TINY, max_steps=2), store, tmp_path / "run")
     with pytest.raises(RunError, match=r"begun with mask_ratio=0.9 \(now 0.5\), seed=0 \(now 3\)"):
@@ -444,19 +435,6 @@ def test_resumption_with_other_settings_or_store_is_refused(store, tmp_path):
         plan_run(TINY, other, tmp_path / "run", resume=True)
     with pytest.raises(RunError, match="already holds a run"):
         plan_run(TINY, store, tmp_path / "run", resume=False)
-
-
-def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint(store, tmp_path, monkeypatch):
-    save = torch.save
-
-    def full(state, file):
-        if state["step"] > 20:
-            raise OSError(28, "No space left on device")
-        save(state, file)
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(WriteError, match=r"No space left.*step-00000020\.pt"):
-        run(TINY, store, tmp_path)
 
 
 @pytest.mark.parametrize(("clips_per_block", "versions"), [(1, 1), (4, 1), (1, 4)])
@@ -503,3 +481,16 @@ def test_autoencoder_runs_and_draws(store, tmp_path):
     ]
     states[1]["settings"]["max_steps"] = states[0]["settings"]["max_steps"]
     assert_same_state(*states)
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint(store, tmp_path, monkeypatch):
+    save = torch.save
+
+    def full(state, file):
+        if state["step"] > 20:
+            raise OSError(28, "No space left on device")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(WriteError, match=r"No space left.*step-00000020\.pt"):
+        run(TINY, store, tmp_path)

@@ -79,10 +79,7 @@ def test_gradient_of_norm_with_any_settings(settings, monkeypatch):
 def test_attention_and_its_gradient(length):
     heads, sequences = 2, 14
     qkv = draw(sequences * length, 3 * heads * 64)
-    agree(
-        [kernels.attention(qkv, length, heads)],
-        [PLAIN.attention(qkv, length, heads)],
-    )
+    agree([kernels.attention(qkv, length, heads)], [PLAIN.attention(qkv, length, heads)])
     dout = draw(sequences * length, heads * 64, seed=1)
     agree(
         [kernels.attention_backward(qkv, dout, length, heads)],

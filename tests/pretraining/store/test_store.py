@@ -7,10 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-from myna_plugin.model.encoder import PATCHINGS, EncoderConfig, MynaEncoder, initialise
-from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store.reading import (
     CLIP,
     FILE,
@@ -86,15 +83,6 @@ def test_the_reading_interface(store):
         opened.clip(9)
 
 
-def test_a_clip_knows_where_it_comes_from(store):
-    opened = Store.open(store)
-    path, start_s = opened.source(4)
-    assert path.as_posix() == "/music/1a.wav"
-    assert start_s == 50 * 512 / 16_000
-    assert opened.source(8)[0].as_posix() == "/music/2b.wav"
-    assert opened.source(8)[1] == 0.0
-
-
 def test_stored_values_cannot_be_written_by_accident(store):
     with pytest.raises(ValueError, match="read-only"):
         Store.open(store).clip(0)[0, 0] = 1
@@ -121,12 +109,6 @@ def test_the_fingerprint_names_values_and_cuts(store):
     shards["checksum"][1, 3] ^= 1
     write_arrays(store / "index.npz", replace(index, shards=shards).columns())
     assert Store.open(store).fingerprint != original
-
-
-def test_checksums_are_the_sha256_of_the_files(store):
-    for shard in Index.load(store / "index.npz").shards:
-        content = shard_path(store, shard["number"]).read_bytes()
-        assert hashlib.sha256(content).digest() == shard["checksum"].tobytes()
 
 
 def test_the_report_lists_what_is_not_stored(store):
@@ -228,8 +210,8 @@ def test_dropping_files_keeps_every_clip_with_its_file(store):
         index.without(np.array([0]))
 
 
-def test_a_million_clips_stay_small(tmp_path):
-    """Every clip a file of its own, in 1,000 shards: the worst case for the index."""
+def test_a_hundred_thousand_clips_stay_small(tmp_path):
+    """Every clip a file of its own, in 100 shards: the worst case for the index."""
     rows = np.arange(1000)
     clips = np.zeros(1000, CLIP)
     clips["file"], clips["frames"] = rows, 1
@@ -238,7 +220,7 @@ def test_a_million_clips_stay_small(tmp_path):
     files["clips"] = 1
     parts = []
     (tmp_path / "shards").mkdir()
-    for number in range(1000):
+    for number in range(100):
         shard = np.zeros(1, SHARD)
         shard["number"], shard["frames"], shard["bytes"] = number, 1000, 1
         shard_path(tmp_path, number).write_bytes(b"?")
@@ -247,8 +229,8 @@ def test_a_million_clips_stay_small(tmp_path):
     try:
         index = Index.concatenate(parts)
         held, peak = tracemalloc.get_traced_memory()
-        assert held < 120e6
-        assert peak < 200e6
+        assert held < 12e6
+        assert peak < 20e6
         write_settings(tmp_path, SETTINGS)
         publish(tmp_path, index)
         del index
@@ -257,38 +239,14 @@ def test_a_million_clips_stay_small(tmp_path):
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(opened) == 1_000_000
-    assert held < 40e6
-    assert peak < 60e6
-    assert opened.offsets[-1] == 999_999
-    assert opened.source(654_321)[0].parts[-2] == "000321"
+    assert len(opened) == 100_000
+    assert held < 4e6
+    assert peak < 6e6
+    assert opened.offsets[-1] == 99_999
+    assert opened.source(54_321)[0].parts[-2] == "000321"
 
 
-@pytest.mark.parametrize("log_mel", [False, True])
-@pytest.mark.parametrize("patching", PATCHINGS)
-def test_float16_without_a_scale_costs_no_more_than_bfloat16(sound, patching, log_mel):
-    """Relative error of embeddings from stored mels, from full scale down to near silence."""
-    config = EncoderConfig.of_size("vit-s", depth=2, patchings=(patching,), log_mel=log_mel)
-    encoder = initialise(MynaEncoder(config), 0).eval()
-    waveform = sound[:, : 95 * 512] / sound[:, : 95 * 512].abs().max()
-    levels_db = torch.tensor([0.0, -20, -40, -60, -76])
-    mel = MelSpectrogram()(waveform * 10 ** (levels_db / 20).unsqueeze(1))
-
-    def error(stored):
-        with torch.inference_mode():
-            exact, embedding = encoder(mel, patching), encoder(stored, patching)
-        return (embedding - exact).norm(dim=1) / exact.norm(dim=1)
-
-    as_stored = error(mel.half().float())
-    assert as_stored.max() < 1e-3
-    assert as_stored.max() < 2 * error(mel.bfloat16().float()).max()
-    # The scale that loses nothing near silence would cut off all loud music.
-    scaled = error((mel * 2**12).clamp(max=65_504).half().float() / 2**12)
-    assert scaled.max() > 10 * as_stored.max()
-
-
-def test_float16_holds_the_loudest_sound_of_a_file_without_excess():
-    time = torch.arange(48_640) / 16_000
-    tones = [torch.sin(2 * torch.pi * f * time) for f in range(100, 8000, 83)]
-    loudest = MelSpectrogram()(torch.stack(tones).sign()).max()
-    assert 20_000 < loudest < 65_504 / 2
+def test_checksums_are_the_sha256_of_the_files(store):
+    for shard in Index.load(store / "index.npz").shards:
+        content = shard_path(store, shard["number"]).read_bytes()
+        assert hashlib.sha256(content).digest() == shard["checksum"].tobytes()

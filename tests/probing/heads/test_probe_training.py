@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from plain_loop import train_alone
-from sklearn.metrics import accuracy_score, average_precision_score, r2_score, roc_auc_score
+from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
 from myna_plugin.probing.heads import HeadConfig, HeadScore, HeadTask, Split, build_grid
 from myna_plugin.probing.heads.draws import PERIOD, StepDraws
@@ -39,14 +39,12 @@ def no_scores(outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 TASKS = {
     "classes": HeadTask("cross_entropy", 4, "accuracy", no_scores),
     "tags": HeadTask("bce", 5, "roc_auc_macro", no_scores),
-    "tags by precision": HeadTask("bce", 5, "average_precision_macro", no_scores),
     "values": HeadTask("mse", 2, "r2", no_scores),
 }
 
 LIBRARY_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": lambda targets, logits: accuracy_score(targets, logits.argmax(1)),
     "roc_auc_macro": roc_auc_score,
-    "average_precision_macro": average_precision_score,
     "r2": r2_score,
 }
 
@@ -120,13 +118,13 @@ def compare_with_plain_loop(
 def test_a_head_is_the_same_trained_alone_in_a_plain_loop(name: str) -> None:
     trained = train_together(TASKS[name])
     assert sorted(trained) == list(range(len(GRID)))
-    compare_with_plain_loop(TASKS[name], trained, range(0, len(GRID), 9), 1e-9, torch.float64)
+    compare_with_plain_loop(TASKS[name], trained, range(0, len(GRID), 13), 1e-9, torch.float64)
 
 
 def test_a_head_is_the_same_in_single_precision() -> None:
     task = TASKS["values"]
     trained = train_together(task, dtype=torch.float32)
-    compare_with_plain_loop(task, trained, range(2, len(GRID), 7), 1e-4, torch.float32)
+    compare_with_plain_loop(task, trained, range(2, len(GRID), 13), 1e-4, torch.float32)
 
 
 @pytest.mark.gpu
@@ -154,11 +152,7 @@ def test_stacks_of_several_variants_give_what_stacks_of_one_give() -> None:
     # On a processor stacks are of one variant each; on a GPU they are as large as can be.
     task = TASKS["tags"]
     data = prepare_data(
-        make_split(task, 90, 1),
-        make_split(task, 60, 2),
-        task,
-        torch.device("cpu"),
-        torch.float64,
+        make_split(task, 90, 1), make_split(task, 60, 2), task, torch.device("cpu"), torch.float64
     )[0]
     expected = train_together(task)
     with torch.no_grad():

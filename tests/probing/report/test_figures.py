@@ -47,33 +47,6 @@ def test_key_circle(annotated, predicted, panel, step, colour):
     np.testing.assert_allclose(heights, expected)
 
 
-def test_confusion_counts():
-    task = TASKS["gtzan"]
-    run = SimpleNamespace(targets=np.array([0, 0, 0, 5]), outputs=certain([0, 0, 3, 5], 10))
-    axes = figures.draw_confusion(task, run).axes[0]
-    assert sorted((t.get_position(), t.get_text()) for t in axes.texts) == [
-        ((0, 0), "2"),
-        ((3, 0), "1"),
-        ((5, 5), "1"),
-    ]
-    shares = axes.images[0].get_array()
-    assert shares[0, 0] == pytest.approx(200 / 3)
-
-
-def test_tag_areas_are_sorted_and_named():
-    task = TASKS["magnatagatune"]
-    rng = np.random.default_rng(0)
-    targets = rng.random((60, 50)) < 0.3
-    outputs = rng.normal(size=targets.shape)
-    outputs[:, 7] += 10 * targets[:, 7]
-    axes = figures.draw_tag_areas(task, SimpleNamespace(targets=targets, outputs=outputs)).axes[0]
-    widths = [bar.get_width() for bar in axes.patches]
-    assert widths == sorted(widths)
-    assert widths[-1] == pytest.approx(100.0)
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names[-1] == f"{task.labels[7]} ({targets[:, 7].sum()})"
-
-
 def test_tsne_of_equal_vectors_is_left_out(tmp_path):
     task = TASKS["gtzan"]
     items = [Item(str(i), str(i), tmp_path, "rock", "train") for i in range(20)]

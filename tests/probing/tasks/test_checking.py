@@ -125,14 +125,3 @@ def test_a_missing_file_is_listed_once_and_lists_are_short(built, tmp_path):
     text = check(task, many).text()
     assert text.count("no such file") == 10
     assert text.endswith("missing: and 8 more files")
-
-
-def test_each_file_is_opened_once(built, monkeypatch):
-    from myna_plugin.probing.tasks import checking
-
-    opened = []
-    probe = checking._probe
-    monkeypatch.setattr(checking, "_probe", lambda path: opened.append(path) or probe(path))
-    items = load_items(TASKS["giantsteps"], built("giantsteps", "folder"))
-    check(TASKS["giantsteps"], items)
-    assert len(opened) == len(set(opened)) == 7

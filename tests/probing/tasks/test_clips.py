@@ -11,7 +11,7 @@ import soundfile
 
 from myna_plugin.model.audio import AudioError
 from myna_plugin.probing.tasks import Item, TaskError
-from myna_plugin.probing.tasks.clips import is_whole_file, load_clips, write_clips, write_wav
+from myna_plugin.probing.tasks.clips import load_clips, write_clips, write_wav
 
 RATE = 8_000
 
@@ -40,14 +40,6 @@ def test_times_are_seconds_at_any_sample_rate(ramp):
 def test_a_clip_after_the_end_is_refused(ramp):
     with pytest.raises(TaskError, match=r"ramp.wav: clip 'ramp' starts at 10 s, .* ends at 10 s"):
         load_clips(ramp.path, [replace(ramp, start_s=10.0, end_s=12.0)], RATE)
-
-
-def test_whole_files(ramp):
-    assert is_whole_file(ramp)
-    assert is_whole_file(ramp, RATE)
-    assert not is_whole_file(ramp, 16_000)
-    assert not is_whole_file(replace(ramp, end_s=10.0))
-    assert not is_whole_file(replace(ramp, start_s=1.0))
 
 
 def test_writing_resumes_and_leaves_nothing_half_written(ramp, tmp_path):

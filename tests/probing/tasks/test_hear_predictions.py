@@ -121,10 +121,7 @@ class Attack:
         (b"", "not heareval's test predictions"),
         (pickle.dumps({}), "not the test predictions"),
         (pickle.dumps([]), "not the test predictions"),
-        (
-            predicted(torch.zeros(32), torch.zeros(32)),
-            r"24 labels, got shapes \(32,\)",
-        ),
+        (predicted(torch.zeros(32), torch.zeros(32)), r"24 labels, got shapes \(32,\)"),
         (predicted(torch.zeros(32, 24), torch.zeros(31, 24)), "got shapes"),
         (predicted(torch.zeros(32, 99), torch.zeros(32, 99)), "got shapes"),
         (predicted(torch.full((32, 24), torch.nan), torch.zeros(32, 24)), "finite numbers"),

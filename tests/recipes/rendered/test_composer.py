@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recipes.rendered.composer import SCALES, STYLES, compose_scores
-from recipes.rendered.scores import MAJOR, MINOR
+from recipes.rendered.scores import MAJOR
 
 
 @pytest.fixture(scope="module")
@@ -39,41 +39,8 @@ def test_the_mode_is_heard(works):
     assert np.mean(right) > 0.97
 
 
-def test_all_styles_tonics_and_modes_occur(works):
-    assert {score.style for score in works} == set(STYLES)
-    assert {score.keys[0][2] for score in works} == {MAJOR, MINOR}
-    assert len({score.keys[0][1] for score in works}) >= 10
-    assert {1, 2, 3, 4} & {score.n_parts for score in works} >= {2, 3, 4}
-
-
-def test_works_are_sound(works):
-    for score in works:
-        assert np.isfinite(score.notes).all()
-        assert (score.notes[:, 0] >= 0).all()
-        assert (score.notes[:, 1] > 0).all()
-        assert (np.diff(score.notes[:, 0]) >= 0).all()
-        assert ((score.notes[:, 2] >= 21) & (score.notes[:, 2] <= 108)).all()
-        assert ((score.notes[:, 3] >= 1) & (score.notes[:, 3] <= 127)).all()
-        assert 45 < score.duration_s < 400
-
-
 def test_a_work_does_not_depend_on_how_many_there_are(works):
     few = compose_scores(3, seed=1)
     for one, other in zip(few, works, strict=False):
         assert one.work == other.work
         np.testing.assert_array_equal(one.notes, other.notes)
-
-
-def test_another_seed_gives_other_works(works):
-    other = compose_scores(2, seed=2)
-    assert not np.array_equal(other[0].notes, works[0].notes)
-    assert other[0].group != works[0].group
-
-
-def test_sections_come_again(works):
-    """Forms repeat: the pitches of a work's first bars are found again later in it."""
-    for score in works:
-        pitches = score.notes[:, 2].astype(int).tolist()
-        opening = pitches[:24]
-        later = range(24, len(pitches) - 24)
-        assert any(pitches[i : i + 24] == opening for i in later), score.work

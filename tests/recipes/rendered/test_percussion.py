@@ -4,7 +4,6 @@ import pytest
 from recipes.rendered.percussion import (
     PATTERNS,
     RANDOM,
-    VELOCITIES,
     DrumTrack,
     draw_drums,
     drum_notes,
@@ -12,17 +11,6 @@ from recipes.rendered.percussion import (
 )
 
 pytest_plugins = ("rendered_fixtures",)
-
-
-@pytest.mark.parametrize("name", PATTERNS)
-def test_patterns_are_written_well(name):
-    beats, rows = PATTERNS[name]
-    assert beats in (1, 2, 3, 4)
-    for drum, row in rows.items():
-        assert 35 <= drum <= 81
-        assert set(row) <= set(VELOCITIES)
-        assert len(row) % beats == 0
-        assert set(row) != {"."}
 
 
 @pytest.mark.parametrize("tempo", [0.8, 1.0, 1.25])
@@ -47,28 +35,6 @@ def test_bars_begin_where_the_score_has_them(scale):
     kicks = strokes[strokes[:, 2] == 36, 0] + 5.0
     assert len(kicks) >= 4
     assert np.abs(kicks / 3 - np.rint(kicks / 3)).max() < 0.02
-
-
-def test_strokes_lie_within_the_clip_and_differ_by_seed(scale):
-    one, same, other = (
-        drum_notes(DrumTrack("rock", seed=seed), scale, 0.0, 10.0, 1.0) for seed in (1, 1, 2)
-    )
-    np.testing.assert_array_equal(one, same)
-    assert one.shape != other.shape or not np.array_equal(one, other)
-    for strokes in (one, other):
-        assert ((strokes[:, 0] > -0.2) & (strokes[:, 0] < 10)).all()
-        assert ((strokes[:, 3] >= 1) & (strokes[:, 3] <= 127)).all()
-
-
-def test_some_tracks_enter_late_and_some_leave_early(scale):
-    spans = []
-    for seed in range(60):
-        strokes = drum_notes(DrumTrack("rock", seed=seed), scale, 0.0, 30.0, 1.0)
-        if len(strokes):
-            spans.append((strokes[:, 0].min(), strokes[:, 0].max()))
-    first, last = np.array(spans).T
-    assert 0.1 < np.mean(first > 3) < 0.6
-    assert 0.1 < np.mean(last < 25) < 0.7
 
 
 def test_drawn_patterns_fit_the_bar(scale):

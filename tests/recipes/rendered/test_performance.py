@@ -3,44 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recipes.rendered.performance import (
-    MIN_SOUNDING,
-    PROGRAMS,
-    draw_performance,
-    draw_start,
-    octave_shift,
-    sounding_share,
-)
-from recipes.rendered.scores import DRUMS, Score
+from recipes.rendered.performance import PROGRAMS, draw_performance, draw_start
+from recipes.rendered.scores import Score
 
 pytest_plugins = ("rendered_fixtures",)
-
-
-def literal_share(notes, start, stop, step=0.001):
-    """Share of a fine grid's points on which some note sounds."""
-    grid = np.arange(start + step / 2, stop, step)
-    sounds = (notes[:, :1] <= grid) & (notes[:, :1] + notes[:, 1:2] > grid)
-    return sounds.any(0).mean()
-
-
-def test_sounding_share_is_that_of_a_fine_grid():
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        onsets = np.sort(rng.uniform(0, 20, 12))
-        notes = np.stack([onsets, rng.exponential(0.8, 12), *np.zeros((3, 12))], 1)
-        start, stop = sorted(rng.uniform(0, 20, 2))
-        assert sounding_share(notes, start, stop) == pytest.approx(
-            literal_share(notes, start, stop), abs=0.003 * 12 / max(stop - start, 0.1)
-        )
-
-
-def test_passages_are_not_mostly_rests():
-    notes = np.array([[t, 5.0, 60, 80, 0] for t in (0, 100, 105, 110)], np.float32)
-    rng = np.random.default_rng(0)
-    starts = [draw_start(Score(notes, "gaps"), 10.0, rng) for _ in range(40)]
-    found = [start for start in starts if start is not None]
-    assert found
-    assert all(sounding_share(notes, start, start + 10) >= MIN_SOUNDING for start in found)
 
 
 def test_a_score_of_rests_has_no_passage():
@@ -60,17 +26,6 @@ def test_passages_of_one_key_are_of_one_key(scale):
     assert draw_start(replace(scale, keys=()), 10.0, rng, constant_key=True) is None
 
 
-def test_octaves_bring_parts_into_range():
-    rng = np.random.default_rng(0)
-    for program, (low, high) in PROGRAMS.items():
-        pitches = rng.integers(20, 100) + rng.integers(0, 8, 20)
-        shift = octave_shift(pitches, program)
-        assert shift % 12 == 0
-        if high - low >= 20:
-            assert ((pitches + shift >= low - 1) & (pitches + shift <= high + 1)).mean() > 0.9
-    assert octave_shift(np.array([60, 64]), 0) == 0
-
-
 def test_drawn_performances_vary_within_their_bounds(scale):
     rng = np.random.default_rng(0)
     drawn = [draw_performance(scale, 10.0, rng) for _ in range(300)]
@@ -80,10 +35,3 @@ def test_drawn_performances_vary_within_their_bounds(scale):
     assert all(0.8 <= p.tempo <= 1.25 and abs(p.tuning_cents) <= 20 for p in performances)
     assert {program for p in performances for program in p.programs} == set(PROGRAMS)
     assert np.mean([p.drums is not None for p in performances]) == pytest.approx(0.5, abs=0.1)
-
-
-def test_a_score_with_drums_gets_no_others(scale):
-    rng = np.random.default_rng(0)
-    own = replace(scale, parts=("Piano", DRUMS))
-    performances = [draw_performance(own, 10.0, rng, percussion=1.0) for _ in range(10)]
-    assert [p.drums for p in performances if p is not None] == [None] * 10

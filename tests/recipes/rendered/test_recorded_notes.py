@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from recorded_sounds import FILE_RATE, save, strike, tone
+from recorded_sounds import save, strike, tone
 
 from recipes.rendered import recorded_objects
 from recipes.rendered.recorded_bank import find_notes
@@ -12,8 +12,6 @@ from recipes.rendered.recorded_notes import (
     RATE,
     BankError,
     file_inside,
-    held_part,
-    loop_note,
     measure_cents,
     read_loop,
     read_note,
@@ -35,28 +33,6 @@ def test_notes_are_tuned_to_their_names_but_not_to_other_pitches():
     assert measure_cents(tone(59, rate=RATE).astype(np.float32), 57) == 0
 
 
-def test_a_loop_goes_on_without_a_seam():
-    rng = np.random.default_rng(1)
-    for pitch in (43.3, 60.0, 71.7):
-        sound = tone(pitch, 1.2, rate=RATE).astype(np.float32)
-        sound = sound * (1 + 0.1 * np.sin(np.arange(len(sound)) / 900)).astype(np.float32)
-        sound += rng.normal(0, 1e-4, len(sound)).astype(np.float32)
-        looped, (start, end) = loop_note(sound, None)
-        assert len(looped) == end + 16
-        assert end - start >= 0.25 * RATE
-        went_on = np.concatenate([looped[:end], looped[start:end], looped[start:end]])
-        steps = np.abs(np.diff(went_on))
-        # A seam would be a step larger than any that the sound itself takes.
-        assert steps[end - 2 :].max() < 1.1 * np.abs(np.diff(sound)).max()
-
-
-def test_a_note_is_held_until_it_falls():
-    sound = np.concatenate([np.linspace(0, 1, 2000), np.ones(30_000), np.zeros(9000)])
-    begin, end = held_part(sound.astype(np.float32))
-    assert 0 < begin <= 2300
-    assert 32_000 - 1200 < end < 32_000 + 1200
-
-
 def test_a_files_own_loop_is_kept(tmp_path):
     path = tmp_path / "own.wav"
     save(path, tone(60, 1.0), subtype="PCM_16")
@@ -70,16 +46,6 @@ def test_a_files_own_loop_is_kept(tmp_path):
     # At half the rate, less the silence before the onset.
     assert note.loop[1] - note.loop[0] == pytest.approx(11_025, abs=1)
     assert note.loop[0] == pytest.approx(5512, abs=20)
-
-
-def test_what_is_cut_off_fades_out_and_silence_before_the_onset_goes(tmp_path):
-    sound = np.concatenate([np.zeros(FILE_RATE), tone(60, 2.0)])
-    save(tmp_path / "own.wav", np.stack([sound, sound], 1))
-    note = read_note(tmp_path / "own.wav", 60, 0.5, lasting=False)
-    assert note.seconds == pytest.approx(0.5, abs=0.01)
-    assert np.abs(note.samples[: RATE // 50]).max() > 0.05
-    assert abs(note.samples[-1]) < 1e-6
-    assert np.abs(np.diff(note.samples[-RATE // 50 :])).max() < 0.1
 
 
 def test_names_never_lead_out_of_the_folder(tmp_path):

@@ -7,10 +7,8 @@ import tinysoundfont
 from recipes.rendered.composer import compose_scores
 from recipes.rendered.percussion import DrumTrack
 from recipes.rendered.performance import Performance, draw_performance
-from recipes.rendered.recording import draw_recording
 from recipes.rendered.render import (
     PRE_ROLL_S,
-    STEP,
     perform,
     render_clip,
     render_notes,
@@ -71,14 +69,6 @@ def test_rendering_is_that_of_the_public_synthesiser(soundfont):
         return np.fft.irfft(spectrum)
 
     assert correlation(bass(ours), bass(literal)) > 0.99
-
-
-def test_onsets_on_the_grid_are_where_they_are_asked_for(soundfont):
-    onset = 250 * STEP / SYNTHESIS_RATE
-    note = np.array([[onset, 0.5, 72, 110, 0]])
-    sound = np.abs(render_notes(note, (12,), soundfont, 1.0))
-    begins = np.argmax(sound > 0.02 * sound.max())
-    assert begins / RATE == pytest.approx(onset, abs=0.004)
 
 
 def test_a_clip_does_not_depend_on_the_clip_before_it(soundfont):
@@ -182,25 +172,6 @@ def test_a_scores_own_drums_play_drums(scale, soundfont):
     assert clip.programs == (40,)
 
 
-def test_parts_beyond_the_programs_begin_anew(scale, soundfont):
-    assert render_clip(scale, Performance(programs=(40,)), soundfont, 3.0).programs == (40,)
-
-
-def test_clips_are_sound(scale, soundfont):
-    rng = np.random.default_rng(0)
-    for _ in range(6):
-        performance = draw_performance(scale, 4.0, rng)
-        assert performance is not None
-        recording = draw_recording(rng, 4.0, changing=True)
-        clip = render_clip(scale, performance, soundfont, 4.0, recording)
-        assert clip.waveform.shape == (4 * RATE,)
-        assert clip.waveform.dtype == np.float32
-        assert 0.003 < np.abs(clip.waveform).max() < 1.0
-        assert (clip.notes[:, 1] > 0).all()
-        assert (clip.notes[:, 0] < 4.0).all()
-        assert (np.diff(clip.notes[:, 0]) >= 0).all()
-
-
 def fail_at_two(number):
     if number == 2:
         raise KeyError("two")
@@ -212,8 +183,3 @@ def test_errors_of_workers_arrive():
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(KeyError, match="two"):
         next(results)
-
-
-def test_no_workers_are_refused():
-    with pytest.raises(ValueError, match="at least 1 worker"):
-        list(run_in_workers(abs, range(6), 0))

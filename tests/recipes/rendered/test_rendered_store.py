@@ -18,7 +18,7 @@ from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store.preparation import prepare
 from myna_plugin.pretraining.store.reading import Store, StoreError, shard_path
 from myna_plugin.pretraining.store.writing import WORK, merge
-from recipes.rendered import blocks, percussion, shards, soundfonts, sources
+from recipes.rendered import blocks, percussion, shards, soundfonts
 from recipes.rendered import store as module
 from recipes.rendered.blocks import StorePlan, draw_block
 from recipes.rendered.percussion import KITS
@@ -26,7 +26,7 @@ from recipes.rendered.performance import N_PARTS
 from recipes.rendered.render import render_clip
 from recipes.rendered.sampler import make_bank
 from recipes.rendered.scores import ScoreError
-from recipes.rendered.shards import render_drawn, shard_jobs, store_settings
+from recipes.rendered.shards import render_drawn, store_settings
 from recipes.rendered.soundfonts import NOT_TRAINED_ON, SoundfontError, soundfont_digest
 from recipes.rendered.sources import Sources
 from recipes.rendered.store import RECORD, main, write_store
@@ -111,14 +111,6 @@ def test_players_with_the_same_instruments_have_clips_of_their_own(plan, monkeyp
     monkeypatch.setattr(blocks, "draw_instruments", lambda _: same)
     clips = draw_block(replace(plan, instrumentations=3), 0)
     assert len({clip.name for clip in clips}) == len(clips) == 18
-
-
-def test_shards_take_all_blocks_once(plan):
-    for n_blocks in (1, 7, 399, 5000):
-        jobs = shard_jobs(plan, n_blocks)
-        dealt = [block for job in jobs for block in range(job.first, job.stop)]
-        assert dealt == list(range(n_blocks))
-        assert [job.number for job in jobs] == list(range(len(jobs)))
 
 
 def test_a_store_holds_the_clips_of_its_blocks(plan, tmp_path):
@@ -209,14 +201,6 @@ def test_a_sampled_store_is_nearly_the_played_one(plan, few_instruments, tmp_pat
     assert record["plan"]["sampled"] is True
 
 
-def test_a_sampled_store_goes_on_where_it_was(plan, few_instruments, tmp_path):
-    store, whole, plan = tmp_path / "store", tmp_path / "whole", replace(plan, sampled=True)
-    write_store(whole, plan, HOURS, workers=1)
-    stop_after(2, store, plan)
-    write_store(store, plan, HOURS, workers=1)
-    assert contents(store) == contents(whole)
-
-
 def test_blocks_with_a_silent_clip_are_drawn_anew(plan, few_instruments, tmp_path, monkeypatch):
     """And no other, and not for ever."""
     plan = replace(plan, sampled=True, transpositions=1)
@@ -249,14 +233,6 @@ def test_blocks_with_a_silent_clip_are_drawn_anew(plan, few_instruments, tmp_pat
     monkeypatch.setattr(shards, "render_drawn", always_silent)
     with pytest.raises(SoundfontError, match="renders silence"):
         write_store(tmp_path / "none", plan, SECONDS / 3600, workers=1)
-
-
-def test_a_complete_store_is_left_alone(plan, tmp_path):
-    write_store(tmp_path / "store", plan, hours=SECONDS / 3600, workers=1)
-    before = Store.open(tmp_path / "store").fingerprint
-    with pytest.raises(StoreError, match="is a complete store"):
-        write_store(tmp_path / "store", plan, hours=SECONDS / 3600, workers=1)
-    assert Store.open(tmp_path / "store").fingerprint == before
 
 
 def contents(folder):
@@ -320,45 +296,10 @@ def test_a_command_that_is_killed_goes_on_to_the_same_store(soundfont, tmp_path)
     assert contents(store) == contents(whole)
 
 
-def test_ctrl_c_is_told_and_the_command_goes_on(soundfont, tmp_path, monkeypatch):
-    def stopped(*arguments, **options):
-        raise KeyboardInterrupt
-
-    arguments = ["--composed", 4, "--split", "all", "--soundfonts", soundfont, "--hours", 0.001]
-    arguments += ["--clip-seconds", 2, "--workers", 1]
-    with monkeypatch.context() as patch:
-        patch.setattr(shards, "write_shard", stopped)
-        result = invoke(tmp_path / "store", *arguments)
-    assert result.exit_code == 130
-    assert "the same command goes on" in result.stderr
-    assert invoke(tmp_path / "store", *arguments).exit_code == 0
-
-
 def finished_shards(store):
     """Shards that are known to be whole, and the files that hold them."""
     numbers = [int(path.stem) for path in (store / WORK).glob("[0-9]*.npz")]
     return {path: path.stat().st_ino for path in (shard_path(store, n) for n in numbers)}
-
-
-def test_a_half_written_shard_is_made_anew(plan, tmp_path):
-    store, whole = tmp_path / "store", tmp_path / "whole"
-    write_store(whole, plan, HOURS, workers=1)
-    stop_after(2, store, plan)
-    half = shard_path(whole, 1).read_bytes()[:1000]
-    (store / WORK / "000001.npz").unlink()
-    shard_path(store, 1).write_bytes(half)
-    (store / "shards" / "000002.npy.99.tmp").write_bytes(half)
-    write_store(store, plan, HOURS, workers=1)
-    assert contents(store) == contents(whole)
-
-
-def test_shards_that_nothing_is_known_of_are_removed(plan, tmp_path):
-    store = tmp_path / "store"
-    stop_after(2, store, plan)
-    shutil.rmtree(store / WORK)
-    write_store(store, plan, HOURS / 4, workers=1)
-    assert len(Store.open(store)) == 12
-    assert [path.name for path in (store / "shards").iterdir()] == ["000000.npy"]
 
 
 def test_killed_between_publishing_and_tidying_up(plan, tmp_path):
@@ -387,10 +328,6 @@ def test_another_plan_is_refused(plan, soundfont, tmp_path, monkeypatch):
 
     refused("seed", replace(plan, seed=6))
     refused("hours", hours=HOURS + 0.001)
-    louder = [replace(s, notes=s.notes + np.float32(0.01)) for s in plan.sources.load()]
-    with monkeypatch.context() as patch:
-        patch.setattr(sources, "_load_sources", lambda sources: louder)
-        refused("scores")
     with monkeypatch.context() as patch:
         patch.setattr(module, "version", lambda name: "0")
         refused("versions")
@@ -476,16 +413,3 @@ def test_bad_input_is_told_in_a_line(arguments, message, soundfont, tmp_path, mo
     assert message in result.output
     assert result.output.count("\n") == 1
     assert not store.exists()
-
-
-def test_without_the_synthesiser_a_run_says_how_to_install_it(tmp_path):
-    """Before that nothing needs it, nor the reader of MIDI files."""
-    told = "import sys; sys.modules.update(tinysoundfont=None, pretty_midi=None); "
-    told += "from recipes.rendered import store; "
-    told += f"store.main(['{tmp_path / 'store'}', '--composed', '1', '--split', 'all', "
-    told += "'--hours', '1', '--soundfonts', 'setup.py'])"
-    root = Path(module.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", told], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.endswith("not installed: pip install --no-deps tinysoundfont\n")
-    assert "Traceback" not in done.stderr

@@ -11,16 +11,7 @@ from recipes.rendered import sampler
 from recipes.rendered.percussion import DrumTrack
 from recipes.rendered.performance import Performance
 from recipes.rendered.render import perform, render_clip, render_notes
-from recipes.rendered.sampler import (
-    DRUMS,
-    PITCHES,
-    VELOCITIES,
-    _nearest,
-    make_bank,
-    mix,
-    tabulate_notes,
-    to_peak,
-)
+from recipes.rendered.sampler import VELOCITIES, make_bank, mix, tabulate_notes, to_peak
 from recipes.rendered.scores import Score
 
 pytest_plugins = ("rendered_fixtures",)
@@ -89,36 +80,6 @@ def test_notes_are_the_synthesisers(program, velocity, bank, soundfont):
     assert level_db(sound) == pytest.approx(level_db(expected), abs=0.3)
 
 
-def test_drums_are_the_synthesisers(bank, soundfont, scale):
-    quiet = replace(scale, notes=scale.notes[:1])
-    performance = Performance(programs=(PIANO,), drums=DrumTrack("rock", kit=KIT, seed=4))
-    [sound] = put_together(bank, soundfont, quiet, performance)
-    expected = played(soundfont, quiet, performance)
-    assert correlation(sound, expected) > 0.95
-    assert level_db(sound) == pytest.approx(level_db(expected), abs=0.5)
-
-
-@pytest.mark.parametrize("cents", [-20.0, 20.0])
-def test_a_tuning_moves_the_pitch_and_not_the_time(cents, bank, soundfont):
-    """Of the synthesiser's note at the same tuning, and unlike its note at none."""
-    score = score_of((0.5, 2.5, 69, 100, 0))
-    performance = Performance(programs=(ORGAN,), tuning_cents=cents)
-    [sound] = put_together(bank, soundfont, score, performance)
-
-    def peak_hz(wave):
-        middle = wave[16_000:40_000] * np.hanning(24_000)
-        spectrum = np.abs(np.fft.rfft(middle, 1 << 19))
-        hz = np.fft.rfftfreq(1 << 19, 1 / 16_000)
-        near = (hz > 400) & (hz < 480)
-        return hz[near][spectrum[near].argmax()]
-
-    assert peak_hz(sound) == pytest.approx(peak_hz(played(soundfont, score, performance)), abs=0.3)
-    untuned = peak_hz(played(soundfont, score, replace(performance, tuning_cents=0.0)))
-    assert 1200 * np.log2(peak_hz(sound) / untuned) == pytest.approx(cents, abs=1.5)
-    begins = np.flatnonzero(np.abs(sound) > 0.01 * np.abs(sound).max())[0] / 16_000
-    assert begins == pytest.approx(0.5, abs=0.02)
-
-
 @pytest.mark.parametrize(("cents", "most_db"), [(0.0, 0.5), (12.0, 2.0)])
 def test_a_passage_sounds_as_played(cents, most_db, bank, soundfont, scale):
     """Mel power where it is not soft; a tuning moves onsets by up to 1 ms, and so interference."""
@@ -149,23 +110,6 @@ def test_clips_of_a_batch_do_not_hear_each_other(bank, soundfont, scale, monkeyp
     monkeypatch.setattr(sampler, "ROWS_AT_ONCE", 700)
     together = put_together(bank, soundfont, scale, *performances)
     np.testing.assert_allclose(together, alone, atol=1e-6 * np.abs(alone).max())
-
-
-def test_no_notes_are_silence(bank, soundfont):
-    performance = Performance(start_s=50.0, programs=(PIANO,))
-    sound = put_together(bank, soundfont, score_of((0.0, 1.0, 60, 80, 0)), performance)
-    assert sound.shape == (1, round(16_000 * SECONDS))
-    assert not sound.any()
-    assert not to_peak(torch.from_numpy(sound)).any()
-
-
-def test_every_pitch_has_a_note():
-    for pitches, step in ((PITCHES, 12), (DRUMS, 1)):
-        nearest = _nearest(pitches, octaves=step == 12)
-        assert nearest.shape == (128,)
-        for pitch, place in enumerate(nearest.tolist()):
-            assert pitches[place] == pitch or pitch not in pitches
-            assert (pitches[place] - pitch) % step == 0
 
 
 @pytest.mark.gpu

@@ -9,7 +9,6 @@ from recipes.rendered.scores import (
     ScoreError,
     read_midi_folder,
     read_scores,
-    select_scores,
     split_of,
 )
 
@@ -46,12 +45,6 @@ def test_quarter_notes_become_seconds_by_the_metronome_mark(tmp_path):
     assert [score.beat_s for score in scores] == [1.0, 0.5, 0.5]
     assert scores[0].notes.tolist() == [[0, 2, 60, 90, 1], [1, 0.5, 62, 0, 0]]
     assert (scores[0].n_parts, scores[0].parts) == (2, ("Voice",))
-
-
-def test_absurd_and_missing_marks_are_bounded(tmp_path):
-    works = [{**WORK, "mm": 1}, {**WORK, "mm": 10_000}, {**WORK, "mm": None}]
-    beats = [60 / s.beat_s for s in read_scores(write_folder(tmp_path, works, [1, 1, 1]))]
-    assert beats == pytest.approx([40, 208, 80])
 
 
 def test_one_notated_key_holds_where_the_work_ends(tmp_path, monkeypatch):
@@ -107,23 +100,6 @@ def test_key_during_knows_nothing_before_the_first_key():
     assert score.key_during(0.0, 8.0) is None
     assert score.key_during(4.0, 8.0) == (0, 0)
     assert Score(score.notes, "w").key_during(0.0, 8.0) is None
-
-
-def test_a_key_that_comes_twice_is_one_key():
-    score = Score(np.zeros((0, 5), np.float32), "w", keys=((0.0, 5, 1), (4.0, 5, 1)))
-    assert score.key_during(0.0, 8.0) == (5, 1)
-
-
-def test_scores_are_selected_by_split_and_licence():
-    empty = np.zeros((0, 5), np.float32)
-    scores = [
-        Score(empty, f"{split} {licence}", split=split, licence=licence)
-        for split in ("train", "test")
-        for licence in ("CC0", "other")
-    ]
-    names = [s.work for s in select_scores(scores, split="train", licence="CC0")]
-    assert names == ["train CC0"]
-    assert select_scores(scores) == scores
 
 
 class TestMidi:
