@@ -175,3 +175,11 @@ def read_timestamps(
         before, after = total[below] / weight[below], total[above] / weight[above]
         vectors.append((1 - (place - below)) * before + (place - below) * after)
     return torch.stack(vectors)
+
+
+def embed_windows(
+    mel: Tensor, times_ms: Sequence[float], embed: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """A whole chunk around each time, less of it at the sound's ends: (128, F) -> (T, D)."""
+    centres = [round(time_ms / 32) for time_ms in times_ms]
+    return torch.stack([embed(mel[:, max(c - 48, 0) : c + 48]) for c in centres])

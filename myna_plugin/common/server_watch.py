@@ -4,6 +4,7 @@ It looks for its parent only after that, and importing torch takes seconds, many
 A timer and not a thread, because a process with threads is not one to fork; forks have no timer.
 """
 
+import atexit
 import os
 import signal
 from types import FrameType
@@ -21,3 +22,5 @@ def look(number: int, frame: FrameType | None) -> None:
 
 signal.signal(signal.SIGALRM, look)
 signal.setitimer(signal.ITIMER_REAL, LOOK_S, LOOK_S)
+# Python takes its handlers away as it ends, and the signal alone would end it otherwise.
+atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)

@@ -111,6 +111,7 @@ RUN_ELSEWHERE = {
     "benchmarks.rendered": ROOT / "tests/benchmarks/rendered/test_whole.py",
     "benchmarks.rendered.table": ROOT / "tests/benchmarks/rendered/test_whole.py",
     "recipes.rendered.recorded_bank": ROOT / "tests/recipes/rendered/test_recorded_bank.py",
+    "recipes.rendered.recorded_music": ROOT / "tests/recipes/rendered/test_recorded_music.py",
 }
 """Scripts whose `main` another test module runs at toy size."""
 

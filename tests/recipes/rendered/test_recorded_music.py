@@ -44,10 +44,13 @@ def tracks(table, audio):
 
 
 @pytest.fixture(scope="module")
-def made(tracks, tmp_path_factory):
-    """A store made by one process."""
+def made(table, audio, tmp_path_factory):
+    """A store made by the command, in one process."""
     path = tmp_path_factory.mktemp("made") / "store"
-    write_music(path, PLAN, tracks, HOURS, workers=1)
+    options = {"audio": audio, "tracks": table, "hours": HOURS, "device": "cpu", "workers": 1}
+    options |= {"clip-seconds": 3, "sounds": 2, "versions": 2, "seed": 3}
+    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    main([str(path), *given], standalone_mode=False)
     return path
 
 
