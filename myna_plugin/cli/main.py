@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from myna_plugin.common.errors import ToldGroup, say, told
+from myna_plugin.common.stopping import importing
 
 COMMANDS = {
     "embed": "Embed a music library: one row a track.",
@@ -55,7 +56,7 @@ Exit status: 0 done, 1 failed, or done but for files that are named, 2 input tha
 def import_command(name: str) -> click.Command:
     """A command by its name; who stops it while it is imported sees a line."""
     module = name.replace("-", "_")
-    with told(f"myna {name}"):
+    with told(f"myna {name}"), importing(f"myna {name}"):
         command = getattr(importlib.import_module(f"myna_plugin.cli.{module}"), module)
     assert isinstance(command, click.Command)
     return command

@@ -1,10 +1,11 @@
 """Ctrl-C and SIGTERM, wherever they strike: a line, a status, and nothing left behind.
 
-Importing this takes no time, so that what takes some can be imported inside `stoppable`.
+Importing this takes no time, so that what takes some can be imported inside `importing`.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -21,6 +22,8 @@ INTERRUPTED = 130
 TERMINATED = 143
 """Exit status after SIGTERM, as shells have it."""
 
+AGAIN = "the same command goes on from here"
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: what tidies up after Ctrl-C tidies up after it."""
@@ -32,7 +35,7 @@ def raise_terminated(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def stoppable(program: str, stopped: str = "the same command goes on from here") -> Iterator[None]:
+def stoppable(program: str, stopped: str = AGAIN) -> Iterator[None]:
     """Have Ctrl-C and SIGTERM end the block in a line and an exit status.
 
     Of the processes of `torchrun` the first alone speaks.
@@ -41,21 +44,56 @@ def stoppable(program: str, stopped: str = "the same command goes on from here")
         program: what the line starts with.
         stopped: what else it says.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    ours = in_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    ours = _in_main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if ours:
         signal.signal(signal.SIGTERM, raise_terminated)
     try:
         yield
     except KeyboardInterrupt as error:
-        if launched_rank() == 0:
-            # A terminal has just shown ^C, without an end of line.
-            begin = "\n" * sys.stderr.isatty() + program
-            print(f"{begin}: stopped; {stopped}", file=sys.stderr, flush=True)
+        _say_stopped(program, stopped)
         sys.exit(TERMINATED if isinstance(error, Terminated) else INTERRUPTED)
     finally:
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def importing(program: str) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM end this process at once while it imports, in a line and a status.
+
+    Raised in the middle of an import, an exception may be swallowed by what imports (C extensions
+    do that), and a module is left that is half there. Nothing has begun that must be tidied up.
+
+    Args:
+        program: what the line starts with.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        _say_stopped(program, AGAIN)
+        os._exit(INTERRUPTED if number == signal.SIGINT else TERMINATED)
+
+    before: dict[int, Any] = {}
+    if _in_main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if handler in (signal.default_int_handler, signal.SIG_DFL, raise_terminated):
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for replaced, handler in before.items():
+            signal.signal(replaced, handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _say_stopped(program: str, stopped: str) -> None:
+    if launched_rank() == 0:
+        # A terminal has just shown ^C, without an end of line.
+        begin = "\n" * sys.stderr.isatty() + program
+        print(f"{begin}: stopped; {stopped}", file=sys.stderr, flush=True)
 
 
 class Interrupts:
@@ -68,7 +106,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._came: int | None = None
         self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
+        if _in_main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) in (signal.default_int_handler, raise_terminated):
                     self._before[number] = signal.signal(number, self._note)

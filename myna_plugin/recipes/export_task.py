@@ -1,8 +1,8 @@
 """`python -m myna_plugin.recipes.export_task` is `myna export-task`."""
 
-from myna_plugin.common.stopping import stoppable
+from myna_plugin.common.stopping import importing
 
-with stoppable("myna export-task"):
+with importing("myna export-task"):
     from myna_plugin.cli.main import import_command
 
     main = import_command("export-task")

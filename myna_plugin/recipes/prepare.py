@@ -1,8 +1,8 @@
 """`python -m myna_plugin.recipes.prepare` is `myna prepare`."""
 
-from myna_plugin.common.stopping import stoppable
+from myna_plugin.common.stopping import importing
 
-with stoppable("myna prepare"):
+with importing("myna prepare"):
     from myna_plugin.cli.main import import_command
 
     main = import_command("prepare")

@@ -1,8 +1,8 @@
 """`python -m myna_plugin.recipes.pretrain` is `myna pretrain`."""
 
-from myna_plugin.common.stopping import stoppable
+from myna_plugin.common.stopping import importing
 
-with stoppable("myna pretrain"):
+with importing("myna pretrain"):
     from myna_plugin.cli.main import import_command
 
     main = import_command("pretrain")

@@ -1,8 +1,8 @@
 """`python -m myna_plugin.recipes.probe` is `myna probe`."""
 
-from myna_plugin.common.stopping import stoppable
+from myna_plugin.common.stopping import importing
 
-with stoppable("myna probe"):
+with importing("myna probe"):
     from myna_plugin.cli.main import import_command
 
     main = import_command("probe")

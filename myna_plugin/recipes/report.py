@@ -1,8 +1,8 @@
 """`python -m myna_plugin.recipes.report` is `myna report`."""
 
-from myna_plugin.common.stopping import stoppable
+from myna_plugin.common.stopping import importing
 
-with stoppable("myna report"):
+with importing("myna report"):
     from myna_plugin.cli.main import import_command
 
     main = import_command("report")

@@ -1,8 +1,8 @@
 """`python -m myna_plugin.recipes.score_keys` is `myna score-keys`."""
 
-from myna_plugin.common.stopping import stoppable
+from myna_plugin.common.stopping import importing
 
-with stoppable("myna score-keys"):
+with importing("myna score-keys"):
     from myna_plugin.cli.main import import_command
 
     main = import_command("score-keys")

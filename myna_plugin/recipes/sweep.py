@@ -1,8 +1,8 @@
 """`python -m myna_plugin.recipes.sweep` is `myna sweep`."""
 
-from myna_plugin.common.stopping import stoppable
+from myna_plugin.common.stopping import importing
 
-with stoppable("myna sweep"):
+with importing("myna sweep"):
     from myna_plugin.cli.main import import_command
 
     main = import_command("sweep")

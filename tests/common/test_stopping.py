@@ -1,5 +1,6 @@
-"""Ctrl-C, where it reaches processes that begin."""
+"""Ctrl-C and SIGTERM, where they strike imports and processes that begin."""
 
+import signal
 import subprocess
 import sys
 
@@ -26,3 +27,32 @@ def test_what_begins_does_not_hear_it(tmp_path, method):
     program.write_text(PROGRAM)
     done = subprocess.run([sys.executable, program, method], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("alive\n", "")
+
+
+SWALLOWS = """
+import os, signal, sys
+from myna_plugin.common.stopping import importing
+
+with importing("myna"):
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+        for _ in range(1000):  # handlers run between two steps of the interpreter
+            pass
+    except BaseException:
+        pass
+print("went on")
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_import_that_swallows_what_is_raised_does_not_go_on(number, status):
+    program = [sys.executable, "-c", SWALLOWS, str(int(number))]
+    # A shell's background jobs ignore SIGINT.
+    done = subprocess.run(
+        program,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr == "myna: stopped; the same command goes on from here\n"
