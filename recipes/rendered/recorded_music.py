@@ -140,6 +140,7 @@ def read_tracks(table: Path, folder: Path) -> list[Track]:
         InputError: the table has other columns, a licence does not match `LICENCE`, or a file is
             missing.
     """
+    files = {path.stem: path for path in sorted(folder.glob("*.*"), reverse=True)}
     tracks = []
     for place, row in read_rows(table, "\t"):
         if tuple(row) == COLUMNS:
@@ -151,10 +152,9 @@ def read_tracks(table: Path, folder: Path) -> list[Track]:
         number, title, artist, licence, _, source = row
         if not LICENCE.fullmatch(licence):
             raise InputError(f"{place}: {licence} is not CC0, PD, CC BY or MIT")
-        found = sorted(path for path in folder.glob("*.*") if path.stem == number)
-        if not found:
+        if number not in files:
             raise InputError(f"{folder}: has no {number}.*, which is {title} by {artist}: {source}")
-        tracks.append(Track(title, artist, licence, source, found[0]))
+        tracks.append(Track(title, artist, licence, source, files[number]))
     return tracks
 
 
