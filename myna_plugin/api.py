@@ -61,6 +61,7 @@ class Myna:
         hop_ms: float = 50.0,
         timestamp_layer: int | None = None,
         scene_layers: Sequence[int] | None = None,
+        scene_pooling: str | None = None,
         batch_size: int | None = None,
         compile: bool = False,
     ) -> Myna:
@@ -79,6 +80,8 @@ class Myna:
                 that the checkpoint names, or else the last.
             scene_layers: the blocks, from 1, whose mean tokens an embedding joins, such as [8, 12];
                 None for those that the checkpoint names, or else the last alone.
+            scene_pooling: "mean", or "mean-std" to follow each mean with the standard deviation of
+                all the sound's tokens; None for what the checkpoint names, or else "mean".
             batch_size: chunks a pass of the encoder; None chooses by device.
             compile: run the encoder through `torch.compile`, for large jobs on CUDA.
 
@@ -97,6 +100,7 @@ class Myna:
             hop_ms=hop_ms,
             timestamp_layer=timestamp_layer,
             scene_layers=scene_layers,
+            scene_pooling=scene_pooling,
             batch_size=batch_size,
             precision=precision,
             compile=compile,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from nnAudio.features import MelSpectrogram
 from torch import Tensor
@@ -134,6 +135,30 @@ def embed_scene(
         ]
         total = total + chunk.shape[1] * torch.cat(parts)
     return total / mel.shape[1]
+
+
+def token_statistics(
+    waveform: Tensor, weights: dict[str, Tensor], kind: str, layers: Sequence[int]
+) -> np.ndarray:
+    """Mean, then deviation, over all tokens of a sound, for each patching of each layer, float64.
+
+    A chunk's frames are divided among its tokens: what a token counts.
+    """
+    mel = whole_file_mel(waveform)
+    size = 98 if kind == "vertical" else 96
+    vector = []
+    for layer in layers:
+        for patching, name in TOKENIZERS[kind]:
+            tokens, shares = [], []
+            for start in range(0, mel.shape[1], size):
+                chunk = mel[:, start : start + size]
+                states = encode(fill(chunk, patching), weights, patching, name, layer).numpy()
+                tokens += list(states.astype(np.float64))
+                shares += [chunk.shape[1] / len(states)] * len(states)
+            mean = np.average(tokens, axis=0, weights=shares)
+            variance = np.average((np.array(tokens) - mean) ** 2, axis=0, weights=shares)
+            vector += [mean, np.sqrt(variance)]
+    return np.concatenate(vector)
 
 
 def read_timestamps(

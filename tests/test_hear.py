@@ -101,6 +101,7 @@ def test_options_arrive_as_json_would_send_them(checkpoint, sound):
         "hop_ms": 25,
         "timestamp_layer": 2,
         "scene_layers": [1, 2],
+        "scene_pooling": "mean-std",
         "batch_size": 4,
         "precision": "float32",
     }
@@ -108,7 +109,7 @@ def test_options_arrive_as_json_would_send_them(checkpoint, sound):
     embeddings, times = get_timestamp_embeddings(sound[:, :16_000], model)
     assert embeddings.shape == (1, 41, 64)
     assert times[0, 1] == 25
-    assert get_scene_embeddings(sound, model).shape == (1, model.scene_embedding_size) == (1, 128)
+    assert get_scene_embeddings(sound, model).shape == (1, model.scene_embedding_size) == (1, 256)
 
 
 def test_float64_audio_is_taken_as_float32(model, sound):

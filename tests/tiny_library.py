@@ -22,11 +22,15 @@ FACTS = {
     "hop_ms": None,
     "timestamp_layer": None,
     "scene_layers": [2],
+    "scene_pooling": "mean",
     "version": "0",
 }
 """What a library of embeddings of three numbers says it was made with."""
 
-SEQUENCES = FACTS | {"timestamps": True, "hop_ms": 50.0, "timestamp_layer": 2, "scene_layers": None}
+SEQUENCES = FACTS | {
+    **{"timestamps": True, "hop_ms": 50.0, "timestamp_layer": 2},
+    **{"scene_layers": None, "scene_pooling": None},
+}
 
 
 def write_noise(path: Path, n_samples: int, seed: int = 0, rate: int = 16_000) -> Path:

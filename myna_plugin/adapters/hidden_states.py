@@ -19,6 +19,7 @@ from myna_plugin.model.chunks import (
     Encoded,
     average_chunks,
     consecutive_frames,
+    embed_moments,
     encode_chunks,
     frames_needed,
     pool_consecutive,
@@ -174,7 +175,11 @@ def read_layers(
 
 
 def embed_scenes(
-    encoder: MynaEncoder, mel: Tensor, patchings: tuple[str, ...], layers: tuple[int, ...]
+    encoder: MynaEncoder,
+    mel: Tensor,
+    patchings: tuple[str, ...],
+    layers: tuple[int, ...],
+    pooling: str,
 ) -> Tensor:
     """Scene embeddings that gradients flow through: `Embedder.embed_scenes` from mel power.
 
@@ -182,7 +187,8 @@ def embed_scenes(
         encoder: the model.
         mel: mel power of whole sounds, shape (B, 128, F).
         patchings: concatenated in this order, for each layer.
-        layers: the blocks whose mean tokens are joined.
+        layers: the blocks whose pooled tokens are joined.
+        pooling: of `POOLINGS`.
 
     Returns:
         Shape (B, D).
@@ -192,8 +198,9 @@ def embed_scenes(
     def pool(chunks: Tensor) -> Tensor:
         blocks = chunks.split(CHUNKS_PER_PASS)
         return torch.cat(
-            [pool_tokens(encode_chunks(encoder, b, patchings, layers)) for b in blocks]
+            [pool_tokens(encode_chunks(encoder, b, patchings, layers), pooling) for b in blocks]
         )
 
     frames = consecutive_frames(mel.shape[-1], size).to(mel.device)
-    return average_chunks(pool_consecutive(pool, mel, size), frames)
+    moments = average_chunks(pool_consecutive(pool, mel, size), frames)
+    return embed_moments(moments, pooling, encoder.config.embed_dim)

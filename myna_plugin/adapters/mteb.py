@@ -45,6 +45,7 @@ class MynaModel:
         device: str | None = None,
         embedding: str = "auto",
         scene_layers: Sequence[int] | None = None,
+        scene_pooling: str | None = None,
     ) -> None:
         """Load a model.
 
@@ -55,15 +56,19 @@ class MynaModel:
             device: "cpu", "cuda" …; None takes CUDA where there is any.
             embedding: "square", "vertical", "hybrid" or "auto".
             scene_layers: blocks to read embeddings off; see `myna_plugin.load_model`.
+            scene_pooling: "mean" or "mean-std"; see there.
 
         Raises:
             CheckpointError: the weights cannot be used, or cannot give `embedding`.
             LayerError: there is no such block.
+            ValueError: no such embedding or pooling.
         """
         self.model_name = model_name
         self.revision = revision
         source = _source(model_name, revision)
-        model = load_model(source, embedding=embedding, scene_layers=scene_layers)
+        model = load_model(
+            source, embedding=embedding, scene_layers=scene_layers, scene_pooling=scene_pooling
+        )
         self.model = model.to(device or choose_device("auto"))
 
     def encode(

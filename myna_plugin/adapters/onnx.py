@@ -21,6 +21,7 @@ from myna_plugin.adapters.toolkits import import_toolkit
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import replacing
 from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.chunks import embed_moments, token_moments
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import PATCHINGS, token_grid
 from myna_plugin.model.spectrogram import HOP_LENGTH, MARGIN, N_FFT, MelSpectrogram
@@ -80,6 +81,7 @@ class ExportableEmbedder(nn.Module):
         self.encoder = model.encoder
         self.patchings = model.patchings
         self.layers = model.scene_layers
+        self.pooling = model.scene_pooling
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embed whole sounds.
@@ -98,13 +100,18 @@ class ExportableEmbedder(nn.Module):
         frames = (n_frames - starts).clamp(max=size)
         padded = functional.pad(mel, (0, n_chunks * size - n_frames))
         chunks = padded.reshape(mel.shape[0], mel.shape[1], n_chunks, size).transpose(1, 2)
-        each = [self._embed(chunks, frames, p) for p in self.patchings]  # [patching][layer]
-        embedded = torch.cat([one for layer in zip(*each, strict=True) for one in layer], dim=-1)
-        share = frames.to(embedded.dtype) / n_frames
-        return (embedded * share.unsqueeze(-1)).sum(1), embedded, frames.to(embedded.dtype)
+        each = [self._pool(chunks, frames, p) for p in self.patchings]  # [patching][layer]
+        pooled = torch.cat([one for layer in zip(*each, strict=True) for one in layer], dim=-1)
+        share = frames.to(pooled.dtype) / n_frames
+        averaged = (pooled * share.unsqueeze(-1)).sum(1)
+        scenes, embedded = (
+            embed_moments(moments, self.pooling, self.encoder.config.embed_dim)
+            for moments in (averaged, pooled)
+        )
+        return scenes, embedded, frames.to(mel.dtype)
 
-    def _embed(self, chunks: Tensor, frames: Tensor, patching: str) -> list[Tensor]:
-        """Masked embeddings, for each layer, of chunks (B, K, M, F) with sound in the first
+    def _pool(self, chunks: Tensor, frames: Tensor, patching: str) -> list[Tensor]:
+        """Masked moments, for each layer, of chunks (B, K, M, F) with sound in the first
         `frames` (K,)."""
         width = PATCHINGS[patching][1]
         rows, columns = token_grid(patching, self.encoder.config.chunk_frames)
@@ -114,8 +121,12 @@ class ExportableEmbedder(nn.Module):
         tokens = self.encoder.tokens(chunks.flatten(0, 1), patching)
         tokens = tokens.reshape(chunks.shape[0], chunks.shape[1], rows * columns, -1)
         weight = visible.to(tokens.dtype).unsqueeze(-1)
+
+        def average(state: Tensor) -> Tensor:
+            return (state * weight).sum(2) / weight.sum(1)
+
         states = self._transform(tokens, visible)
-        return [(state * weight).sum(2) / weight.sum(1) for state in states]
+        return [token_moments(state, self.pooling, average) for state in states]
 
     def _transform(self, tokens: Tensor, visible: Tensor) -> list[Tensor]:
         """Normed tokens (B, K, tokens, D) after each layer, blind to those that are not visible."""

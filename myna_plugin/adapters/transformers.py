@@ -29,7 +29,7 @@ from myna_plugin.common.files import replacing
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.checkpoint import embedding_patchings, to_safetensors
 from myna_plugin.model.embedding import Embedder
-from myna_plugin.model.encoder import PATCHINGS, EncoderConfig, MynaEncoder, token_grid
+from myna_plugin.model.encoder import PATCHINGS, POOLINGS, EncoderConfig, MynaEncoder, token_grid
 from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.model.vit import sincos_positions
 
@@ -63,7 +63,8 @@ class MynaConfig(transformers.PretrainedConfig):  # type: ignore[name-defined]
     """The encoder's configuration and what is asked of it.
 
     Attributes:
-        encoder: the fields of `EncoderConfig`; its `scene_layers` decide `pooler_output`.
+        encoder: the fields of `EncoderConfig`; its `scene_layers` and `scene_pooling`
+            decide `pooler_output`.
         embedding: "square", "vertical", "hybrid" or "auto".
         hop_ms: milliseconds between the vectors of `last_hidden_state`.
         hidden_size: width D of the vectors of `last_hidden_state`.
@@ -145,7 +146,7 @@ class MynaModel(transformers.PreTrainedModel):  # type: ignore[name-defined]
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` (B, T, D), a vector every
             `config.hop_ms`, zero past a sound's end; `pooler_output` (B, D for each of the
-            encoder's `scene_layers`), the scene embedding;
+            encoder's `scene_layers`, twice with "mean-std"), the scene embedding;
             `hidden_states`, if asked for, L tensors (B, T, D), the last being `last_hidden_state`.
 
         Raises:
@@ -156,7 +157,8 @@ class MynaModel(transformers.PreTrainedModel):  # type: ignore[name-defined]
         lengths = _sound_lengths(input_values, attention_mask)
         layers = encoder.config.choose_scene_layers()
         sequences: list[tuple[Tensor, ...]] = [()] * len(lengths)
-        width = len(layers) * config.hidden_size
+        pooling = encoder.config.scene_pooling
+        width = len(layers) * POOLINGS[pooling] * config.hidden_size
         scenes = input_values.new_empty(len(lengths), width, dtype=torch.float32)
         for rows in rows_by_length(lengths):
             length = lengths[rows[0]]
@@ -164,7 +166,7 @@ class MynaModel(transformers.PreTrainedModel):  # type: ignore[name-defined]
             scenes = scenes.index_copy(
                 0,
                 torch.tensor(rows, device=scenes.device),
-                embed_scenes(encoder, mel, patchings, layers),
+                embed_scenes(encoder, mel, patchings, layers, pooling),
             )
             states = read_layers(encoder, mel, length, patchings, config.hop_ms)
             for row, *own in zip(rows, *states, strict=True):
@@ -204,7 +206,8 @@ def export_transformers(model: Embedder, folder: Path) -> None:
     `preprocessor_config.json` for `AutoFeatureExtractor` and the few lines of `modeling_myna.py`.
 
     Args:
-        model: the model; its encoder, patchings, `scene_layers` and `hop_ms` are kept.
+        model: the model; its encoder, patchings, `scene_layers`, `scene_pooling` and `hop_ms`
+            are kept.
         folder: to be made; an empty one is taken too.
 
     Raises:
@@ -215,7 +218,13 @@ def export_transformers(model: Embedder, folder: Path) -> None:
         raise FileExistsError(f"{folder}: not empty; name a new folder, or empty it")
     available = model.encoder.config.patchings
     config = MynaConfig(
-        encoder=asdict(replace(model.encoder.config, scene_layers=model.scene_layers)),
+        encoder=asdict(
+            replace(
+                model.encoder.config,
+                scene_layers=model.scene_layers,
+                scene_pooling=model.scene_pooling,
+            )
+        ),
         embedding=next(
             name
             for name in ("auto", "hybrid", *PATCHINGS)

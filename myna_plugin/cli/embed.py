@@ -12,7 +12,14 @@ from typing import Any
 import click
 
 from myna_plugin.api import Myna
-from myna_plugin.cli.options import EMBEDDING, MODEL, SCENE_LAYERS, ShardType, hop_ms_option
+from myna_plugin.cli.options import (
+    EMBEDDING,
+    MODEL,
+    SCENE_LAYERS,
+    SCENE_POOLING,
+    ShardType,
+    hop_ms_option,
+)
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.errors import FAILED, SHOWN_AT_MOST, InputError, ToldCommand, say
 from myna_plugin.common.options import (
@@ -63,6 +70,7 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 @MODEL
 @EMBEDDING
 @SCENE_LAYERS
+@SCENE_POOLING
 @click.option("--timestamps", is_flag=True, help="A sequence of vectors a track instead of one.")
 @hop_ms_option("Milliseconds between vectors, with --timestamps.")
 @click.option(
@@ -104,6 +112,7 @@ def embed(
     model: str,
     embedding: str,
     scene_layers: tuple[int, ...] | None,
+    scene_pooling: str | None,
     timestamps: bool,
     hop_ms: float,
     timestamp_layer: int | None,
@@ -123,13 +132,14 @@ def embed(
     """
     if engine == "ray" and shard is not None:
         raise InputError("--engine ray divides the work itself: leave --shard out")
-    check_layers(timestamps, timestamp_layer, scene_layers)
+    check_layers(timestamps, timestamp_layer, scene_layers, scene_pooling)
     options: dict[str, Any] = {
         "embedding": embedding,
         "precision": precision,
         "hop_ms": hop_ms,
         "timestamp_layer": timestamp_layer,
         "scene_layers": scene_layers,
+        "scene_pooling": scene_pooling,
     }
     tracks = find_tracks(read_inputs(inputs, null), say)
     myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **options)
@@ -159,13 +169,18 @@ def embed(
 
 
 def check_layers(
-    timestamps: bool, timestamp_layer: int | None, scene_layers: tuple[int, ...] | None
+    timestamps: bool,
+    timestamp_layer: int | None,
+    scene_layers: tuple[int, ...] | None,
+    scene_pooling: str | None,
 ) -> None:
-    """Refuse layers of what is not asked for."""
+    """Refuse layers, and a pooling, of what is not asked for."""
     if timestamp_layer is not None and not timestamps:
         raise InputError("--timestamp-layer is for --timestamps: add that, or leave it out")
-    if scene_layers is not None and timestamps:
-        raise InputError("--scene-layers is for one vector a track: leave --timestamps out")
+    given = {"--scene-layers": scene_layers, "--scene-pooling": scene_pooling}
+    for option, value in given.items():
+        if value is not None and timestamps:
+            raise InputError(f"{option} is for one vector a track: leave --timestamps out")
 
 
 def read_inputs(inputs: Sequence[str], null: bool = False) -> list[str]:

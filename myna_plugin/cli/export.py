@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from myna_plugin.adapters import onnx
-from myna_plugin.cli.options import EMBEDDING, MODEL, SCENE_LAYERS, hop_ms_option
+from myna_plugin.cli.options import EMBEDDING, MODEL, SCENE_LAYERS, SCENE_POOLING, hop_ms_option
 from myna_plugin.common.errors import InputError, ToldCommand
 from myna_plugin.common.files import check_disk
 from myna_plugin.common.options import PATH
@@ -35,10 +35,11 @@ def export_to_transformers(model: Embedder, out: Path) -> str:
 
 
 def export_to_safetensors(model: Embedder, out: Path) -> str:
-    """Write the whole encoder in our own format, naming the scene layers; what to tell."""
-    config = model.encoder.config
+    """Write the whole encoder in our own format, naming layers and pooling; what to tell."""
+    config = replace(model.encoder.config, scene_pooling=model.scene_pooling)
     if config.choose_scene_layers() != model.scene_layers:
-        model.encoder.config = replace(config, scene_layers=model.scene_layers)
+        config = replace(config, scene_layers=model.scene_layers)
+    model.encoder.config = config
     save_checkpoint(model.encoder, out)
     return f"myna_plugin.load_model({str(out)!r})"
 
@@ -61,6 +62,7 @@ FORMATS: dict[str, Callable[[Embedder, Path], str]] = {
 @MODEL
 @EMBEDDING
 @SCENE_LAYERS
+@SCENE_POOLING
 @hop_ms_option("transformers: milliseconds between the vectors of last_hidden_state.")
 def export(
     target: str,
@@ -68,6 +70,7 @@ def export(
     model: str,
     embedding: str,
     scene_layers: tuple[int, ...] | None,
+    scene_pooling: str | None,
     hop_ms: float,
 ) -> None:
     """Write a model in another toolkit's format.
@@ -77,7 +80,7 @@ def export(
                   `scene_embeddings`, `chunk_embeddings` and `chunk_frames`; checked against torch
     transformers  a folder for AutoModel.from_pretrained
     safetensors   one file in this package's own format, with all patchings the model has;
-                  --scene-layers become its default
+                  --scene-layers and --scene-pooling become its defaults
 
     \b
     Examples:
@@ -88,6 +91,12 @@ def export(
     if out.exists():
         raise InputError(f"{out}: already there; name another, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    loaded = load_model(model, embedding=embedding, scene_layers=scene_layers, hop_ms=hop_ms)
+    loaded = load_model(
+        model,
+        embedding=embedding,
+        scene_layers=scene_layers,
+        scene_pooling=scene_pooling,
+        hop_ms=hop_ms,
+    )
     check_disk(out.parent, sum(tensor.nbytes for tensor in loaded.state_dict().values()))
     click.echo(f"{out}: {FORMATS[target](loaded, out)}")

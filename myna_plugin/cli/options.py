@@ -9,6 +9,7 @@ import click
 
 from myna_plugin.common.options import FOLDER, JsonObject, Number
 from myna_plugin.model.chunks import SHORTEST_HOP_MS
+from myna_plugin.model.encoder import POOLINGS
 
 Command = Callable[..., Any]
 
@@ -77,6 +78,13 @@ SCENE_LAYERS = click.option(
     metavar="N,N…",
     help="Transformer blocks, from 1, whose mean tokens an embedding joins.  "
     "[default: the checkpoint's, else the last]",
+)
+
+SCENE_POOLING = click.option(
+    "--scene-pooling",
+    type=click.Choice(list(POOLINGS)),
+    help="What of the tokens an embedding joins: their mean, or also their standard deviation.  "
+    "[default: the checkpoint's, else mean]",
 )
 
 

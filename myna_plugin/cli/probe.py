@@ -13,7 +13,7 @@ from typing import Any
 import click
 import torch
 
-from myna_plugin.cli.options import CACHE, MODEL_OPTIONS, SCENE_LAYERS
+from myna_plugin.cli.options import CACHE, MODEL_OPTIONS, SCENE_LAYERS, SCENE_POOLING
 from myna_plugin.cli.task_options import (
     ALLOW_MISSING,
     LAYOUT,
@@ -227,6 +227,7 @@ def _default_name(module: str, model_file: str) -> str:
 @click.option("--model", "model_file", default="", help="Weights, as load_model takes them.")
 @MODEL_OPTIONS
 @SCENE_LAYERS
+@SCENE_POOLING
 @click.option(
     "--name", help="What to call the model in tables.  [default: the module and its weights]"
 )
@@ -263,7 +264,7 @@ def _default_name(module: str, model_file: str) -> str:
     help="Clips of one length to embed together.  [default: 8 on a CPU, 32 on CUDA]",
 )
 @CACHE
-def probe(scene_layers: tuple[int, ...] | None, **options: Any) -> None:
+def probe(scene_layers: tuple[int, ...] | None, scene_pooling: str | None, **options: Any) -> None:
     """Score a HEAR module on a probe task, by the protocol of the Myna paper.
 
     The data set is checked, its clips are embedded once (and kept in --cache), 216 heads are
@@ -279,8 +280,9 @@ def probe(scene_layers: tuple[int, ...] | None, **options: Any) -> None:
     --task hear it is a task folder in HEAR's format; of a k-fold task each fold tests in turn, and
     the mean and deviation over folds are reported, as heareval does.
     """
-    if scene_layers is not None:
-        options["model_options"] = {**options["model_options"], "scene_layers": scene_layers}
+    scene = {"scene_layers": scene_layers, "scene_pooling": scene_pooling}
+    given = {name: value for name, value in scene.items() if value is not None}
+    options["model_options"] = {**options["model_options"], **given}
     settings = resolve(options)
     if settings.out is None and not settings.only_check:
         raise ExperimentError("--out: say where the results go (or --check to look only)")

@@ -64,7 +64,8 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
     """
     facts = library.facts
     patchings = facts["patchings"]
-    names = ("hop_ms", "timestamp_layer") if facts["timestamps"] else ("scene_layers",)
+    scenes = ("scene_layers", "scene_pooling")
+    names = ("hop_ms", "timestamp_layer") if facts["timestamps"] else scenes
     options: dict[str, Any] = {name: facts[name] for name in names if facts.get(name)}
     myna = Myna.from_pretrained(
         facts["model"] if model is None else model,

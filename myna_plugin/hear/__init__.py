@@ -23,6 +23,7 @@ def load_model(
     hop_ms: float = 50.0,
     timestamp_layer: int | None = None,
     scene_layers: Sequence[int] | None = None,
+    scene_pooling: str | None = None,
     batch_size: int | None = None,
     precision: str = "float32",
     compile: bool = False,
@@ -42,6 +43,9 @@ def load_model(
         scene_layers: the blocks, from 1, whose mean tokens a scene embedding joins, such as
             [8, 12]: square then vertical of block 8, square then vertical of block 12. None for
             those that the checkpoint names, or else the last alone.
+        scene_pooling: "mean", or "mean-std" to follow the mean tokens of each patching of each
+            block with the standard deviation of all the sound's tokens, which doubles an
+            embedding. None for what the checkpoint names, or else "mean".
         batch_size: chunks a pass of the encoder; None chooses by device. Never changes a result.
         precision: "float32", "bfloat16" or "float16" for the encoder; halves are meant for CUDA.
         compile: run the encoder through `torch.compile`, for large jobs on CUDA.
@@ -63,6 +67,7 @@ def load_model(
         hop_ms=hop_ms,
         timestamp_layer=timestamp_layer,
         scene_layers=scene_layers,
+        scene_pooling=scene_pooling,
         batch_size=batch_size,
         precision=precision,
         compile=compile,

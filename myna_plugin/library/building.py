@@ -87,6 +87,7 @@ def describe(embedder: Embedder, model: str, *, precision: str, timestamps: bool
         "hop_ms": embedder.hop_ms if timestamps else None,
         "timestamp_layer": embedder.timestamp_layer if timestamps else None,
         "scene_layers": None if timestamps else list(embedder.scene_layers),
+        "scene_pooling": None if timestamps else embedder.scene_pooling,
         "version": __version__,
     }
 

@@ -195,7 +195,7 @@ class SceneEncoder:
         return ready
 
     def _embed(self, windows: Tensor, n_frames: int, frames: Tensor | None = None) -> Tensor:
-        """Embeddings of windows (N, S) as long as `n_frames` need: float32, shape (N, D).
+        """`Embedder.pool_chunks` of windows (N, S) as long as `n_frames` need, shape (N, D).
 
         Args:
             windows: samples with margins.
@@ -231,8 +231,8 @@ class SceneEncoder:
         del self._open[sums.track]
         if sums.partial is not None:
             sums.add(*sums.partial)
-        embedding = (sums.total / sums.frames).astype(np.float32)
-        return [Embedded(sums.track, sums.n_samples / SAMPLE_RATE, embedding)]
+        embedding = self._embedder.embed_pooled(torch.from_numpy(sums.total / sums.frames))
+        return [Embedded(sums.track, sums.n_samples / SAMPLE_RATE, embedding.numpy())]
 
 
 def _fill(rows: Tensor, count: int) -> Tensor:

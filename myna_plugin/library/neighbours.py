@@ -12,7 +12,15 @@ import numpy as np
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.table import Library, read_library
 
-SAME_SPACE = ("weights", "patchings", "width", "timestamps", "timestamp_layer", "scene_layers")
+SAME_SPACE = (
+    "weights",
+    "patchings",
+    "width",
+    "timestamps",
+    "timestamp_layer",
+    "scene_layers",
+    "scene_pooling",
+)
 """Facts that must agree for embeddings to be comparable."""
 
 ENOUGH_TRACKS = 20
@@ -34,7 +42,7 @@ def join_libraries(paths: Sequence[Path]) -> Library:
 
     Raises:
         LibraryError: one cannot be read, or they were made with different models, or read off
-            different blocks, or there is no track in them.
+            different blocks, or pooled otherwise, or there is no track in them.
     """
     libraries = [read_library(path) for path in paths]
     first = libraries[0]
@@ -42,7 +50,7 @@ def join_libraries(paths: Sequence[Path]) -> Library:
         if any(library.facts.get(fact) != first.facts.get(fact) for fact in SAME_SPACE):
             raise LibraryError(
                 f"{path}: made with another model than {paths[0]}, or read off another of its "
-                "blocks; their embeddings cannot be compared"
+                "blocks, or pooled otherwise; their embeddings cannot be compared"
             )
     if not any(library.paths for library in libraries):
         raise LibraryError(f"{', '.join(map(str, paths))}: no tracks in it; name another library")

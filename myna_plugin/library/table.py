@@ -29,7 +29,7 @@ from myna_plugin.common.files import fault_of_place, replacing
 from myna_plugin.common.options import LARGEST
 from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.model.embedding import PRECISIONS
-from myna_plugin.model.encoder import PATCHINGS
+from myna_plugin.model.encoder import PATCHINGS, POOLINGS
 
 ABOUT = b"myna"
 
@@ -65,6 +65,7 @@ FACTS: dict[str, Callable[[Any], bool]] = {
     "scene_layers": lambda value: (
         value is None or (isinstance(value, list) and value != [] and all(map(_is_count, value)))
     ),
+    "scene_pooling": lambda value: value in [None, *POOLINGS],
 }
 """What a library must say it was made with -> whether a value can be meant."""
 
@@ -80,7 +81,8 @@ def check_facts(facts: Any) -> Facts:
     for name, is_meant in FACTS.items():
         if not is_meant(facts.get(name)):
             raise ValueError(f"{name} in its metadata is {str(facts.get(name))[:40]!r}")
-    return facts
+    # Libraries of before there was a choice do not say.
+    return {"scene_pooling": None if facts["timestamps"] else "mean", **facts}
 
 
 def facts_of(schema: pa.Schema) -> Facts:

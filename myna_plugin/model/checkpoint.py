@@ -128,7 +128,7 @@ def load_weights(encoder: MynaEncoder, source: str | Path) -> bool:
     config = encoder.config
     alone = config.patchings[0] if len(config.patchings) == 1 else "auto"
     found, projector = _read_encoder_and_projector(path, known, alone)
-    free = {"projector", "chunk_frames", "timestamp_layer", "scene_layers"}
+    free = {"projector", "chunk_frames", "timestamp_layer", "scene_layers", "scene_pooling"}
     wanted = asdict(config)
     different = [
         f"{name} {value} instead of {wanted[name]}"

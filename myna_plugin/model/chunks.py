@@ -106,17 +106,64 @@ def chunk_count(n_frames: int, size: int, hop: int) -> int:
     return 1 + max(-(-(n_frames - size) // hop), 0)
 
 
-def pool_tokens(encoded: Encoded) -> Tensor:
-    """Mean tokens, float32, shape (N, D): for each layer, the patchings one after the other."""
-    pooled = [tokens.mean(1) for layer in zip(*encoded, strict=True) for tokens in layer]
-    return torch.cat(pooled, dim=-1).float()
+def pool_tokens(encoded: Encoded, pooling: str) -> Tensor:
+    """`token_moments` of chunks, (N, D): for each layer, the patchings one after the other."""
+    states = [tokens for layer in zip(*encoded, strict=True) for tokens in layer]
+    return torch.cat([token_moments(tokens, pooling) for tokens in states], dim=-1)
+
+
+def _mean_token(tokens: Tensor) -> Tensor:
+    return tokens.mean(-2)
+
+
+def token_moments(
+    tokens: Tensor, pooling: str, average: Callable[[Tensor], Tensor] = _mean_token
+) -> Tensor:
+    """What of tokens (..., N, D) is averaged over chunks, for `embed_moments` to make vectors of.
+
+    Args:
+        tokens: of some chunks.
+        pooling: of `POOLINGS`.
+        average: over the tokens, (..., N, D) -> (..., D).
+
+    Returns:
+        For "mean" the mean, float32, shape (..., D); for "mean-std" the mean and then the mean
+        square, float64, shape (..., 2 D).
+    """
+    if pooling == "mean":
+        return average(tokens).float()
+    tokens = tokens.float()
+    mean = average(tokens)
+    variance = average((tokens - mean.unsqueeze(-2)).square()).double()
+    # Squares are summed about the chunk's mean, and the mean's own is added in float64: to take it
+    # off again after the chunks are averaged then cancels nothing that float32 holds.
+    mean = mean.double()
+    return torch.cat([mean, variance + mean.square()], dim=-1)
+
+
+def embed_moments(moments: Tensor, pooling: str, width: int) -> Tensor:
+    """Embeddings of averaged `pool_tokens` (..., D): float32, the same shape.
+
+    Args:
+        moments: averaged over chunks.
+        pooling: of `POOLINGS`; of "mean-std" each mean square becomes a standard deviation.
+        width: of a token.
+    """
+    if pooling == "mean":
+        return moments.float()
+    mean, square = moments.unflatten(-1, (-1, 2, width)).unbind(-2)
+    variance = square - mean.square()
+    # No mere clamp: the root's slope at zero, where all tokens are equal, would make gradients NaN.
+    varies = variance > 0
+    deviation = torch.where(varies, variance, 1.0).sqrt() * varies
+    return torch.stack([mean, deviation], dim=-2).flatten(-3).float()
 
 
 def pool_consecutive(pool: Callable[[Tensor], Tensor], mel: Tensor, size: int) -> Tensor:
     """One vector a consecutive chunk of `size` frames: (B, M, F) -> (B, K, D).
 
     Args:
-        pool: embeds chunks of one width, (N, M, F) -> (N, D).
+        pool: pools chunks of one width, (N, M, F) -> (N, D).
         mel: shape (B, M, F).
         size: frames of a full chunk.
     """
@@ -136,6 +183,7 @@ def consecutive_frames(n_frames: int, size: int) -> Tensor:
 
 def average_chunks(vectors: Tensor, frames: Tensor) -> Tensor:
     """Mean of chunks (B, K, D) by their frames (K,): (B, D)."""
+    frames = frames.to(vectors.dtype)
     return (vectors * (frames / frames.sum()).unsqueeze(-1)).sum(1)
 
 

@@ -7,7 +7,8 @@ The rule for lengths, in frames of 32 ms (F = 1 + samples // 512):
 * A partial chunk is encoded over the patch columns it has: its frames, continued with silence to
   the next whole patch (16 frames for square patches, 2 for vertical ones), never to a full chunk.
 * A scene embedding is the mean over chunks weighted by their frames, so the partial chunk counts by
-  its share.
+  its share. With the pooling "mean-std" so are the mean squares of the tokens, and a deviation is
+  that of all the sound's tokens.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from myna_plugin.model.chunks import (
     chunk_count,
     compiled_encode,
     consecutive_frames,
+    embed_moments,
     encode_chunks,
     frames_needed,
     overlap_hop,
@@ -34,7 +36,7 @@ from myna_plugin.model.chunks import (
     read_sequences,
     timestamp_grid,
 )
-from myna_plugin.model.encoder import MynaEncoder
+from myna_plugin.model.encoder import POOLINGS, MynaEncoder
 from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram, frame_count
 
 PRECISIONS = {
@@ -68,9 +70,11 @@ class Embedder(nn.Module):
     Attributes:
         sample_rate: 16000 Hz.
         scene_layers: the blocks that scene embeddings are read off.
+        scene_pooling: "mean", or "mean-std" where deviations follow the means.
         timestamp_layer: the block that timestamp embeddings are read off.
         scene_embedding_size: width of a scene embedding: the encoder's, for each patching of each
-            of `scene_layers`, all patchings of the first layer, then all of the second.
+            of `scene_layers`, all patchings of the first layer, then all of the second; twice that
+            with "mean-std", where each patching's means are followed by its deviations.
         timestamp_embedding_size: width of a timestamp embedding: the encoder's, for each patching.
     """
 
@@ -82,6 +86,7 @@ class Embedder(nn.Module):
         hop_ms: float = 50.0,
         timestamp_layer: int | None = None,
         scene_layers: Sequence[int] | None = None,
+        scene_pooling: str | None = None,
         batch_size: int | None = None,
         precision: str = "float32",
         compile: bool = False,
@@ -97,6 +102,9 @@ class Embedder(nn.Module):
                 Earlier blocks tell better what happens when.
             scene_layers: the blocks, from 1, whose mean tokens scene embeddings join; None for
                 those that the encoder's configuration names, or the last alone.
+            scene_pooling: "mean" for mean tokens alone, "mean-std" to follow each mean with the
+                standard deviation of all the sound's tokens; None for what the encoder's
+                configuration names.
             batch_size: chunks a pass of the encoder; None for 32 on a CPU and 1280 elsewhere. It
                 changes speed and memory only.
             precision: "float32", "bfloat16" or "float16": what the encoder computes in. The
@@ -119,11 +127,14 @@ class Embedder(nn.Module):
         self.patchings = patchings
         self.timestamp_layer = encoder.config.choose_timestamp_layer(timestamp_layer)
         self.scene_layers = encoder.config.choose_scene_layers(scene_layers)
+        self.scene_pooling = encoder.config.choose_scene_pooling(scene_pooling)
         self.batch_size = batch_size
         self.compile_encoder = compile
         self.sample_rate = SAMPLE_RATE
         self.timestamp_embedding_size = len(patchings) * encoder.config.embed_dim
-        self.scene_embedding_size = len(self.scene_layers) * self.timestamp_embedding_size
+        self.scene_embedding_size = (
+            len(self.scene_layers) * POOLINGS[self.scene_pooling] * self.timestamp_embedding_size
+        )
 
     def scene_parts(self) -> dict[str, slice]:
         """The embeddings that a scene embedding is put together from, and itself, the last.
@@ -132,15 +143,16 @@ class Embedder(nn.Module):
             Slice of the features by name: "square", "vertical" and, of two patchings, "hybrid"; of
             several layers "square@8", "vertical@8", "hybrid@8", …, and at last "hybrid@8+12".
         """
-        width = self.encoder.config.embed_dim
+        width = self.encoder.config.embed_dim * POOLINGS[self.scene_pooling]
+        layer_width = width * len(self.patchings)
         several = len(self.scene_layers) > 1
         whole = "hybrid" if len(self.patchings) > 1 else self.patchings[0]
         parts: dict[str, slice] = {}
         for i, layer in enumerate(self.scene_layers):
-            start, suffix = i * self.timestamp_embedding_size, f"@{layer}" * several
+            start, suffix = i * layer_width, f"@{layer}" * several
             for k, patching in enumerate(self.patchings):
                 parts[f"{patching}{suffix}"] = slice(start + k * width, start + (k + 1) * width)
-            parts[f"{whole}{suffix}"] = slice(start, start + self.timestamp_embedding_size)
+            parts[f"{whole}{suffix}"] = slice(start, start + layer_width)
         if several:
             joined = "+".join(map(str, self.scene_layers))
             parts[f"{whole}@{joined}"] = slice(0, self.scene_embedding_size)
@@ -151,7 +163,7 @@ class Embedder(nn.Module):
         return self.embed_scenes(waveform)
 
     def embed_scenes(self, waveform: Tensor | np.ndarray) -> Tensor:
-        """One vector a sound: the mean over its chunks, weighted by their frames.
+        """One vector a sound, of its chunks weighted by their frames.
 
         Args:
             waveform: samples in [-1, 1] at 16 kHz, shape (B, S), S >= 1.
@@ -174,11 +186,11 @@ class Embedder(nn.Module):
                     weights = frames[done : done + vectors.shape[1]]
                     total = total + (vectors * weights).sum(1)
                     done += vectors.shape[1]
-                scenes.append((total / n_frames).float())
+                scenes.append(self.embed_pooled(total / n_frames))
         return torch.cat(scenes).clone()
 
     def embed_chunks(self, waveform: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-        """One vector a chunk, by the rule at the head of this module.
+        """One vector a chunk, by the rule at the head of this module; deviations within the chunk.
 
         Args:
             waveform: as for `embed_scenes`.
@@ -192,7 +204,8 @@ class Embedder(nn.Module):
         frames = consecutive_frames(n_frames, self.encoder.config.chunk_frames)
         with torch.inference_mode():
             blocks = self._sound_blocks(waveform, len(frames))
-            vectors = torch.cat([torch.cat([*self._pooled(sounds)], dim=1) for sounds in blocks])
+            pooled = torch.cat([torch.cat([*self._pooled(sounds)], dim=1) for sounds in blocks])
+            vectors = self.embed_pooled(pooled)
         # A copy made outside inference mode is an ordinary tensor, which a probe may train on.
         return vectors.clone(), frames.to(vectors.device)
 
@@ -267,7 +280,7 @@ class Embedder(nn.Module):
             yield first, min(first + step, n_chunks)
 
     def _pooled(self, sounds: Tensor) -> Iterator[Tensor]:
-        """Vectors of the sounds' chunks, in order, a pass of the encoder at a time: (B, k, D)."""
+        """`pool_chunks` of the sounds, in order, a pass of the encoder at a time: (B, k, D)."""
         size = self.encoder.config.chunk_frames
         n_frames = frame_count(sounds.shape[-1])
         for first, last in self._blocks(chunk_count(n_frames, size, size), len(sounds)):
@@ -275,8 +288,12 @@ class Embedder(nn.Module):
             yield pool_consecutive(self.pool_chunks, mel, size)
 
     def pool_chunks(self, mel: Tensor) -> Tensor:
-        """Scene embeddings of chunks of one width: (N, 128, F) -> (N, D), float32."""
-        return pool_tokens(self._encode(mel, self.scene_layers))
+        """What is averaged over chunks, here of one width: (N, 128, F) -> (N, D)."""
+        return pool_tokens(self._encode(mel, self.scene_layers), self.scene_pooling)
+
+    def embed_pooled(self, pooled: Tensor) -> Tensor:
+        """Scene embeddings of averaged `pool_chunks`: (..., D) -> (..., D), float32."""
+        return embed_moments(pooled, self.scene_pooling, self.encoder.config.embed_dim)
 
     def _encode(self, chunks: Tensor, layers: Sequence[int]) -> Encoded:
         encode = compiled_encode() if self.compile_encoder else encode_chunks

@@ -24,6 +24,9 @@ LONGEST_CHUNK = 2**15
 PATCHINGS: dict[str, tuple[int, int]] = {"square": (16, 16), "vertical": (128, 2)}
 """Patch size of each patching: (mel bands, frames). Paper §3.5."""
 
+POOLINGS = {"mean": 1, "mean-std": 2}
+"""What is taken of a sound's tokens, their mean or also their deviation -> how many of the two."""
+
 PATCH_AREA = 256
 
 PATCH_NORM_EPS = 1e-5
@@ -117,9 +120,12 @@ class EncoderConfig:
             been measured; None for the last one.
         scene_layers: the blocks whose mean tokens a scene embedding joins, in this order; None for
             the last one alone, as the paper has it.
+        scene_pooling: of `POOLINGS`: "mean", as the paper has it, or "mean-std", which puts the
+            tokens' standard deviation after each mean.
 
     Raises:
-        ValueError: an unknown or repeated patching, a size that is not positive, or no such blocks.
+        ValueError: an unknown or repeated patching, a size that is not positive, no such blocks, or
+            an unknown pooling.
     """
 
     patchings: tuple[str, ...] = ("square", "vertical")
@@ -133,6 +139,7 @@ class EncoderConfig:
     chunk_frames: int = CHUNK_FRAMES
     timestamp_layer: int | None = None
     scene_layers: tuple[int, ...] | None = None
+    scene_pooling: str = "mean"
 
     def __post_init__(self) -> None:
         known = sorted(PATCHINGS)
@@ -150,6 +157,7 @@ class EncoderConfig:
         self._check_scaling()
         self.choose_timestamp_layer()
         self.choose_scene_layers()
+        self.choose_scene_pooling()
         if self.chunk_frames > LONGEST_CHUNK:
             raise ValueError(f"chunk_frames must be 1 to {LONGEST_CHUNK}, got {self.chunk_frames}")
         if any(self.chunk_frames % PATCHINGS[p][1] for p in self.patchings):
@@ -209,6 +217,17 @@ class EncoderConfig:
                 f"[{self.depth}], got {layers!r}"
             )
         return tuple(map(int, layers))
+
+    def choose_scene_pooling(self, wanted: str | None = None) -> str:
+        """The pooling of scene embeddings: the one wanted, or the configuration's.
+
+        Raises:
+            ValueError: there is no such pooling.
+        """
+        pooling = self.scene_pooling if wanted is None else wanted
+        if not isinstance(pooling, str) or pooling not in POOLINGS:
+            raise ValueError(f"scene_pooling must be {' or '.join(POOLINGS)}, got {pooling!r}")
+        return pooling
 
     def _has_block(self, layer: object) -> bool:
         # bool is a kind of int; True is no number of a block.

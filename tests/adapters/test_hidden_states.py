@@ -62,15 +62,21 @@ def test_each_state_is_read_off_the_tokens_after_its_block(checkpoint, sound, pa
     assert all(state.dtype == torch.float32 for state in states)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "mean-std"])
 @pytest.mark.parametrize("n_samples", LENGTHS)
-def test_scenes_with_gradients_are_the_scene_embeddings(checkpoint, sound, n_samples):
+def test_scenes_with_gradients_are_the_scene_embeddings(checkpoint, sound, n_samples, pooling):
+    """Gradients are finite even where a lone token deviates from nothing."""
     sounds = torch.cat([sound, sound.flip(-1)])[:, :n_samples]
     model = build(checkpoint)
     model.requires_grad_(True)
-    scenes = hidden_states.embed_scenes(model.encoder, model.mel(sounds), model.patchings, (3, 1))
-    expected = get_scene_embeddings(sounds, load_model(checkpoint, scene_layers=[3, 1]))
+    mel = model.mel(sounds)
+    scenes = hidden_states.embed_scenes(model.encoder, mel, model.patchings, (3, 1), pooling)
+    options = {"scene_layers": [3, 1], "scene_pooling": pooling}
+    expected = get_scene_embeddings(sounds, load_model(checkpoint, **options))
     torch.testing.assert_close(scenes, expected, rtol=1e-5, atol=1e-5)
-    assert scenes.requires_grad
+    scenes.square().sum().backward()
+    gradients = [p.grad for p in model.encoder.transformer.parameters()]
+    assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def test_passes_change_nothing(checkpoint, sound, monkeypatch):

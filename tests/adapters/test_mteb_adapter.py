@@ -60,11 +60,12 @@ def test_batches_become_scene_embeddings_in_order(folder, sound):
     assert not np.allclose(embeddings[3], embeddings[1], atol=1e-3)
 
 
-def test_scene_layers_reach_the_model(folder, sound):
-    embedded = MynaModel("myna-hybrid", device="cpu", scene_layers=[1, 2]).encode(
+def test_scene_layers_and_pooling_reach_the_model(folder, sound):
+    options = {"scene_layers": [1, 2], "scene_pooling": "mean-std"}
+    embedded = MynaModel("myna-hybrid", device="cpu", **options).encode(
         [{"audio": [item(sound[0].numpy())]}]
     )
-    expected = load_model("myna-hybrid", scene_layers=[1, 2])(sound).numpy()
+    expected = load_model("myna-hybrid", **options)(sound).numpy()
     np.testing.assert_allclose(embedded, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -19,18 +19,26 @@ LENGTHS = (1, 2, 513, 1024, 1025, 16_000, 49_151, 49_152, 60_000, 192_000)
 """Samples; reflected repeatedly up to 1024, a full chunk at 49,151 and one frame more after it."""
 
 
-def load(folder, patches, layers=None):
+def load(folder, patches, layers=None, pooling="mean"):
     torch.save(published_state_dict(2), folder / "weights.pth")
-    return load_model(folder / "weights.pth", embedding=patches, scene_layers=layers)
+    options = {"scene_layers": layers, "scene_pooling": pooling}
+    return load_model(folder / "weights.pth", embedding=patches, **options)
 
 
 @pytest.mark.parametrize(
-    ("patches", "layers"),
-    [("square", None), ("vertical", [1]), ("hybrid", None), ("hybrid", [2, 1])],
+    ("patches", "layers", "pooling"),
+    [
+        ("square", None, "mean"),
+        ("vertical", [1], "mean-std"),
+        ("hybrid", None, "mean"),
+        ("hybrid", [2, 1], "mean-std"),
+    ],
 )
 @pytest.mark.parametrize("n_samples", LENGTHS)
-def test_the_graph_follows_the_rule_for_lengths(tmp_path, sound, patches, layers, n_samples):
-    model = load(tmp_path, patches, layers)
+def test_the_graph_follows_the_rule_for_lengths(
+    tmp_path, sound, patches, layers, pooling, n_samples
+):
+    model = load(tmp_path, patches, layers, pooling)
     sounds = torch.cat([sound, sound.flip(-1)])[:, :n_samples]
     with torch.no_grad():
         scenes, chunks, frames = adapter.ExportableEmbedder(model)(sounds)
@@ -101,8 +109,9 @@ def test_other_weights_are_told_apart(exported, tmp_path):
 
 
 @needs_onnx
-def test_a_published_vertical_model_agrees_with_its_longer_chunks_and_several_layers(tmp_path):
+def test_a_published_vertical_model_agrees_with_longer_chunks_layers_and_deviations(tmp_path):
     torch.save(published_state_dict(1), tmp_path / "myna-vertical.pth")
-    model = load_model(tmp_path / "myna-vertical.pth", scene_layers=[1, 2])
+    options = {"scene_layers": [1, 2], "scene_pooling": "mean-std"}
+    model = load_model(tmp_path / "myna-vertical.pth", **options)
     assert model.encoder.config.chunk_frames == 98
     assert max(adapter.export_onnx(model, tmp_path / "model.onnx").values()) < 1e-4

@@ -48,11 +48,16 @@ def test_the_folder_gives_the_models_embeddings(adapter, model, folder, sound):
 
 
 @pytest.mark.parametrize(
-    ("patches", "layers"),
-    [("square", None), ("vertical", None), ("hybrid", None), ("hybrid", [2, 1])],
+    ("patches", "options"),
+    [
+        ("square", {}),
+        ("vertical", {}),
+        ("hybrid", {}),
+        ("hybrid", {"scene_layers": [2, 1], "scene_pooling": "mean-std"}),
+    ],
 )
-def test_the_folder_keeps_the_embedding(adapter, tmp_path, checkpoint, sound, patches, layers):
-    model = load_model(checkpoint, embedding=patches, scene_layers=layers)
+def test_the_folder_keeps_the_embedding(adapter, tmp_path, checkpoint, sound, patches, options):
+    model = load_model(checkpoint, embedding=patches, **options)
     adapter.export_transformers(model, tmp_path / "exported")
     loaded = adapter.transformers.AutoModel.from_pretrained(tmp_path / "exported")
     output = loaded(sound)

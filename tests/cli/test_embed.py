@@ -312,6 +312,8 @@ def test_nothing_of_others_is_removed_or_written_over(tmp_path, name):
             "Invalid value for '--timestamp-layer': must be at least 1",
         ),
         (["--timestamps", "--scene-layers", "1"], "--scene-layers is for one vector a track"),
+        (["--timestamps", "--scene-pooling", "mean"], "--scene-pooling is for one vector a track"),
+        (["--scene-pooling", "std"], "Invalid value for '--scene-pooling'"),
         (
             ["--scene-layers", "1,3"],
             "scene_layers must list different blocks from 1 to 2, such as [2], got (1, 3)",

@@ -26,14 +26,15 @@ def test_safetensors_load_again(tmp_path, checkpoint, sound):
     assert torch.equal(load_model(out)(sound), load_model(checkpoint)(sound))
 
 
-def test_scene_layers_become_the_default_of_the_file(tmp_path, checkpoint, sound):
-    options = ("--model", checkpoint, "--scene-layers", "2,1")
-    expected = load_model(checkpoint, scene_layers=[2, 1])(sound)
+def test_scene_layers_and_pooling_become_the_default_of_the_file(tmp_path, checkpoint, sound):
+    options = ("--model", checkpoint, "--scene-layers", "2,1", "--scene-pooling", "mean-std")
+    expected = load_model(checkpoint, scene_layers=[2, 1], scene_pooling="mean-std")(sound)
     assert run("--to", "safetensors", *options, "--out", tmp_path / "a.safetensors").exit_code == 0
     assert torch.equal(load_model(tmp_path / "a.safetensors")(sound), expected)
     kept = run(*("--to", "safetensors", "--model", checkpoint, "--out", tmp_path / "b.safetensors"))
     assert kept.exit_code == 0
-    assert load_encoder(tmp_path / "b.safetensors").config.scene_layers is None
+    config = load_encoder(tmp_path / "b.safetensors").config
+    assert (config.scene_layers, config.scene_pooling) == (None, "mean")
     wrong = run("--to", "onnx", "--model", checkpoint, "--scene-layers", "two", "--out", "x")
     assert wrong.exit_code == 2
     assert "must be numbers of blocks, such as 8,12, got 'two'" in wrong.output

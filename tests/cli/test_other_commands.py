@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tiny_library import FACTS, load_tiny, write_model, write_noise
 
 from myna_plugin.cli.main import main
 from myna_plugin.library.table import read_library, write_library
+from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.identity import digest_weights
 
 
@@ -67,13 +69,14 @@ def test_a_library_of_sequences_is_searched_with_their_mean(tmp_path, library):
 
 def test_a_query_is_read_off_the_librarys_blocks(tmp_path, library):
     layers = tmp_path / "layers.parquet"
-    options = ["--scene-layers", "1,2", "--model", tmp_path / "myna-hybrid.pth"]
+    options = ["--scene-layers", "1,2", "--scene-pooling", "mean-std"]
+    options += ["--model", tmp_path / "myna-hybrid.pth"]
     assert myna("embed", tmp_path / "music", "--out", layers, *options).exit_code == 0
     query = write_noise(tmp_path / "query.wav", 20_000 + 9_000 * 2, 2)
     rows = read_library(layers)
-    assert rows.facts["scene_layers"] == [1, 2]
+    assert (rows.facts["scene_layers"], rows.facts["scene_pooling"]) == ([1, 2], "mean-std")
     assert read_library(library).facts["scene_layers"] == [2]
-    one = load_tiny(tmp_path, scene_layers=[1, 2])
+    one = load_tiny(tmp_path, scene_layers=[1, 2], scene_pooling="mean-std")
     for path, row in zip(rows.paths, rows.embeddings, strict=True):
         assert np.allclose(row, one.embed(path), rtol=1e-4, atol=1e-5)
 
@@ -161,12 +164,21 @@ def test_info_describes_a_checkpoint(tmp_path):
     assert facts["patchings"] == ["square", "vertical"]
     assert facts["embedding size"] == 128
     assert (facts["scene layers"], facts["timestamp layer"]) == ([2], 2)
+    assert facts["scene pooling"] == "mean"
     assert (facts["width"], facts["depth"], facts["heads"]) == (64, 2, 1)
     assert facts["weights"] == digest_weights(load_tiny(tmp_path).embedder.encoder.state_dict())
     assert "parameters       100,736" in text
     assert "not the published Myna" not in text
     assert "not the published Myna" in myna("info").output
     assert myna("info", tmp_path / "nothing.pth").exit_code == 2
+
+
+def test_info_tells_a_checkpoints_pooling(tmp_path):
+    model = load_tiny(tmp_path).embedder.encoder
+    model.config = replace(model.config, scene_pooling="mean-std")
+    save_checkpoint(model, tmp_path / "a.safetensors")
+    facts = json.loads(myna("info", tmp_path / "a.safetensors", "--json").output)
+    assert (facts["scene pooling"], facts["embedding size"]) == ("mean-std", 256)
 
 
 def test_help_imports_no_command():

@@ -282,12 +282,12 @@ def test_hybrid_model_is_probed_in_three_parts_from_one_pass(
 
 def test_layers_are_probed_from_one_pass(quick, built, tmp_path, checkpoint):
     root = built("gtzan", "folder")
-    options = ("--model", checkpoint, "--scene-layers", "1,2")
+    options = ("--model", checkpoint, "--scene-layers", "1,2", "--scene-pooling", "mean-std")
     content = score("gtzan", root, tmp_path / "out", *options)
     widths = {name: part["width"] for name, part in content["parts"].items()}
-    kinds = {"square": 64, "vertical": 64, "hybrid": 128}
+    kinds = {"square": 128, "vertical": 128, "hybrid": 256}
     each = {f"{kind}@{layer}": width for layer in (1, 2) for kind, width in kinds.items()}
-    assert widths == {**each, "hybrid@1+2": 256}
+    assert widths == {**each, "hybrid@1+2": 512}
     valid = {name: part["valid_score"] for name, part in content["parts"].items()}
     assert valid[content["reported"]] == max(valid.values())
 

@@ -31,8 +31,11 @@ def feed(encoder, waveforms, order, cut=cut_segments):
     return {done.track: done for done in ready}
 
 
-@pytest.mark.parametrize("batch_seconds", [None, 3, 12])
-def test_rows_are_scene_embeddings(embedder, waveforms, batch_seconds):
+@pytest.mark.parametrize(
+    ("batch_seconds", "pooling"), [(None, "mean-std"), (3, "mean"), (12, "mean")]
+)
+def test_rows_are_scene_embeddings(tmp_path, waveforms, batch_seconds, pooling):
+    embedder = load_tiny(tmp_path, scene_pooling=pooling).embedder
     encoder = SceneEncoder(embedder, batch_seconds)
 
     rows = feed(encoder, waveforms, range(len(waveforms)))

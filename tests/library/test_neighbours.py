@@ -86,7 +86,11 @@ def test_libraries_of_one_model_are_joined_and_of_two_refused(tmp_path):
     other = write("other.parquet", {**FACTS, "weights": "xyz"})
 
     assert join_libraries([one, two]).paths == ["one.parquet", "two.parquet"]
+    # Of before there was a choice.
+    silent = {name: fact for name, fact in FACTS.items() if name != "scene_pooling"}
+    assert join_libraries([one, write("old.parquet", silent)]).facts == FACTS
     layers = write("layers.parquet", {**FACTS, "scene_layers": [1]})
-    for foreign in (other, layers):
+    pooling = write("pooling.parquet", {**FACTS, "scene_pooling": "mean-std"})
+    for foreign in (other, layers, pooling):
         with pytest.raises(LibraryError, match=rf"{foreign.name}: made with another model"):
             join_libraries([one, foreign])

@@ -171,6 +171,7 @@ def test_our_format_round_trips_with_its_configuration(tmp_path):
         log_mel=True,
         chunk_frames=192,
         scene_layers=(1, 2),
+        scene_pooling="mean-std",
         fixed_scaling=(1e3, 4.4, 3.0),
     )
     encoder = initialise(MynaEncoder(config), 1)
@@ -326,6 +327,8 @@ def test_keys_that_are_no_names_are_refused(tmp_path):
         ({"log_mel": True, "fixed_scaling": 3}, "damaged"),
         ({"scene_layers": [3]}, "scene_layers must list different blocks from 1 to 2"),
         ({"scene_layers": 2}, "scene_layers must list different blocks from 1 to 2"),
+        ({"scene_pooling": "std"}, "scene_pooling must be mean or mean-std, got 'std'"),
+        ({"scene_pooling": None}, "scene_pooling must be mean or mean-std, got None"),
         ({"timestamp_layer": 1.5}, "timestamp_layer must be 1 to 2"),
         ({"patchings": [["square"]]}, "damaged"),
         ({"patchings": 3}, "damaged"),

@@ -5,6 +5,7 @@ import weakref
 from dataclasses import replace
 
 import literal_pipeline
+import numpy as np
 import pytest
 import torch
 from conftest import PATCHINGS, published_state_dict
@@ -59,6 +60,27 @@ def test_scene_layers_equal_the_literal_pipeline(tmp_path, sound, kind, layers):
     assert model.scene_embedding_size == len(layers or [2]) * width
 
 
+@pytest.mark.parametrize("kind", PATCHINGS)
+def test_deviations_are_those_of_all_tokens(tmp_path, sound, kind):
+    """Each mean is followed by the deviation, as the literal pipeline has it from all tokens."""
+    weights = published_state_dict(PATCHINGS[kind])
+    # A feature far from zero that hardly changes: its mean square is 10^8 times its variance.
+    weights["transformer.norm.weight"][0], weights["transformer.norm.bias"][0] = 1e-2, 100.0
+    torch.save(weights, tmp_path / "weights.pth")
+    options = {"embedding": KINDS[kind], "scene_layers": [2, 1]}
+    model = myna_plugin.load_model(
+        tmp_path / "weights.pth", scene_pooling="mean-std", batch_size=2, **options
+    )
+    for n_samples in (1100, 20_000, 120_000):
+        waveform = sound[:, :n_samples]
+        expected = literal_pipeline.token_statistics(waveform, weights, KINDS[kind], [2, 1])
+        actual = model.embed_scenes(waveform)[0]
+        assert model.scene_embedding_size == len(actual) == len(expected)
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
+        means = myna_plugin.load_model(tmp_path / "weights.pth", **options)(waveform)
+        assert torch.equal(actual.unflatten(0, (-1, 2, 64))[:, 0].flatten(), means[0])
+
+
 def test_a_long_sound_is_summed_as_it_is_encoded(sound, monkeypatch):
     """Memory does not grow with a sound's length: no vectors are kept until the last chunk."""
     kept, most = [], []
@@ -85,11 +107,15 @@ def test_layers_are_joined_as_they_are_alone_and_the_last_is_the_default(sound):
     assert torch.equal(both.embed_scenes(waveform), joined)
     assert torch.equal(last.embed_scenes(waveform), tiny_embedder(scene_layers=[2])(waveform))
     assert torch.equal(both.embed_timestamps(waveform)[0], last.embed_timestamps(waveform)[0])
-    # A checkpoint may name the blocks itself.
+    # A checkpoint may name the blocks itself, and the pooling.
     named = MynaEncoder(replace(both.encoder.config, scene_layers=(1, 2))).eval()
     named.load_state_dict(both.encoder.state_dict())
     assert torch.equal(Embedder(named, both.patchings).embed_scenes(waveform), joined)
     assert Embedder(named, both.patchings, scene_layers=[2]).scene_embedding_size == 128
+    named.config = replace(named.config, scene_pooling="mean-std")
+    assert Embedder(named, both.patchings).scene_embedding_size == 512
+    plain = Embedder(named, both.patchings, scene_pooling="mean")
+    assert torch.equal(plain.embed_scenes(waveform), joined)
 
 
 def test_the_parts_of_a_scene_embedding_are_what_each_would_be_alone(sound):
@@ -97,14 +123,21 @@ def test_the_parts_of_a_scene_embedding_are_what_each_would_be_alone(sound):
         kind, _, layers = name.partition("@")
         patchings = ("square", "vertical") if kind == "hybrid" else (kind,)
         chosen = [int(layer) for layer in layers.split("+")] if layers else None
-        twin = Embedder(model.encoder, patchings, scene_layers=chosen)
+        twin = Embedder(
+            model.encoder, patchings, scene_layers=chosen, scene_pooling=model.scene_pooling
+        )
         return twin.embed_scenes(waveform)
 
     waveform = sound[:, :60_000]
     plain = ["square", "vertical", "hybrid"]
     layered = [f"{kind}@{layer}" for layer in (2, 1) for kind in plain] + ["hybrid@2+1"]
-    for layers, names in ((None, plain), ([2, 1], layered)):
-        model = tiny_embedder(scene_layers=layers)
+    for layers, pooling, names in (
+        (None, "mean", plain),
+        (None, "mean-std", plain),
+        ([2, 1], "mean", layered),
+        ([2, 1], "mean-std", layered),
+    ):
+        model = tiny_embedder(scene_layers=layers, scene_pooling=pooling)
         scene = model.embed_scenes(waveform)
         parts = model.scene_parts()
         assert list(parts) == names
@@ -145,9 +178,9 @@ def test_the_rule_for_lengths_at_every_boundary(sound, patching, frames):
 @pytest.mark.parametrize("n_samples", [1, 5_000, 49_152, 100_000, 192_000])
 def test_batch_size_never_changes_the_result(sound, n_samples):
     waveform = torch.cat([sound, sound.flip(1), 0.1 * sound])[:, :n_samples]
-    whole = tiny_embedder(batch_size=1000)
+    whole = tiny_embedder(batch_size=1000, scene_pooling="mean-std")
     for batch_size in (1, 3, 4):
-        small = tiny_embedder(batch_size=batch_size)
+        small = tiny_embedder(batch_size=batch_size, scene_pooling="mean-std")
         torch.testing.assert_close(
             small.embed_scenes(waveform), whole.embed_scenes(waveform), rtol=1e-5, atol=1e-5
         )
@@ -160,7 +193,7 @@ def test_batch_size_never_changes_the_result(sound, n_samples):
 
 
 def test_a_sound_does_not_depend_on_the_others_in_its_batch(sound):
-    model = tiny_embedder()
+    model = tiny_embedder(scene_pooling="mean-std")
     others = torch.cat([sound, 0.5 * sound.flip(1), torch.zeros_like(sound), sound.roll(999, 1)])
     alone = model.embed_scenes(sound)
     torch.testing.assert_close(model.embed_scenes(others)[:1], alone, rtol=1e-5, atol=1e-5)
@@ -286,6 +319,10 @@ def test_timestamps_of_an_earlier_block_are_those_of_a_model_that_ends_there(sou
             ({"scene_layers": layers}, "scene_layers must list different blocks from 1 to 2")
             for layers in ([0], [3], [1, 1], [], [True], [1.0], ["1"], "12", 1, {1: 2}, [[1]])
         ),
+        *(
+            ({"scene_pooling": pooling}, "scene_pooling must be mean or mean-std, got")
+            for pooling in ("std", "", 1, ["mean"])
+        ),
         ({"precision": "int8"}, "precision must be one of"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],
@@ -296,11 +333,12 @@ def test_options_outside_their_range_are_refused(options, message):
 
 
 def test_half_precision_stays_close_and_returns_float32(sound):
-    full = tiny_embedder().embed_scenes(sound)
-    half = tiny_embedder(precision="bfloat16")
-    assert half.embed_scenes(sound).dtype == torch.float32
-    assert half.embed_timestamps(sound)[0].dtype == torch.float32
-    assert 0 < relative_error(half.embed_scenes(sound), full) < 0.03
+    for pooling in ("mean", "mean-std"):
+        full = tiny_embedder(scene_pooling=pooling).embed_scenes(sound)
+        half = tiny_embedder(scene_pooling=pooling, precision="bfloat16")
+        assert half.embed_scenes(sound).dtype == torch.float32
+        assert half.embed_timestamps(sound)[0].dtype == torch.float32
+        assert 0 < relative_error(half.embed_scenes(sound), full) < 0.03
 
 
 MEMORY_SCRIPT = """
