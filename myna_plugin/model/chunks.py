@@ -182,7 +182,11 @@ def consecutive_frames(n_frames: int, size: int) -> Tensor:
 
 
 def average_chunks(vectors: Tensor, frames: Tensor) -> Tensor:
-    """Mean of chunks (B, K, D) by their frames (K,): (B, D)."""
+    """Mean of chunks (B, K, D) by their frames (K,): (B, D), as exact as the vectors are.
+
+    >>> average_chunks(torch.ones(1, 3, 1).double(), torch.ones(3)).item()
+    1.0
+    """
     frames = frames.to(vectors.dtype)
     return (vectors * (frames / frames.sum()).unsqueeze(-1)).sum(1)
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tiny_store import write_store
 
 from myna_plugin import load_model
+from myna_plugin.model.checkpoint import load_encoder, save_checkpoint
 from myna_plugin.pretraining.run import trainer
 from myna_plugin.pretraining.run.monitoring import choose_clips
 from myna_plugin.pretraining.run.plan import checkpoint_bytes, plan_run
@@ -194,11 +195,16 @@ def test_a_run_starts_from_initial_weights(store, tmp_path, trained):
     )
 
 
-def test_crops_and_projector_may_be_others_than_of_the_initial_weights(store, tmp_path, trained):
+def test_what_may_be_other_than_of_the_initial_weights(store, tmp_path, trained):
+    """Crops, projector, and how embeddings are pooled."""
     changes = {"projector": (64, 16), "crop_frames": 64}
+    encoder = load_encoder(trained)
+    encoder.config = replace(encoder.config, scene_layers=(1,), scene_pooling="mean-std")
+    pooled = tmp_path / "pooled.safetensors"
+    save_checkpoint(encoder, pooled)
     said = []
     random = initial_state(replace(TINY, **changes), store, tmp_path / "random")
-    settings = replace(TINY, initial_weights=str(trained), **changes)
+    settings = replace(TINY, initial_weights=str(pooled), **changes)
     state = initial_state(settings, store, tmp_path / "run", said.append)
     expected = {k: v for k, v in load_file(trained).items() if "linear_head" not in k}
     expected |= {k: v for k, v in random.items() if "linear_head" in k}
