@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,6 @@ def embed(
     null: bool,
     model: str,
     embedding: str,
-    scene_layers: tuple[int, ...] | None,
-    scene_pooling: str | None,
     timestamps: bool,
     hop_ms: float,
     timestamp_layer: int | None,
@@ -122,6 +120,7 @@ def embed(
     batch_seconds: float | None,
     shard: tuple[int, int] | None,
     engine: str,
+    **scenes: Any,
 ) -> None:
     """Embed audio files, or all under a folder, or those whose paths come on standard input (-).
 
@@ -132,14 +131,13 @@ def embed(
     """
     if engine == "ray" and shard is not None:
         raise InputError("--engine ray divides the work itself: leave --shard out")
-    check_layers(timestamps, timestamp_layer, scene_layers, scene_pooling)
+    check_layers(timestamps, timestamp_layer, scenes)
     options: dict[str, Any] = {
         "embedding": embedding,
         "precision": precision,
         "hop_ms": hop_ms,
         "timestamp_layer": timestamp_layer,
-        "scene_layers": scene_layers,
-        "scene_pooling": scene_pooling,
+        **scenes,
     }
     tracks = find_tracks(read_inputs(inputs, null), say)
     myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **options)
@@ -168,18 +166,13 @@ def embed(
     sys.exit(tell(out, outcome, shard))
 
 
-def check_layers(
-    timestamps: bool,
-    timestamp_layer: int | None,
-    scene_layers: tuple[int, ...] | None,
-    scene_pooling: str | None,
-) -> None:
-    """Refuse layers, and a pooling, of what is not asked for."""
+def check_layers(timestamps: bool, timestamp_layer: int | None, scenes: Mapping[str, Any]) -> None:
+    """Refuse options of what is not asked for; `scenes` are those of one vector a track."""
     if timestamp_layer is not None and not timestamps:
         raise InputError("--timestamp-layer is for --timestamps: add that, or leave it out")
-    given = {"--scene-layers": scene_layers, "--scene-pooling": scene_pooling}
-    for option, value in given.items():
+    for name, value in scenes.items():
         if value is not None and timestamps:
+            option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option} is for one vector a track: leave --timestamps out")
 
 
