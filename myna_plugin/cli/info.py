@@ -17,7 +17,7 @@ from myna_plugin.model.sources import resolve
 from myna_plugin.model.spectrogram import HOP_LENGTH
 from myna_plugin.model.tensors import read_tensors
 
-SHOWN_ELSEWHERE = ("format", "format_version", "config", "tokenizers")
+SHOWN_ELSEWHERE = ("format", "format_version", "config", "tokenizers", "card")
 
 EPILOG = """
 Examples:
@@ -55,7 +55,7 @@ def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, A
     layers = config.choose_scene_layers()
     facts: dict[str, Any] = {
         "file": str(path),
-        **({} if checkpoint else {"model": PACKAGED}),
+        **({} if checkpoint else {"model": PACKAGED, "card": "docs/model.md"}),
         "patchings": list(config.patchings),
         "embedding size": len(layers)
         * len(config.patchings)

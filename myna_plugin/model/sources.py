@@ -100,6 +100,8 @@ def _download(repository: str, revision: str | None, name: str) -> Path:
         reason = f"it holds no weights, only {list_some(files)}"
     except (OSError, ValueError, RuntimeError, errors.HfHubHTTPError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, errors.LocalEntryNotFoundError):  # its own words say less
+            reason = "the Hugging Face hub cannot be reached"
         raise CheckpointError(
             f"hf://{repository}: cannot be downloaded ({reason}). Without network, put the file at "
             f"{weights_folder() / name}.safetensors (or .pth) and load it as {name!r} if that is "

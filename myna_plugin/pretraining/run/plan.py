@@ -100,6 +100,11 @@ def plan_run(settings: PretrainSettings, store: Store, out: Path, resume: bool) 
 def check_store(settings: PretrainSettings, store: Store) -> None:
     """RunError unless the store fills a batch and its clips are as long as a crop."""
     n_trained = len(store) - settings.held_out_clips
+    if n_trained <= 0:
+        raise RunError(
+            f"{store.path}: held_out_clips={settings.held_out_clips} leaves none of its "
+            f"{len(store)} clips to train on; hold out fewer"
+        )
     try:
         check_batch(
             n_trained,
