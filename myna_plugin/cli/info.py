@@ -17,7 +17,7 @@ from myna_plugin.model.sources import resolve
 from myna_plugin.model.spectrogram import HOP_LENGTH
 from myna_plugin.model.tensors import read_tensors
 
-SHOWN_ELSEWHERE = ("format", "format_version", "config", "tokenizers", "card")
+SHOWN_ELSEWHERE = ("format", "format_version", "config", "tokenizers")
 
 EPILOG = """
 Examples:
@@ -35,7 +35,7 @@ Examples:
 def info(checkpoint: str, embedding: str, as_json: bool) -> None:
     """Describe CHECKPOINT: a file, a published name, or hf://owner/name; every key is verified.
 
-    Without one, the packaged default.
+    Without one, the packaged model; "tiny" is the small one.
     """
     facts = describe_checkpoint(checkpoint, embedding)
     if as_json:
@@ -55,7 +55,7 @@ def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, A
     layers = config.choose_scene_layers()
     facts: dict[str, Any] = {
         "file": str(path),
-        **({} if checkpoint else {"model": PACKAGED, "card": "docs/model.md"}),
+        **({} if checkpoint else {"model": PACKAGED}),
         "patchings": list(config.patchings),
         "embedding size": len(layers)
         * len(config.patchings)

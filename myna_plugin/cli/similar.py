@@ -16,7 +16,7 @@ from myna_plugin.common.options import DEVICE, PATH, POSITIVE_INT, NamedPath
 from myna_plugin.library.neighbours import find_row, join_libraries, nearest
 from myna_plugin.library.table import Library
 from myna_plugin.model.identity import digest_weights
-from myna_plugin.model.sources import DEFAULT_WEIGHTS
+from myna_plugin.model.sources import resolve
 
 EPILOG = """
 Examples:
@@ -70,7 +70,7 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
     options: dict[str, Any] = {name: facts[name] for name in names if facts.get(name)}
     source = facts["model"] if model is None else model
     myna = Myna.from_pretrained(
-        source or DEFAULT_WEIGHTS,  # by its path: the library has named its model
+        source or resolve("")[0],  # by its path: the library has named its model
         embedding="hybrid" if len(patchings) > 1 else patchings[0],
         precision=facts["precision"],
         device="cpu",
