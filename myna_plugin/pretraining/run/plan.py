@@ -140,8 +140,10 @@ def _check_initial_weights(settings: PretrainSettings) -> None:
 def _check_same_run(
     settings: PretrainSettings, store: Store, folder: RunFolder, state: dict[str, Any]
 ) -> None:
+    # What may change is not read: another version may have had other values of it.
+    bound = state["settings"].keys() - settings.free_to_change
     try:
-        begun = PretrainSettings().with_changes(state["settings"])
+        begun = PretrainSettings().with_changes({name: state["settings"][name] for name in bound})
     except SettingsError as error:
         raise RunError(
             f"{folder.path}: begun by another version of myna_plugin ({error})"

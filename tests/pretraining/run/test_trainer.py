@@ -434,6 +434,16 @@ def test_the_disk_needed_is_estimated_well(store, tmp_path, changes):
     assert estimate == pytest.approx(written.stat().st_size, rel=0.1)
 
 
+def test_a_run_that_another_version_began_with_other_probes_goes_on(store, tmp_path):
+    begun = replace(TINY, max_steps=2)
+    run(begun, store, tmp_path / "run")
+    (path,) = (tmp_path / "run" / "checkpoints").iterdir()
+    state = torch.load(path, weights_only=True)
+    state["settings"]["probe_grid"] = "linear"  # the default of 0.1.0
+    torch.save(state, path)
+    assert plan_run(begun, store, tmp_path / "run", resume=True).first_step == 2
+
+
 def test_resumption_with_other_settings_or_store_is_refused(store, tmp_path):
     run(replace(TINY, max_steps=2), store, tmp_path / "run")
     with pytest.raises(RunError, match=r"begun with mask_ratio=0.9 \(now 0.5\), seed=0 \(now 3\)"):
