@@ -29,6 +29,7 @@ from typing import Any
 
 import click
 import numpy as np
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, average_precision_score, r2_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
@@ -146,7 +147,9 @@ def cross_validate(
         items = assign_folds(recordings.data.items, task.folds, fold, repetition)
         test = np.array([item.split == "test" for item in items])
         search = GridSearchCV(
-            make_pipeline(StandardScaler(), head),
+            # All principal components: a rotation that makes vectors no wider than rows are many;
+            # heads with an L2 penalty are the same.
+            make_pipeline(StandardScaler(), PCA(), head),
             {strength: values},
             scoring="accuracy" if is_class else "r2",
             cv=GroupKFold(INNER_FOLDS),
