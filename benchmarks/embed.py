@@ -177,7 +177,7 @@ def embed_windows(model: Embedder, waveform: Tensor) -> Tensor:
     for width in {window.shape[1] for window in windows}:
         chosen = [i for i, window in enumerate(windows) if window.shape[1] == width]
         for some in torch.tensor(chosen).split(32 if mel.device.type == "cpu" else 1280):
-            vectors[some] = model.pool_chunks(torch.stack([windows[i] for i in some]))
+            vectors[some] = model.pool_chunks(torch.stack([windows[i] for i in some]), some)
     return vectors
 
 
