@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from plain_loop import PlainResult, train_alone
 
 from myna_plugin.probing.heads import (
-    GRIDS,
+    GRID,
     HeadConfig,
     HeadTask,
     Selection,
@@ -171,7 +171,7 @@ def time_ours(
         splits[0],
         splits[1],
         to_task(case),
-        GRIDS[arguments.grid],
+        arguments.configs,
         device=arguments.device,
         patience=arguments.patience,
         progress=arguments.progress,
@@ -216,24 +216,24 @@ def compare(
 ) -> list[dict[str, object]]:
     """Run a head of each kind, and the winner, in the plain loop with the same random numbers."""
     chosen: dict[str, int] = {}
-    for number, head in enumerate(selection.heads):
+    for number, (head, config) in enumerate(zip(selection.heads, arguments.configs, strict=True)):
         # Of each kind one that stops early, so that the comparison takes seconds.
-        best = chosen.setdefault(kind(head.config), number)
+        best = chosen.setdefault(kind(config), number)
         if head.steps < selection.heads[best].steps:
-            chosen[kind(head.config)] = number
+            chosen[kind(config)] = number
     rows: list[dict[str, object]] = []
     for number in dict.fromkeys([*chosen.values(), selection.winner]):
-        head = selection.heads[number]
+        head, config = selection.heads[number], arguments.configs[number]
         alone = run_plain(
             case,
             splits,
-            head.config,
+            config,
             device=arguments.device,
             patience=arguments.patience,
         )
         row: dict[str, object] = {
-            "head": kind(head.config),
-            "config": head.config.to_dict(),
+            "head": kind(config),
+            "config": config.to_dict(),
             "ours": [head.valid_score, head.best_step, head.steps],
             "alone": [alone.valid_score, alone.best_step, alone.steps],
         }
@@ -262,21 +262,20 @@ def benchmark(name: str, arguments: argparse.Namespace) -> dict[str, object]:
     memory = torch.cuda.max_memory_allocated() / 2**30 if arguments.device == "cuda" else None
     print(
         f"  ours: {len(selection.heads)} heads in {seconds:.1f} s ({cores:.2f} cores busy); "
-        f"winner {winner.valid_score:.4f} ({kind(winner.config)})"
+        f"winner {winner.valid_score:.4f} ({kind(arguments.configs[selection.winner])})"
         + ("" if memory is None else f"; at most {memory:.1f} GiB on the GPU"),
         flush=True,
     )
     of_kind: dict[str, list[int]] = {}
-    for head in selection.heads:
-        of_kind.setdefault(kind(head.config), []).append(head.steps)
+    for head, config in zip(selection.heads, arguments.configs, strict=True):
+        of_kind.setdefault(kind(config), []).append(head.steps)
     kinds = {}
     for label, steps in of_kind.items():
         config = next(
-            h.config
-            for h in selection.heads
-            if kind(h.config) == label
-            and (h.config.standardize, h.config.dropout, h.config.learning_rate)
-            == (True, 0.5, 1e-4)
+            config
+            for config in arguments.configs
+            if kind(config) == label
+            and (config.standardize, config.dropout, config.learning_rate) == (True, 0.5, 1e-4)
         )
         step_seconds, timed = time_plain(case, splits, config, arguments)
         kinds[label] = {
@@ -350,7 +349,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tasks", nargs="+", choices=sorted(CASES), default=["gtzan"])
-    parser.add_argument("--grid", choices=sorted(GRIDS), default="full")
+    parser.add_argument(
+        "--two",
+        dest="configs",
+        action="store_const",
+        const=build_grid((True,), batch_size=(64,), learning_rate=(1e-4,), dropout=(0.5,), l2=(0,)),
+        default=GRID,
+        help="two heads, to try it",
+    )
     parser.add_argument("--patience", type=int, default=256, help="evaluations without a new best")
     parser.add_argument("--plain-seconds", type=float, default=6.0, help="for each kind of head")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""The packaged weights give packaged clips the vectors that they gave when they were released."""
+"""The packaged models give packaged clips the vectors that they gave when they were released."""
 
 from __future__ import annotations
 
@@ -43,13 +43,16 @@ def test_vectors_are_the_golden_ones(tool):
     assert largest_error(tool) < 1e-4
 
 
-def test_other_weights_of_the_same_shape_are_noticed(tool, tmp_path, monkeypatch):
-    tensors, metadata = read_tensors(sources.DEFAULT_WEIGHTS)
+@pytest.mark.parametrize("file", sources.PACKAGED_FILES.values())
+def test_other_weights_of_the_same_shape_are_noticed(tool, tmp_path, monkeypatch, file):
+    tensors, metadata = read_tensors(sources.PACKAGED_WEIGHTS / file)
     name = "transformer.layers.3.1.net.1.weight"
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(tensors[name].shape, generator=generator).to(tensors[name].dtype)
     tensors[name] = tensors[name] + 0.01 * tensors[name].std() * noise
-    other = tmp_path / "default.safetensors"
-    other.write_bytes(to_safetensors(tensors, metadata))
-    monkeypatch.setattr(sources, "DEFAULT_WEIGHTS", other)
+    for packaged in sources.PACKAGED_FILES.values():
+        (tmp_path / packaged).symlink_to(sources.PACKAGED_WEIGHTS / packaged)
+    (tmp_path / file).unlink()
+    (tmp_path / file).write_bytes(to_safetensors(tensors, metadata))
+    monkeypatch.setattr(sources, "PACKAGED_WEIGHTS", tmp_path)
     assert largest_error(tool) > 2e-4

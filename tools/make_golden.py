@@ -1,4 +1,4 @@
-"""Embeddings of three packaged clips by the packaged weights, as tests hold them to be.
+"""Embeddings of three packaged clips by the packaged models, as tests hold them to be.
 
     python tools/make_golden.py   # rewrites tests/golden/packaged.npz
 
@@ -16,6 +16,7 @@ import numpy as np
 
 import myna_plugin
 from myna_plugin.model.audio import load_audio
+from myna_plugin.model.sources import PACKAGED_FILES
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "packaged.npz"
@@ -28,19 +29,21 @@ CLIPS = {
 TIMESTAMPS = (0, 13, -1)
 """Which timestamp embeddings are kept: the first, one at 650 ms, and the last."""
 
-EVERY = 4
+EVERY = 16
 """Of a vector's values one in so many is kept, so that the file stays small."""
 
 
 def embed() -> dict[str, np.ndarray]:
-    """Scene embeddings (D / 4,), and some timestamp embeddings (3, D / 4), of each clip."""
-    model = myna_plugin.load_model()
+    """Scene embeddings (D / 16,), and some timestamp embeddings (3, D / 16), of each clip."""
     arrays = {}
-    for name, clip in CLIPS.items():
-        audio = load_audio(DEMO / clip).unsqueeze(0)
-        arrays[f"{name}, scene"] = myna_plugin.get_scene_embeddings(audio, model)[0].numpy()
-        sequence, _ = myna_plugin.get_timestamp_embeddings(audio, model)
-        arrays[f"{name}, timestamps"] = sequence[0, list(TIMESTAMPS)].numpy()
+    for packaged in PACKAGED_FILES:
+        model = myna_plugin.load_model(packaged)
+        for clip, path in CLIPS.items():
+            audio = load_audio(DEMO / path).unsqueeze(0)
+            name = f"{packaged or 'default'}, {clip}"
+            arrays[f"{name}, scene"] = myna_plugin.get_scene_embeddings(audio, model)[0].numpy()
+            sequence, _ = myna_plugin.get_timestamp_embeddings(audio, model)
+            arrays[f"{name}, timestamps"] = sequence[0, list(TIMESTAMPS)].numpy()
     return {name: array[..., ::EVERY] for name, array in arrays.items()}
 
 

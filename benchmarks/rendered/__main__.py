@@ -6,7 +6,7 @@
     python -m benchmarks.rendered out/whole --scores data/scores --soundfonts FluidR3Mono_GM.sf3
 
 The whole benchmark has 12,500 clips of ten seconds and trains 216 heads for each task and each of
-three seeds, which wants a GPU; --small has 420 clips of five seconds and four linear heads, and
+three seeds, which wants a GPU; --small has 420 clips of five seconds and linear heads, and
 takes a minute or two on a CPU. Small numbers rise with the number of clips: compare them with one
 another alone.
 
@@ -88,7 +88,7 @@ SMALL = Extent(
     notes_sizes=(10, 10, 10),
     clip_seconds=5.0,
     composed=200,
-    grid="four",
+    grid="fast",
     seeds=1,
     baselines=("mel_statistics", "chroma", "krumhansl"),
 )

@@ -70,7 +70,7 @@ def myna(ckpt: str | Path | None = None, refresh: bool = False, **options: Any) 
     """The upstream's entry.
 
     Args:
-        ckpt: the checkpoint; None for the packaged default.
+        ckpt: the checkpoint; None for the packaged model.
         refresh: s3prl's wish to download again; files here are the user's own or cached by hub.
         options: `embedding` and `hop_ms` of `UpstreamExpert`.
     """

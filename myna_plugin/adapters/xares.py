@@ -1,7 +1,7 @@
 """X-ARES: `python -m xares.run …/myna_plugin/adapters/xares.py TASKS…`.
 
 X-ARES takes the one attribute of a file whose name ends in "Encoder" and calls it without
-arguments, which gives the packaged default model here. For another one, write a file like
+arguments, which gives the packaged model here. For another one, write a file like
 `recipes/xares/myna_vertical.py` and give that.
 
 Nothing of X-ARES is imported. Source: github.com/jimbozhang/xares, "How to add your encoder" and

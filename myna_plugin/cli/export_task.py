@@ -34,7 +34,7 @@ Examples:
   hear-eval --module myna_plugin --tasks-dir tasks --task gtzan
 
 \b
-  myna export-task --task giantsteps --root data --to marble data/GS
+  myna export-task --task giantsteps --root data/giantsteps --to marble data/GS
   python cli.py fit --config data/GS/probe.Myna.GS.yaml     # in a checkout of MARBLE
 
 HEAR: the task folder OUT/TASK, with audio at one sample rate; run again with another --sample-rate

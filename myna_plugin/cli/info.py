@@ -35,7 +35,7 @@ Examples:
 def info(checkpoint: str, embedding: str, as_json: bool) -> None:
     """Describe CHECKPOINT: a file, a published name, or hf://owner/name; every key is verified.
 
-    Without one, the packaged default.
+    Without one, the packaged model; "tiny" is the small one.
     """
     facts = describe_checkpoint(checkpoint, embedding)
     if as_json:

@@ -17,8 +17,8 @@ MODEL = click.option(
     "--model",
     default="",
     metavar="CHECKPOINT",
-    help="myna-base, myna-vertical, myna-hybrid or myna-85m; a .safetensors, .pth or .pt file; or "
-    "hf://owner/name.  [default: the packaged model]",
+    help="tiny, the small packaged model; myna-base, myna-vertical, myna-hybrid or myna-85m; a "
+    ".safetensors, .pth or .pt file; or hf://owner/name.  [default: the packaged model]",
 )
 
 EMBEDDING = click.option(

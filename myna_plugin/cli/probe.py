@@ -251,10 +251,15 @@ def _default_name(module: str, model_file: str) -> str:
     type=click.Choice(list(GRIDS)),
     default="full",
     show_default=True,
-    help="Heads to choose from.",
+    help="Heads to choose from: the paper's 216 (full); or linear ones in closed form or by L-BFGS,"
+    " for a quick look of seconds, not comparable with the paper (fast).",
 )
 @click.option(
-    "--seeds", type=POSITIVE_INT, default=1, show_default=True, help="Runs of the probe to average."
+    "--seeds",
+    type=POSITIVE_INT,
+    default=1,
+    show_default=True,
+    help="Runs of the full grid to average.",
 )
 @PATIENCE_OPTION
 @DEVICE

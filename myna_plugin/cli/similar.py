@@ -16,6 +16,7 @@ from myna_plugin.common.options import DEVICE, PATH, POSITIVE_INT, NamedPath
 from myna_plugin.library.neighbours import find_row, join_libraries, nearest
 from myna_plugin.library.table import Library
 from myna_plugin.model.identity import digest_weights
+from myna_plugin.model.sources import resolve
 
 EPILOG = """
 Examples:
@@ -67,8 +68,9 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
     scenes = ("scene_layers", "scene_pooling", "tokens")
     names = ("hop_ms", "timestamp_layer") if facts["timestamps"] else scenes
     options: dict[str, Any] = {name: facts[name] for name in names if facts.get(name)}
+    source = facts["model"] if model is None else model
     myna = Myna.from_pretrained(
-        facts["model"] if model is None else model,
+        source or resolve("")[0],  # by its path: the library has named its model
         embedding="hybrid" if len(patchings) > 1 else patchings[0],
         precision=facts["precision"],
         device="cpu",

@@ -29,5 +29,5 @@ PATIENCE_OPTION = click.option(
     type=POSITIVE_INT,
     default=PATIENCE,
     show_default=True,
-    help="Evaluations without a new best after which a head stops; less is for a quick look.",
+    help="Evaluations without a new best after which a head of the full grid stops.",
 )

@@ -29,32 +29,53 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: what tidies up after Ctrl-C tidies up after it."""
 
 
-def raise_terminated(number: int, frame: FrameType | None) -> None:
-    """The handler of SIGTERM while a command runs."""
-    raise Terminated
+_came: list[int] = []
+"""Signals that `raise_stopped` has heard while the command runs."""
+
+
+def raise_stopped(number: int, frame: FrameType | None) -> None:
+    """The handler of Ctrl-C and SIGTERM while a command runs."""
+    _came.append(number)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+RAISING = (signal.default_int_handler, raise_stopped)
+"""Handlers that raise wherever the program happens to be."""
 
 
 @contextmanager
 def stoppable(program: str, stopped: str = AGAIN) -> Iterator[None]:
     """Have Ctrl-C and SIGTERM end the block in a line and an exit status.
 
-    Of the processes of `torchrun` the first alone speaks.
+    So does any error that comes after them: a C extension that is struck may raise its own in place
+    of the one that it was given, such as "cannot read" in the middle of a file. Of the processes of
+    `torchrun` the first alone speaks.
 
     Args:
         program: what the line starts with.
         stopped: what else it says.
     """
-    ours = _in_main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if ours:
-        signal.signal(signal.SIGTERM, raise_terminated)
+    before: dict[int, Any] = {}
+    if _in_main_thread():
+        for number, usual in (
+            (signal.SIGINT, signal.default_int_handler),
+            (signal.SIGTERM, signal.SIG_DFL),
+        ):
+            if signal.getsignal(number) == usual:
+                before[number] = signal.signal(number, raise_stopped)
     try:
         yield
-    except KeyboardInterrupt as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if not _came and not isinstance(error, KeyboardInterrupt):
+            raise
+        terminated = isinstance(error, Terminated) or signal.SIGTERM in _came
         _say_stopped(program, stopped)
-        sys.exit(TERMINATED if isinstance(error, Terminated) else INTERRUPTED)
+        sys.exit(TERMINATED if terminated else INTERRUPTED)
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for replaced, handler in before.items():
+            signal.signal(replaced, handler)
+        if before:
+            _came.clear()
 
 
 @contextmanager
@@ -76,7 +97,7 @@ def importing(program: str) -> Iterator[None]:
     if _in_main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
-            if handler in (signal.default_int_handler, signal.SIG_DFL, raise_terminated):
+            if handler in (*RAISING, signal.SIG_DFL):
                 before[number] = signal.signal(number, end)
     try:
         yield
@@ -108,7 +129,7 @@ class Interrupts:
         self._before: dict[int, Any] = {}
         if _in_main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) in (signal.default_int_handler, raise_terminated):
+                if signal.getsignal(number) in RAISING:
                     self._before[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -69,7 +69,9 @@ def _umap(vectors: np.ndarray) -> np.ndarray:
         raise LibraryError(
             "UMAP needs umap-learn: pip install 'myna-plugin[umap]', or use --method tsne"
         ) from error
-    return UMAP(n_neighbors=min(15, len(vectors) - 1), random_state=SEED).fit_transform(vectors)
+    # With a seed UMAP has one job; it warns unless it is told so.
+    neighbours = min(15, len(vectors) - 1)
+    return UMAP(n_neighbors=neighbours, random_state=SEED, n_jobs=1).fit_transform(vectors)
 
 
 METHODS = {"tsne": _tsne, "umap": _umap}

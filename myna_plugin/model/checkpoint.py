@@ -32,8 +32,8 @@ from myna_plugin.model.vit import HEAD_DIM
 FORMAT_VERSION = "1"
 
 PACKAGED = (
-    "the packaged one, trained on rendered scores; it is not the published Myna: "
-    f"name one of {', '.join(PUBLISHED)} for that"
+    "the packaged one, trained on rendered scores and free recordings; it is not the published "
+    f"Myna: name one of {', '.join(PUBLISHED)} for that"
 )
 
 VERTICAL_CHUNK_FRAMES = 98
@@ -45,7 +45,8 @@ def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEnc
 
     Args:
         source: a local .safetensors, .pth or .pt file; a name from `PUBLISHED`;
-            "hf://owner/name" or "hf://owner/name@revision"; or "" for the packaged default.
+            "hf://owner/name" or "hf://owner/name@revision"; "" for the packaged model; or "tiny"
+            for the small one.
         embedding: "auto", "square", "vertical" or "hybrid": what will be asked of the encoder. It
             also tells which patching a bare one-tokenizer state dict has, if nothing else does.
 

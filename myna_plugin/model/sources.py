@@ -8,8 +8,10 @@ from pathlib import Path
 
 from myna_plugin.model.tensors import CheckpointError, list_some
 
-DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default.safetensors"
-"""The packaged default model."""
+PACKAGED_WEIGHTS = Path(__file__).parent / "weights"
+
+PACKAGED_FILES = {"": "default.safetensors", "tiny": "tiny.safetensors"}
+"""The packaged models by name: a ViT-S, and a ViT-Ti of a quarter of its size."""
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -43,13 +45,9 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
         "myna-vertical.pth" counts), else None.
     """
     if not isinstance(source, str | os.PathLike):
-        told = 'must be a path or a name, "" for the packaged default'
+        told = 'must be a path or a name, "" or "tiny" for a packaged model'
         raise TypeError(f"the model {told}, got {source!r:.60}")
     text = str(os.fspath(source))
-    if text == "":
-        if not DEFAULT_WEIGHTS.is_file():
-            raise CheckpointError(f"{DEFAULT_WEIGHTS}: missing; install myna-plugin anew")
-        return DEFAULT_WEIGHTS, None
     if text.startswith("hf://"):
         address = text.removeprefix("hf://")
         repository, _, revision = address.partition("@")
@@ -58,6 +56,11 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
     path = Path(text).expanduser()
     if os.path.isfile(path):  # `Path.is_file` raises where a name is too long for the system
         return path, PUBLISHED[path.stem].patchings if path.stem in PUBLISHED else None
+    if text in PACKAGED_FILES:
+        packaged = PACKAGED_WEIGHTS / PACKAGED_FILES[text]
+        if not packaged.is_file():
+            raise CheckpointError(f"{packaged}: missing; install myna-plugin anew")
+        return packaged, None
     if text in PUBLISHED:
         for suffix in SUFFIXES:
             local = weights_folder() / f"{text}{suffix}"
@@ -65,7 +68,7 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
                 return local, PUBLISHED[text].patchings
         return _download(PUBLISHED[text].repository, None, text), PUBLISHED[text].patchings
     raise CheckpointError(
-        f"{text}: no such file, and not a known name; known are {', '.join(PUBLISHED)}, "
+        f"{text}: no such file, and not a known name; known are tiny, {', '.join(PUBLISHED)}, "
         "hf://owner/name, or the path of a .safetensors, .pth or .pt file"
     )
 
@@ -100,6 +103,8 @@ def _download(repository: str, revision: str | None, name: str) -> Path:
         reason = f"it holds no weights, only {list_some(files)}"
     except (OSError, ValueError, RuntimeError, errors.HfHubHTTPError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, errors.LocalEntryNotFoundError):  # its own words say less
+            reason = "the Hugging Face hub cannot be reached"
         raise CheckpointError(
             f"hf://{repository}: cannot be downloaded ({reason}). Without network, put the file at "
             f"{weights_folder() / name}.safetensors (or .pth) and load it as {name!r} if that is "

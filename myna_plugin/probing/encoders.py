@@ -13,7 +13,7 @@ from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import MynaEncoder
 from myna_plugin.probing.embeddings import BATCH_SIZES, EmbeddingCache
 from myna_plugin.probing.experiment import Protocol, run
-from myna_plugin.probing.heads import PATIENCE
+from myna_plugin.probing.heads import GRIDS, PATIENCE
 from myna_plugin.probing.modules import SCENE, LoadedModule
 from myna_plugin.probing.probes import Probed
 from myna_plugin.probing.tasks import HEAR, TASKS, TaskError, check, load_task
@@ -139,6 +139,7 @@ class EncoderProbe:
         identity = {
             "weights": digest_path(weights),
             "grid": self.protocol.grid,
+            "configurations": len(GRIDS[self.protocol.grid]),
             "patience": self.protocol.patience,
             "data": {data.task.name: data.digest for data in self.tasks},
         }

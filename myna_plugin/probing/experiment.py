@@ -16,7 +16,7 @@ from myna_plugin.common.files import write_json
 from myna_plugin.common.locks import locked
 from myna_plugin.common.provenance import now, versions
 from myna_plugin.probing.embeddings import Cost, EmbeddingCache, embed_clips
-from myna_plugin.probing.heads import GRIDS, PATIENCE, ProbeResult
+from myna_plugin.probing.heads import GRIDS, PATIENCE, HeadConfig, ProbeResult
 from myna_plugin.probing.modules import ExperimentError, LoadedModule
 from myna_plugin.probing.probes import PartResult, Probed, probe_vectors
 from myna_plugin.probing.tasks import Item, Task
@@ -47,13 +47,28 @@ class Protocol:
         grid: a name in `GRIDS`.
         seeds: how many, from 0.
         device: where heads are trained.
-        patience: evaluations without a new best after which a head stops.
+        patience: evaluations without a new best after which a head stops; nothing to the fast
+            grid's heads, which are fitted to the end.
+
+    Raises:
+        ExperimentError: several seeds of a grid with nothing random.
     """
 
     grid: str = "full"
     seeds: int = 1
     device: str = "cpu"
     patience: int = PATIENCE
+
+    def __post_init__(self) -> None:
+        if self.seeds > 1 and not self._is_random:
+            raise ExperimentError(
+                f"--seeds {self.seeds}: nothing is random in the {self.grid} grid, "
+                "every seed gives the same; leave it out, or choose --grid full"
+            )
+
+    @property
+    def _is_random(self) -> bool:
+        return any(isinstance(config, HeadConfig) for config in GRIDS[self.grid])
 
     def describe(self, data: TaskData) -> dict[str, Any]:
         """As a results file names it."""
@@ -63,7 +78,7 @@ class Protocol:
             "folds": len(data.folds),
             "seeds": self.seeds,
             "device": self.device,
-            "patience": self.patience,
+            **({"patience": self.patience} if self._is_random else {}),
         }
 
 

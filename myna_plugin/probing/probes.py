@@ -24,9 +24,11 @@ from myna_plugin.probing.heads import (
     METRICS,
     PATIENCE,
     RULES,
+    Grid,
     HeadConfig,
     HeadScore,
     HeadTask,
+    LinearConfig,
     ProbeResult,
     Selection,
     Split,
@@ -179,7 +181,7 @@ def probe_vectors(
     folds: Folds,
     vectors: Mapping[str, np.ndarray],
     parts: Mapping[str, slice],
-    grid: Sequence[HeadConfig],
+    grid: Grid,
     *,
     seeds: int = 1,
     device: str = "cpu",
@@ -236,7 +238,7 @@ def digest_grid(
     train: Split,
     valid: Split,
     task: HeadTask,
-    grid: Sequence[HeadConfig],
+    grid: Grid,
     seed: int,
     device: str,
     patience: int = PATIENCE,
@@ -324,6 +326,8 @@ def _parse(content: np.lib.npyio.NpzFile) -> list[TrainedHead]:
     }
     heads = []
     for place, fields in parse_json(str(content["heads"]), "heads"):
-        score = HeadScore(**{**fields, "config": HeadConfig(**fields["config"])})
+        config = fields["config"]
+        kind = LinearConfig if "penalty" in config else HeadConfig
+        score = HeadScore(**{**fields, "config": kind(**config)})
         heads.append((place, score, weights if place == best else {}))
     return heads

@@ -78,12 +78,12 @@ TOY: dict[str, list[object]] = {
         *TINY, "--batch-size", 2, "--clips", 2, "--steps", 1, "--repeats", 1,
     ],
     "benchmarks.probe_grid": [
-        "--device", "cpu", "--tasks", "emomusic", "--grid", "fast", "--patience", 1,
+        "--device", "cpu", "--tasks", "emomusic", "--two", "--patience", 1,
         "--plain-seconds", 0.01, "--threads", 1, "--equality", "emomusic",
     ],
     "benchmarks.rendered.claims": [
         "store", "tasks", "--out", "claims", "--variants", "hybrid", "--seeds", 1,
-        "--grid", "linear", "--patience", 3, "--device", "cpu", "--workers", 1,
+        "--grid", "fast", "--patience", 3, "--device", "cpu", "--workers", 1,
         "size=vit-ti", "batch_size=16", "max_steps=1", "warmup_steps=0",
     ],
     "recipes.rendered.soundfont_writer": ["drawn.sf2"],
@@ -129,7 +129,7 @@ PRINTS = {
     "benchmarks.library": "| myna embed, float32, 1 decoding, 3 tracks |",
     "benchmarks.prepare": "| prepare, 1 worker |",
     "benchmarks.pretrain_step": "| literal | ",
-    "benchmarks.probe_grid": "| emomusic | 32 | ",
+    "benchmarks.probe_grid": "| emomusic | 2 | ",
     "benchmarks.rendered.claims": "| hybrid | 1 |",
     "recipes.rendered.soundfont_writer": "drawn.sf2: ",
     "benchmarks.rendered.speed": "| mel, float16 |",

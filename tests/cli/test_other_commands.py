@@ -15,7 +15,7 @@ from tiny_library import FACTS, load_tiny, write_model, write_noise
 
 from myna_plugin.cli.main import main
 from myna_plugin.library.table import read_library, write_library
-from myna_plugin.model.checkpoint import save_checkpoint
+from myna_plugin.model.checkpoint import _say_which, save_checkpoint
 from myna_plugin.model.identity import digest_weights
 
 
@@ -50,6 +50,21 @@ def test_a_track_that_is_not_in_the_library_is_embedded(tmp_path, library, devic
     result = myna("similar", query, library, "--device", device)
 
     assert result.output.splitlines()[0] == f"1.0000\t{tmp_path / 'music' / '2.wav'}"
+
+
+def test_who_searches_is_not_told_that_no_model_was_named(tmp_path, library, caplog):
+    (tmp_path / "two").mkdir()
+    for name in ("0.wav", "1.wav"):
+        (tmp_path / "two" / name).symlink_to(tmp_path / "music" / name)
+    packaged = tmp_path / "packaged.parquet"
+    assert myna("embed", tmp_path / "two", "--out", packaged).exit_code == 0
+    _say_which.cache_clear()
+    caplog.clear()
+
+    result = myna("similar", tmp_path / "music" / "2.wav", packaged)
+
+    assert result.exit_code == 0, result.output
+    assert "no model was named" not in caplog.text + result.output
 
 
 def test_a_library_of_sequences_is_searched_with_their_mean(tmp_path, library):
@@ -187,7 +202,9 @@ def test_info_describes_a_checkpoint(tmp_path):
     assert facts["weights"] == digest_weights(load_tiny(tmp_path).embedder.encoder.state_dict())
     assert "parameters       100,736" in text
     assert "not the published Myna" not in text
-    assert "not the published Myna" in myna("info").output
+    packaged = myna("info").output
+    assert "not the published Myna" in packaged
+    assert "docs/model.md" in packaged
     assert myna("info", tmp_path / "nothing.pth").exit_code == 2
 
 

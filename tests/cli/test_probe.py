@@ -13,7 +13,7 @@ from task_layouts import BUILDERS, SIZES, write_kfold_task, write_tone
 from myna_plugin.cli.probe import probe
 from myna_plugin.probing import probes
 from myna_plugin.probing.experiment import UNFINISHED, writing
-from myna_plugin.probing.heads import FAST_GRID, GRIDS, RULES, select
+from myna_plugin.probing.heads import FAST_GRID, GRID, GRIDS, RULES, select
 from myna_plugin.probing.modules import ExperimentError
 from myna_plugin.probing.probes import probe_vectors
 from myna_plugin.probing.tasks import TASKS, Item
@@ -71,6 +71,7 @@ def bands(tmp_path, monkeypatch):
 def quick(monkeypatch):
     """Four heads and no figures, for tests of what comes before them."""
     monkeypatch.setitem(GRIDS, "fast", FAST_GRID[-4:])
+    monkeypatch.setitem(GRIDS, "full", GRID[-4:])
     monkeypatch.setattr("myna_plugin.cli.probe.draw_figures", lambda *arguments: None)
 
 
@@ -168,8 +169,26 @@ def kfold(tmp_path) -> Path:
     return folder
 
 
+def test_the_fast_grid_tells_what_was_chosen_for_every_fold(bands, tmp_path, kfold):
+    content = score("hear", kfold, tmp_path / "out", "--module", "bands")
+    assert content["probe"]["configurations"] == len(FAST_GRID)
+    assert "patience" not in content["probe"]  # which its heads have none of
+    runs = content["parts"]["scene"]["runs"]
+    assert [one["fold"] for one in runs] == [0, 1, 2, 3]
+    for one in runs:
+        winner = max(one["heads"], key=lambda head: head["valid_score"])
+        assert one["winner"] == {name: winner[name] for name in ("standardize", "penalty")}
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert "The fast grid is for a quick look: not comparable" in table
+    assert "patience" not in table
+    # The same again, to the bit: nothing is random.
+    again = score("hear", kfold, tmp_path / "again", "--module", "bands")
+    assert again["parts"] == content["parts"]
+
+
 def test_every_fold_of_a_task_tests_once(quick, bands, tmp_path, kfold):
-    content = score("hear", kfold, tmp_path / "out", "--module", "bands", "--seeds", 2)
+    options = ("--module", "bands", "--grid", "full", "--seeds", 2)
+    content = score("hear", kfold, tmp_path / "out", *options)
     runs = content["parts"]["scene"]["runs"]
     assert [(one["fold"], one["seed"]) for one in runs] == [
         (f, s) for f in range(4) for s in (0, 1)
@@ -187,7 +206,7 @@ def test_every_fold_of_a_task_tests_once(quick, bands, tmp_path, kfold):
     text = (tmp_path / "out" / "results.md").read_text()
     assert "sample standard deviations over 4 folds" in text
     # One fold by itself comes to the same.
-    arguments = ("--module", "bands", "--seeds", 2, "--test-fold", 2)
+    arguments = ("--module", "bands", *options[2:], "--test-fold", 2)
     alone = score("hear", kfold, tmp_path / "alone", *arguments)
     assert alone["parts"]["scene"]["runs"] == runs[4:6]
     assert alone["task"]["test_folds"] == [2]
@@ -203,13 +222,14 @@ def test_unfinished_grids_are_kept_beside_the_results_until_they_are_written(
     out, trained = tmp_path / "out", []
 
     def count(*arguments, known, **options):
-        trained.append(len(FAST_GRID[-4:]) - len(known))
+        trained.append(4 - len(known))
         if len(trained) == 3:
             raise KeyboardInterrupt
         return select(*arguments, known=known, **options)
 
     monkeypatch.setattr(probes, "select", count)
-    arguments = ("gtzan", built("gtzan", "folder"), "--out", out, "--module", "bands", "--seeds", 3)
+    arguments = ("gtzan", built("gtzan", "folder"), "--out", out, "--module", "bands")
+    arguments += ("--grid", "full", "--seeds", 3)
     assert run(*arguments).exit_code == 130
     assert len(list((out / UNFINISHED).glob("*.npz"))) == 2
     assert run(*arguments).exit_code == 0
@@ -234,7 +254,8 @@ def test_of_two_probes_into_one_folder_the_second_is_refused(quick, bands, emomu
 
 def test_seeds_give_mean_and_deviation(quick, built, bands, tmp_path):
     root = built("emomusic", "folder")
-    content = score("emomusic", root, tmp_path / "out", "--module", "bands", "--seeds", 3)
+    options = ("--module", "bands", "--seeds", 3)
+    content = score("emomusic", root, tmp_path / "out", *options, "--grid", "full")
     runs = content["parts"]["scene"]["runs"]
     values = [one["scores"]["r2"] for one in runs]
     assert [one["seed"] for one in runs] == [0, 1, 2]
@@ -459,6 +480,7 @@ def test_a_damaged_block_is_embedded_again(quick, bands, emomusic, tmp_path):
         (("--device", "cuda:99"), "device cuda:99: torch"),
         (("--test-fold", 1), "--test-fold 1: emomusic is not a k-fold task"),
         (("--layout", "marble"), "layout 'marble'"),
+        (("--seeds", 3), "--seeds 3: nothing is random in the fast grid"),
     ],
 )
 def test_bad_input(quick, bands, emomusic, tmp_path, arguments, message):

@@ -142,7 +142,11 @@ def test_what_was_left_out_is_said(tmp_path):
 
 @pytest.mark.parametrize(
     ("probe", "is_comparable"),
-    [({"grid": "full"}, True), ({"grid": "fast"}, False), ({"grid": "full", "patience": 3}, False)],
+    [
+        ({"grid": "full"}, True),
+        ({"grid": "fast"}, False),
+        ({"grid": "full", "patience": 3}, False),
+    ],
 )
 def test_what_is_not_comparable_is_not_compared(tmp_path, probe, is_comparable):
     scores = {"gtzan": 0.8, "giantsteps": 0.7, "emomusic": 0.6, "magnatagatune": 0.5}

@@ -12,7 +12,6 @@ from myna_plugin.pretraining.run import sweep as sweeping
 from myna_plugin.pretraining.run import trainer
 from myna_plugin.pretraining.run.sweep import read_sweep
 from myna_plugin.probing.encoders import EncoderProbe
-from myna_plugin.probing.heads import GRIDS
 
 SWEEPS = Path(__file__).parents[2] / "recipes" / "sweeps"
 
@@ -99,7 +98,6 @@ def test_runs_are_scored_on_tasks_once_each(store, sweep, tmp_path, monkeypatch)
     assert run_command(command, *arguments)[0] == 0
     assert plain in (out / "table.md").read_text()
 
-    monkeypatch.setitem(GRIDS, "linear", GRIDS["linear"][-2:])
     drawn = []
     monkeypatch.setattr(sweeping, "draw_sweep", lambda *arguments: drawn.append(arguments))
     scored, score = [], EncoderProbe.test
@@ -119,7 +117,7 @@ def test_runs_are_scored_on_tasks_once_each(store, sweep, tmp_path, monkeypatch)
     assert run_command(command, *arguments)[0] == 0
     assert len(scored) == 3
     table = (out / "table.md").read_text()
-    assert "of the linear grid" in table
+    assert "of the fast grid" in table
     assert "no scores on any task" not in table
     for line in (out / "table.csv").read_text().splitlines()[1:]:
         first, second, mean = map(float, line.split(",")[-3:])
@@ -169,7 +167,7 @@ def test_a_run_that_diverges_does_not_end_the_others(store, sweep, tmp_path):
         (("", ""), ["mask_ratio=0.3"], "this sweep varies it"),
         (("", ""), ["probe_tasks=[nowhere]"], "probe_tasks: nowhere"),
         (
-            ("vary: mask_ratio\nvalues: [0.5, 0.9]", "vary: probe_grid\nvalues: [linear]"),
+            ("vary: mask_ratio\nvalues: [0.5, 0.9]", "vary: probe_grid\nvalues: [fast]"),
             [],
             "all runs of a sweep are probed alike",
         ),

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, where they strike imports and processes that begin."""
+"""Ctrl-C and SIGTERM, where they strike imports, C extensions and processes that begin."""
 
 import signal
 import subprocess
@@ -44,12 +44,27 @@ print("went on")
 """
 
 
+REPLACES = """
+import os, signal, sys
+from myna_plugin.common.errors import InputError, told
+
+with told("myna"):
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+        for _ in range(1000):
+            pass
+    except BaseException:  # stands for a C extension that raises its own error in its place
+        raise InputError("cannot be read") from None
+"""
+
+
+@pytest.mark.parametrize("program", [SWALLOWS, REPLACES], ids=["import", "replaced"])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_import_that_swallows_what_is_raised_does_not_go_on(number, status):
-    program = [sys.executable, "-c", SWALLOWS, str(int(number))]
+def test_what_swallows_or_replaces_what_is_raised_does_not_go_on(program, number, status):
+    command = [sys.executable, "-c", program, str(int(number))]
     # A shell's background jobs ignore SIGINT.
     done = subprocess.run(
-        program,
+        command,
         capture_output=True,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -397,7 +397,7 @@ def test_offline_says_where_to_put_the_file(folder, source):
         load_encoder(source)
     name = source.rpartition("/")[2]
     assert f"{folder / 'weights' / name}.safetensors" in str(caught.value)
-    assert "cannot be downloaded" in str(caught.value)
+    assert "cannot be downloaded (the Hugging Face hub cannot be reached)." in str(caught.value)
 
 
 def test_a_cached_download_is_used_without_asking_the_network(folder, monkeypatch):
@@ -455,20 +455,29 @@ def test_unknown_embeddings_are_refused():
         load_encoder("", embedding="round")
 
 
-def test_the_packaged_default_is_the_trained_hybrid():
+@pytest.mark.parametrize(("name", "size"), [("", "vit-s"), ("tiny", "vit-ti")])
+def test_the_packaged_models_are_trained_hybrids(name, size):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        encoder = load_encoder("")
-    assert encoder.config == EncoderConfig(timestamp_layer=4)
+        encoder = load_encoder(name)
+    assert encoder.config == EncoderConfig.of_size(
+        size,
+        log_mel=True,
+        fixed_scaling=(1000, 4.4, 3),
+        timestamp_layer=4,
+        scene_layers=(2, 6, 12),
+        scene_pooling="mean-std",
+    )
     assert {value.dtype for value in encoder.state_dict().values()} == {torch.float32}
     # Trained weights are no longer those that any seed gives: biases begin at 0.
     assert float(encoder.transformer.layers[0][1].net[1].bias.abs().mean()) > 0.01
 
 
-def test_a_default_that_is_not_there_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(sources, "DEFAULT_WEIGHTS", tmp_path / "default.safetensors")
-    with pytest.raises(CheckpointError, match=r"default\.safetensors: missing; install"):
-        load_encoder("")
+@pytest.mark.parametrize(("name", "file"), sources.PACKAGED_FILES.items())
+def test_a_packaged_model_that_is_not_there_is_told(monkeypatch, tmp_path, name, file):
+    monkeypatch.setattr(sources, "PACKAGED_WEIGHTS", tmp_path)
+    with pytest.raises(CheckpointError, match=rf"{file}: missing; install"):
+        load_encoder(name)
 
 
 def test_the_same_encoder_and_metadata_are_the_same_file_every_time(tmp_path):

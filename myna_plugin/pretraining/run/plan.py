@@ -100,6 +100,11 @@ def plan_run(settings: PretrainSettings, store: Store, out: Path, resume: bool) 
 def check_store(settings: PretrainSettings, store: Store) -> None:
     """RunError unless the store fills a batch and its clips are as long as a crop."""
     n_trained = len(store) - settings.held_out_clips
+    if n_trained <= 0:
+        raise RunError(
+            f"{store.path}: held_out_clips={settings.held_out_clips} leaves none of its "
+            f"{len(store)} clips to train on; hold out fewer"
+        )
     try:
         check_batch(
             n_trained,
@@ -135,8 +140,10 @@ def _check_initial_weights(settings: PretrainSettings) -> None:
 def _check_same_run(
     settings: PretrainSettings, store: Store, folder: RunFolder, state: dict[str, Any]
 ) -> None:
+    # What may change is not read: another version may have had other values of it.
+    bound = state["settings"].keys() - settings.free_to_change
     try:
-        begun = PretrainSettings().with_changes(state["settings"])
+        begun = PretrainSettings().with_changes({name: state["settings"][name] for name in bound})
     except SettingsError as error:
         raise RunError(
             f"{folder.path}: begun by another version of myna_plugin ({error})"

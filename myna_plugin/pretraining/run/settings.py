@@ -97,8 +97,8 @@ class PretrainSettings:
             or NAME=FOLDER for gtzan, giantsteps, emomusic and magnatagatune. Heads are selected
             and scored on validation; test is not looked at.
         probe_every: steps between probes, each with a checkpoint; 0 for one at the end alone.
-        probe_grid: heads that a probe selects from: 16 linear ones (linear), or those and 16 with
-            a hidden layer (fast).
+        probe_grid: heads that a probe selects from, as `myna probe --grid`: linear ones fitted to
+            the end within seconds (fast), or the paper's 216 (full).
         checkpoint_every: steps between checkpoints.
         keep_last: newest checkpoints kept.
         keep_every: checkpoints at multiples of this many steps stay for good; 0 for none.
@@ -148,7 +148,7 @@ class PretrainSettings:
     monitor_clips: int = 1024
     probe_tasks: tuple[str, ...] = ()
     probe_every: int = 0
-    probe_grid: Literal["linear", "fast"] = "linear"
+    probe_grid: Literal["fast", "full"] = "fast"
     checkpoint_every: int = 1000
     keep_last: int = 3
     keep_every: int = 10_000
@@ -298,16 +298,20 @@ class PretrainSettings:
         """Whether the learning rate changes."""
         return self.schedule != "constant" or self.warmup_steps > 0
 
+    @property
+    def free_to_change(self) -> set[str]:
+        """Names of the settings that may change when the run is resumed."""
+        # Of a schedule every step's learning rate follows from the length of the run.
+        bound = set() if self.schedule == "constant" else {"epochs", "max_steps"}
+        return set(FREE_TO_CHANGE) - bound
+
     def differences(self, other: PretrainSettings) -> list[str]:
         """Names of the settings that differ and may not, should one run go on as the other."""
-        free = set(FREE_TO_CHANGE)
-        if self.schedule != "constant":
-            # Every step's learning rate follows from the length of the run.
-            free -= {"epochs", "max_steps"}
         return [
             field.name
             for field in fields(self)
-            if field.name not in free and getattr(self, field.name) != getattr(other, field.name)
+            if field.name not in self.free_to_change
+            and getattr(self, field.name) != getattr(other, field.name)
         ]
 
     def total_steps(self, steps_per_epoch: int) -> int:

@@ -19,7 +19,15 @@ It sees arrays, never an encoder or a file.
 
 from myna_plugin.probing.heads.combining import RULES
 from myna_plugin.probing.heads.early_stopping import PATIENCE, HeadScore
-from myna_plugin.probing.heads.grid import FAST_GRID, GRID, GRIDS, HeadConfig, build_grid
+from myna_plugin.probing.heads.grid import (
+    FAST_GRID,
+    GRID,
+    GRIDS,
+    Grid,
+    HeadConfig,
+    LinearConfig,
+    build_grid,
+)
 from myna_plugin.probing.heads.losses import LOSSES
 from myna_plugin.probing.heads.scoring import METRICS, tabulate_pair_scores
 from myna_plugin.probing.heads.selection import (
@@ -38,9 +46,11 @@ __all__ = [
     "METRICS",
     "PATIENCE",
     "RULES",
+    "Grid",
     "HeadConfig",
     "HeadScore",
     "HeadTask",
+    "LinearConfig",
     "ProbeResult",
     "Selection",
     "Split",

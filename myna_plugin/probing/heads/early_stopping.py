@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from myna_plugin.probing.heads.draws import PERIOD
-from myna_plugin.probing.heads.grid import HeadConfig
+from myna_plugin.probing.heads.grid import Config
 
 PATIENCE = 256
 """Evaluations without a new best after which a head stops. Source: JukeMIR."""
@@ -22,12 +22,13 @@ class HeadScore:
         config: of the head.
         valid_score: best value of the metric on validation; minus infinity if it never was a
             number.
-        best_step: training steps after which it was reached.
+        best_step: training steps after which it was reached; of a linear head that was fitted to
+            the end the iterations, 0 where none were needed.
         steps: training steps until the head stopped.
         rule: which of the task's rules gave the score, by number.
     """
 
-    config: HeadConfig
+    config: Config
     valid_score: float
     best_step: int
     steps: int
@@ -86,7 +87,7 @@ class EarlyStopping:
         self._evaluations = self._evaluations[heads]
         self._stale = self._stale[heads]
 
-    def result(self, head: int, config: HeadConfig) -> HeadScore:
+    def result(self, head: int, config: Config) -> HeadScore:
         """What one head came to."""
         return HeadScore(
             config=config,

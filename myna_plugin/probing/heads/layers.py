@@ -7,10 +7,10 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from myna_plugin.probing.heads.grid import HeadConfig
+from myna_plugin.probing.heads.grid import Config, HeadConfig
 
 
-def build_head(config: HeadConfig, n_features: int, n_outputs: int) -> nn.Sequential:
+def build_head(config: Config, n_features: int, n_outputs: int) -> nn.Sequential:
     """The head of a configuration: dropout on the input and after the hidden layer, ReLU between.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,11 +21,13 @@ class Loss:
 
     Attributes:
         activate: from logits (..., C) to class probabilities, label probabilities or values.
+        total: from logits and encoded targets (B, C) to the loss summed over both.
         factor: from (rows, outputs) to the constant in the gradient.
         targets_are_classes: whether targets are class indices rather than numbers per output.
     """
 
     activate: Callable[[Tensor], Tensor]
+    total: Callable[[Tensor, Tensor], Tensor]
     factor: Callable[[int, int], float]
     targets_are_classes: bool = False
 
@@ -56,8 +59,21 @@ def _identity(logits: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Loss] = {
-    "cross_entropy": Loss(_softmax, lambda rows, outputs: 1.0 / rows, targets_are_classes=True),
-    "bce": Loss(torch.sigmoid, lambda rows, outputs: 1.0 / (rows * outputs)),
-    "mse": Loss(_identity, lambda rows, outputs: 2.0 / (rows * outputs)),
+    "cross_entropy": Loss(
+        _softmax,
+        partial(functional.cross_entropy, reduction="sum"),
+        lambda rows, outputs: 1.0 / rows,
+        targets_are_classes=True,
+    ),
+    "bce": Loss(
+        torch.sigmoid,
+        partial(functional.binary_cross_entropy_with_logits, reduction="sum"),
+        lambda rows, outputs: 1.0 / (rows * outputs),
+    ),
+    "mse": Loss(
+        _identity,
+        partial(functional.mse_loss, reduction="sum"),
+        lambda rows, outputs: 2.0 / (rows * outputs),
+    ),
 }
 """Cross-entropy (one class), independent binary cross-entropy (tags), mean squared error."""

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from myna_plugin.probing.heads.combining import ItemRows
 from myna_plugin.probing.heads.early_stopping import PATIENCE, HeadScore
-from myna_plugin.probing.heads.grid import GRID, HeadConfig
+from myna_plugin.probing.heads.grid import GRID, Config, Grid, HeadConfig, LinearConfig
 from myna_plugin.probing.heads.layers import build_head
+from myna_plugin.probing.heads.linear import fit_heads
 from myna_plugin.probing.heads.losses import LOSSES
 from myna_plugin.probing.heads.splits import HeadTask, Split, check_split
 from myna_plugin.probing.heads.stack import TrainedHead, TrainingData
@@ -71,7 +72,7 @@ class Selection:
     seed: int
 
     @property
-    def config(self) -> HeadConfig:
+    def config(self) -> Config:
         """The winner's configuration."""
         return self.heads[self.winner].config
 
@@ -125,7 +126,7 @@ def select(
     train: Split,
     valid: Split,
     task: HeadTask,
-    grid: Sequence[HeadConfig] = GRID,
+    grid: Grid = GRID,
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -138,13 +139,14 @@ def select(
     """Train every configuration of a grid and keep the one that is best on validation.
 
     Deterministic for a seed on one machine; a head's result does not depend on what else is in the
-    grid, but for rounding.
+    grid, but for rounding. Of a grid of `LinearConfig` each head is fitted to the end: neither seed
+    nor patience makes a difference.
 
     Args:
         train: what to train on; standardisation is fitted on it.
         valid: what early stopping and selection go by.
         task: loss, metric and rules.
-        grid: configurations.
+        grid: configurations, all of one kind.
         seed: of initial weights, batches and dropout.
         device: where to train.
         dtype: of training.
@@ -166,9 +168,17 @@ def select(
     check_split("valid", valid, task, n_features)
     if not grid:
         raise ValueError("grid: no configurations")
+    linear = [config for config in grid if isinstance(config, LinearConfig)]
+    stepped = [config for config in grid if isinstance(config, HeadConfig)]
+    if linear and stepped:
+        raise ValueError("grid: configurations of two kinds")
     data, scaler = prepare_data(train, valid, task, torch.device(device), dtype)
     done = {position for position, *_ in known}
-    trained = train_heads(grid, data, seed, patience, progress, done)
+    trained = (
+        fit_heads(linear, data, progress, done)
+        if linear
+        else train_heads(stepped, data, seed, patience, progress, done)
+    )
     scores, winner, weights = _choose_best(known, trained, on_stack)
     return Selection(
         task=task,
@@ -207,7 +217,7 @@ def _choose_best(
 
 
 def _rebuild_head(
-    config: HeadConfig, n_features: int, n_outputs: int, weights: Mapping[str, Tensor]
+    config: Config, n_features: int, n_outputs: int, weights: Mapping[str, Tensor]
 ) -> nn.Sequential:
     with torch.device("meta"):  # no weights are drawn, which would use up global random numbers
         head = build_head(config, n_features, n_outputs).eval()

@@ -10,7 +10,7 @@ from typing import Any
 from myna_plugin.common.files import read_json_object
 from myna_plugin.probing.embeddings import Cost
 from myna_plugin.probing.experiment import FILE, FORMAT
-from myna_plugin.probing.heads import GRID, GRIDS, PATIENCE
+from myna_plugin.probing.heads import GRIDS, PATIENCE
 from myna_plugin.probing.modules import ExperimentError
 
 FIGURES = "figures"
@@ -63,7 +63,7 @@ class Result:
     @property
     def is_comparable(self) -> bool:
         """Whether it was reached by the protocol of the published scores."""
-        return GRIDS[self.grid] == GRID and self.patience >= PATIENCE
+        return self.grid == "full" and self.patience >= PATIENCE
 
     @property
     def columns(self) -> dict[str, float]:

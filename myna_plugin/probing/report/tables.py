@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from myna_plugin.probing.heads import GRID, GRIDS, PATIENCE
+from myna_plugin.probing.heads import PATIENCE
 from myna_plugin.probing.modules import ExperimentError
 from myna_plugin.probing.report.results import Result
 from myna_plugin.probing.tasks.published import COLUMNS, PUBLISHED, PublishedScores, average_columns
@@ -159,7 +159,7 @@ def describe_deviations(result: Result) -> str | None:
 def describe_protocol(result: Result) -> list[str]:
     """What keeps a score from being compared with the published ones; nothing of most."""
     notes = []
-    if GRIDS[result.grid] != GRID:
+    if result.grid != "full":
         notes.append(f"The {result.grid} grid is for a quick look: not comparable with the paper.")
     if result.patience < PATIENCE:
         notes.append(

@@ -200,6 +200,8 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / METADATA
     if os.path.lexists(path):
         return read_json_object(path)
+    if not folder.is_dir():
+        raise TaskError(f"{folder}: no such folder")
     deeper = sorted(folder.glob(f"*/{METADATA}"))
     if deeper:
         raise TaskError(f"{folder} is a folder of tasks, not a task; use --tasks-dir {folder}")

@@ -412,6 +412,8 @@ def test_weights_that_are_not_finite_are_not_saved(store, tmp_path, monkeypatch)
         ({"batch_size": 32}, "holds 20 clips, fewer than one batch of 32"),
         ({"crop_frames": 144}, "14 clips of the store are shorter than a crop of 144 frames"),
         ({"held_out_clips": 22}, "holds 2 clips, fewer than one batch of 4"),
+        ({"held_out_clips": 24}, "held_out_clips=24 leaves none of its 24 clips"),
+        ({"held_out_clips": 1024}, "held_out_clips=1024 leaves none of its 24 clips"),
         ({"frames_on": "device"}, "frames_on: device needs a GPU"),
         ({"checkpoint_every": 1, "keep_every": 1, "epochs": 10**9, "max_steps": None}, "MB need"),
     ],
@@ -430,6 +432,16 @@ def test_the_disk_needed_is_estimated_well(store, tmp_path, changes):
     (written,) = (tmp_path / "checkpoints").iterdir()
     estimate = checkpoint_bytes(settings, 20)
     assert estimate == pytest.approx(written.stat().st_size, rel=0.1)
+
+
+def test_a_run_that_another_version_began_with_other_probes_goes_on(store, tmp_path):
+    begun = replace(TINY, max_steps=2)
+    run(begun, store, tmp_path / "run")
+    (path,) = (tmp_path / "run" / "checkpoints").iterdir()
+    state = torch.load(path, weights_only=True)
+    state["settings"]["probe_grid"] = "linear"  # the default of 0.1.0
+    torch.save(state, path)
+    assert plan_run(begun, store, tmp_path / "run", resume=True).first_step == 2
 
 
 def test_resumption_with_other_settings_or_store_is_refused(store, tmp_path):

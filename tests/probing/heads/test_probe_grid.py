@@ -1,6 +1,6 @@
 import pytest
 
-from myna_plugin.probing.heads import FAST_GRID, GRID, HeadConfig
+from myna_plugin.probing.heads import FAST_GRID, GRID, HeadConfig, LinearConfig
 
 
 def test_the_grid_has_216_different_configurations() -> None:
@@ -20,9 +20,18 @@ def test_the_grid_crosses_the_values_of_the_paper() -> None:
         assert {getattr(config, name) for config in GRID} == expected
 
 
-def test_the_fast_grid_is_part_of_the_grid() -> None:
-    assert len(FAST_GRID) == 32
-    assert set(FAST_GRID) < set(GRID)
+def test_the_fast_grid_goes_from_the_strongest_penalty_on_without_and_with_standardisation() -> (
+    None
+):
+    penalties = [config.penalty for config in FAST_GRID if config.standardize]
+    assert penalties == sorted(set(penalties), reverse=True)
+    assert tuple(LinearConfig(s, p) for s in (False, True) for p in penalties) == FAST_GRID
+
+
+@pytest.mark.parametrize("penalty", [0.0, -1.0])
+def test_a_penalty_that_is_not_positive_is_refused(penalty: float) -> None:
+    with pytest.raises(ValueError, match="penalty must be positive"):
+        LinearConfig(True, penalty)
 
 
 @pytest.mark.parametrize(

@@ -245,3 +245,8 @@ def test_metrics_are_exactly_those_of_heareval():
     }
     assert set(METRICS["event"]) == events
     assert set(METRICS["scene"]) == set(available_scores) - events
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_so(tmp_path):
+    with pytest.raises(TaskError, match=r"absent: no such folder$"):
+        read_folder(tmp_path / "absent")
