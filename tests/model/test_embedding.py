@@ -424,7 +424,8 @@ def test_a_short_sound_is_not_padded_to_a_full_chunk(sound):
 
 def test_timestamps_are_like_the_chunks_around_them(sound):
     """The slow way to hear what happens when: three instruments that take turns."""
-    model = myna_plugin.load_model(timestamp_layer=12, hop_ms=500.0)
+    last = {"timestamp_layer": 12, "scene_layers": [12], "scene_pooling": "mean"}
+    model = myna_plugin.load_model(hop_ms=500.0, **last)
     seconds = torch.arange(64_000) / 16_000
     sine = 0.3 * torch.sin(2 * torch.pi * 1500 * seconds)[None]
     noise = 0.1 * torch.randn(1, 64_000, generator=torch.Generator().manual_seed(0))
