@@ -3,6 +3,7 @@
     python -m benchmarks.embed            # CPU with 1 and 2 threads, or CUDA where there is one
     python -m benchmarks.embed --clips 4 --repeats 3
     python -m benchmarks.embed --device cpu --size vit-ti --clips 1 --seconds 5 --repeats 1
+    python -m benchmarks.embed --tokens 0.5 0.25 0.125
 
 The literal pipeline is the published one as a user runs it: nnAudio's mel of the whole clip, its
 consecutive chunks as one batch, one pass of a plain float32 Vision Transformer for each patching.
@@ -16,7 +17,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -130,7 +131,13 @@ def table(
 
 @torch.inference_mode()
 def compare(
-    device: str, size: str, clips: int, clip_seconds: int, repeats: int, title: str
+    device: str,
+    size: str,
+    clips: int,
+    clip_seconds: int,
+    repeats: int,
+    shares: Sequence[float],
+    title: str,
 ) -> list[dict]:
     """Scene embeddings and mel of a batch of clips: literal, ours, ours with each option."""
     generator = torch.Generator().manual_seed(0)
@@ -145,6 +152,8 @@ def compare(
     if device == "cuda":
         options["ours, bfloat16"] = {"precision": "bfloat16"}
         options["ours, bfloat16, compiled"] = {"precision": "bfloat16", "compile": True}
+    fastest, own = list(options.items())[-1]
+    options |= {f"{fastest}, tokens={share:g}": {**own, "tokens": share} for share in shares}
     peer = measure(lambda: literal(waveform), device, repeats)
     rows = [("the literal pipeline", peer, "nnAudio, float32; drops the last partial chunk")]
     for name, chosen in options.items():
@@ -177,7 +186,7 @@ def embed_windows(model: Embedder, waveform: Tensor) -> Tensor:
     for width in {window.shape[1] for window in windows}:
         chosen = [i for i, window in enumerate(windows) if window.shape[1] == width]
         for some in torch.tensor(chosen).split(32 if mel.device.type == "cpu" else 1280):
-            vectors[some] = model.pool_chunks(torch.stack([windows[i] for i in some]))
+            vectors[some] = model.pool_chunks(torch.stack([windows[i] for i in some]), some)
     return vectors
 
 
@@ -217,6 +226,7 @@ def main() -> None:
     add("--clips", type=int, nargs="+", help="a batch (default: 64 and 1 on CUDA, 2 on a CPU)")
     add("--seconds", type=int, default=30, help="of a clip (default: 30)")
     add("--timestamp-seconds", type=int, help="of their sound (default: 60, 10 on a CPU)")
+    add("--tokens", type=float, nargs="+", default=[], help="also with these shares of the tokens")
     add("--repeats", type=int, help="timed calls (default: 20 on CUDA, 5 on a CPU)")
     add("--threads", type=int, nargs="+", default=[1, 2], help="on a CPU (default: 1 2)")
     add("--json", type=Path, help="also write the figures to this file")
@@ -237,7 +247,9 @@ def main() -> None:
             torch.set_num_threads(threads)
             title = f"CPU, {threads} thread{'s' * (threads > 1)}"
         for count in clips:
-            results += compare(device, options.size, count, options.seconds, repeats, title)
+            results += compare(
+                *(device, options.size, count, options.seconds, repeats, options.tokens, title)
+            )
     seconds = options.timestamp_seconds or (10 if on_cpu else 60)
     results += compare_timestamps(device, options.size, seconds, title)
     if options.json:

@@ -62,6 +62,7 @@ class Myna:
         timestamp_layer: int | None = None,
         scene_layers: Sequence[int] | None = None,
         scene_pooling: str | None = None,
+        tokens: float = 1,
         batch_size: int | None = None,
         compile: bool = False,
     ) -> Myna:
@@ -83,6 +84,8 @@ class Myna:
                 None for those that the checkpoint names, or else the last alone.
             scene_pooling: "mean", or "mean-std" to follow each mean with the standard deviation of
                 all the sound's tokens; None for what the checkpoint names, or else "mean".
+            tokens: the share of each chunk's tokens that `embed` encodes: 1, or for speed 0.5, 0.25
+                or 0.125. `embed_timestamps` needs every column, and encodes all.
             batch_size: chunks a pass of the encoder; None chooses by device.
             compile: run the encoder through `torch.compile`, for large jobs on CUDA.
 
@@ -102,6 +105,7 @@ class Myna:
             timestamp_layer=timestamp_layer,
             scene_layers=scene_layers,
             scene_pooling=scene_pooling,
+            tokens=tokens,
             batch_size=batch_size,
             precision=precision,
             compile=compile,

@@ -76,19 +76,38 @@ def attend(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
     return torch.cat(heads, -1) @ weights[f"{name}.to_out.weight"].T
 
 
+def kept_tokens(patching: str, columns: int, share: float, number: int) -> list[int]:
+    """Which tokens, row-major, the chunk of some number keeps: evenly spaced over the columns read
+    one after the other, each from three rows further down than the one before; six at least."""
+    rows = 128 // PATCHES[patching][0]
+    places = []
+    for column in range(columns):
+        for step in range(rows):
+            row = (3 * column + step) % rows
+            places.append(row * columns + column)
+    count = min(max(math.ceil(share * len(places)), 6), len(places))
+    offset = number % round(1 / share)
+    return [places[(offset + i * len(places) // count) % len(places)] for i in range(count)]
+
+
 def encode(
     chunk: Tensor,
     weights: dict[str, Tensor],
     patching: str,
     tokenizer: str,
     layer: int | None = None,
+    kept: Sequence[int] | None = None,
 ) -> Tensor:
-    """Tokens of one chunk after a block (None for the last) and the norm: (128, F) -> (N, D)."""
+    """Tokens of one chunk after a block (None for the last) and the norm: (128, F) -> (N, D).
+
+    All of them, or those that are kept before the first block.
+    """
     x = norm(cut_patches(chunk, patching), weights, f"{tokenizer}.1")
     x = x @ weights[f"{tokenizer}.2.weight"].T + weights[f"{tokenizer}.2.bias"]
     x = norm(x, weights, f"{tokenizer}.3")
     bands, frames = PATCHES[patching]
     x = x + position_codes(chunk.shape[0] // bands, chunk.shape[1] // frames, x.shape[-1])
+    x = x if kept is None else torch.stack([x[token] for token in kept])
     depth = 1 + max(int(k.split(".")[2]) for k in weights if k.startswith("transformer.layers."))
     for i in range(depth if layer is None else layer):
         x = x + attend(x, weights, f"transformer.layers.{i}.0")
@@ -120,19 +139,30 @@ def fill(chunk: Tensor, patching: str) -> Tensor:
 
 
 def embed_scene(
-    waveform: Tensor, weights: dict[str, Tensor], kind: str, layers: Sequence[int]
+    waveform: Tensor,
+    weights: dict[str, Tensor],
+    kind: str,
+    layers: Sequence[int],
+    share: float | None = None,
 ) -> Tensor:
-    """Scene embedding of one sound: (1, S) -> (D for each patching of each layer,)."""
+    """Scene embedding of one sound: (1, S) -> (D for each patching of each layer,).
+
+    Of all tokens, or of a share of each chunk's.
+    """
     mel = whole_file_mel(waveform)
     total = torch.zeros(())
     size = 98 if kind == "vertical" else 96
     for start in range(0, mel.shape[1], size):
         chunk = mel[:, start : start + size]
-        parts = [
-            encode(fill(chunk, patching), weights, patching, name, layer).mean(0)
-            for layer in layers
-            for patching, name in TOKENIZERS[kind]
-        ]
+        parts = []
+        for layer in layers:
+            for patching, name in TOKENIZERS[kind]:
+                filled = fill(chunk, patching)
+                columns = filled.shape[1] // PATCHES[patching][1]
+                kept = None
+                if share is not None:
+                    kept = kept_tokens(patching, columns, share, start // size)
+                parts.append(encode(filled, weights, patching, name, layer, kept).mean(0))
         total = total + chunk.shape[1] * torch.cat(parts)
     return total / mel.shape[1]
 

@@ -102,6 +102,7 @@ def test_options_arrive_as_json_would_send_them(checkpoint, sound):
         "timestamp_layer": 2,
         "scene_layers": [1, 2],
         "scene_pooling": "mean-std",
+        "tokens": 0.5,
         "batch_size": 4,
         "precision": "float32",
     }

@@ -23,13 +23,14 @@ FACTS = {
     "timestamp_layer": None,
     "scene_layers": [2],
     "scene_pooling": "mean",
+    "tokens": 1.0,
     "version": "0",
 }
 """What a library of embeddings of three numbers says it was made with."""
 
 SEQUENCES = FACTS | {
     **{"timestamps": True, "hop_ms": 50.0, "timestamp_layer": 2},
-    **{"scene_layers": None, "scene_pooling": None},
+    **{"scene_layers": None, "scene_pooling": None, "tokens": None},
 }
 
 

@@ -195,7 +195,7 @@ def embed_scenes(
     """
     size = encoder.config.chunk_frames
 
-    def pool(chunks: Tensor) -> Tensor:
+    def pool(chunks: Tensor, _: Tensor) -> Tensor:
         blocks = chunks.split(CHUNKS_PER_PASS)
         return torch.cat(
             [pool_tokens(encode_chunks(encoder, b, patchings, layers), pooling) for b in blocks]

@@ -46,6 +46,7 @@ class MynaModel:
         embedding: str = "auto",
         scene_layers: Sequence[int] | None = None,
         scene_pooling: str | None = None,
+        tokens: float = 1,
     ) -> None:
         """Load a model.
 
@@ -57,17 +58,22 @@ class MynaModel:
             embedding: "square", "vertical", "hybrid" or "auto".
             scene_layers: blocks to read embeddings off; see `myna_plugin.load_model`.
             scene_pooling: "mean" or "mean-std"; see there.
+            tokens: the share of the tokens that are encoded; see there.
 
         Raises:
             CheckpointError: the weights cannot be used, or cannot give `embedding`.
             LayerError: there is no such block.
-            ValueError: no such embedding or pooling.
+            ValueError: no such embedding, pooling or share.
         """
         self.model_name = model_name
         self.revision = revision
         source = _source(model_name, revision)
         model = load_model(
-            source, embedding=embedding, scene_layers=scene_layers, scene_pooling=scene_pooling
+            source,
+            embedding=embedding,
+            scene_layers=scene_layers,
+            scene_pooling=scene_pooling,
+            tokens=tokens,
         )
         self.model = model.to(device or choose_device("auto"))
 

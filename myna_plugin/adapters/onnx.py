@@ -165,9 +165,11 @@ def export_onnx(model: Embedder, path: Path) -> dict[float, float]:
         their norm.
 
     Raises:
-        ExportError: a difference above `TOLERANCE`.
+        ExportError: a difference above `TOLERANCE`, or a model that encodes a share of the tokens.
         ImportError: onnx, onnxscript or onnxruntime is missing.
     """
+    if model.tokens != 1:
+        raise ExportError(f"{path}: not written; it encodes all tokens: load with tokens=1")
     for name in ("onnx", "onnxscript", "onnxruntime"):
         import_toolkit(name, "'myna-plugin[onnx]'", "export to ONNX")
     with replacing(path) as partial:

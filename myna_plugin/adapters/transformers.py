@@ -25,6 +25,7 @@ from myna_plugin.adapters.hidden_states import (
     rows_by_length,
 )
 from myna_plugin.adapters.toolkits import import_toolkit
+from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import replacing
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.checkpoint import embedding_patchings, to_safetensors
@@ -212,8 +213,11 @@ def export_transformers(model: Embedder, folder: Path) -> None:
 
     Raises:
         FileExistsError: the folder holds something.
+        InputError: the model encodes a share of the tokens.
         OSError: it cannot be written; names it.
     """
+    if model.tokens != 1:
+        raise InputError(f"{folder}: not written; it encodes all tokens: load with tokens=1")
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder}: not empty; name a new folder, or empty it")
     available = model.encoder.config.patchings

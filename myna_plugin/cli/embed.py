@@ -17,6 +17,7 @@ from myna_plugin.cli.options import (
     MODEL,
     SCENE_LAYERS,
     SCENE_POOLING,
+    TOKENS,
     ShardType,
     hop_ms_option,
 )
@@ -42,6 +43,7 @@ Examples:
   myna embed song.mp3 other.flac --out two.parquet --model myna-hybrid
   find /music -name '*.mp3' -print0 | myna embed - --null --out library.parquet
   myna embed music --out sequences.parquet --timestamps --hop-ms 500
+  myna embed music --out quick.parquet --tokens 1/4
 
 \b
   on four machines that share a disk, or by a scheduler's array of jobs:
@@ -71,6 +73,7 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 @EMBEDDING
 @SCENE_LAYERS
 @SCENE_POOLING
+@TOKENS
 @click.option("--timestamps", is_flag=True, help="A sequence of vectors a track instead of one.")
 @hop_ms_option("Milliseconds between vectors, with --timestamps.")
 @click.option(
@@ -137,7 +140,7 @@ def embed(
         "precision": precision,
         "hop_ms": hop_ms,
         "timestamp_layer": timestamp_layer,
-        **scenes,
+        **{name: value for name, value in scenes.items() if value is not None},
     }
     tracks = find_tracks(read_inputs(inputs, null), say)
     myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **options)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
 from myna_plugin.common.options import FOLDER, JsonObject, Number
-from myna_plugin.model.chunks import SHORTEST_HOP_MS
+from myna_plugin.model.chunks import SHORTEST_HOP_MS, TOKEN_SHARES
 from myna_plugin.model.encoder import POOLINGS
 
 Command = Callable[..., Any]
@@ -85,6 +85,36 @@ SCENE_POOLING = click.option(
     type=click.Choice(list(POOLINGS)),
     help="What of the tokens an embedding joins: their mean, or also their standard deviation.  "
     "[default: the checkpoint's, else mean]",
+)
+
+
+class ShareType(click.ParamType):
+    """One of `TOKEN_SHARES`, as 1/n or a decimal number."""
+
+    name = "1/n"
+    known: ClassVar[dict[str, float]] = {
+        text: share for share in TOKEN_SHARES for text in (f"1/{1 / share:g}", f"{share:g}")
+    }
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse it.
+
+        >>> ShareType().convert("1/4", None, None), ShareType().convert("0.25", None, None)
+        (0.25, 0.25)
+        """
+        if str(value) not in self.known:
+            self.fail(f"must be 1, 1/2, 1/4 or 1/8, got {value!r}", param, ctx)
+        return self.known[str(value)]
+
+
+TOKENS = click.option(
+    "--tokens",
+    type=ShareType(),
+    metavar="1/n",
+    help="Of its tokens, the share that an embedding is made of: 1, or for speed 1/2, 1/4 or 1/8.  "
+    "[default: 1]",
 )
 
 

@@ -52,7 +52,7 @@ t-SNE of 10,000 tracks takes about a minute. UMAP needs umap-learn.
 def plot(libraries: tuple[Path, ...], out: Path, method: str, max_tracks: int) -> None:
     """Draw the tracks of LIBRARY as points, near where they are similar, coloured by folder."""
     check_disk(out.parent, 0)
-    library = join_libraries(libraries)
+    library = join_libraries(libraries, say)
     rows = np.arange(len(library.paths))
     if len(rows) > max_tracks:
         rows = np.sort(np.random.default_rng(SEED).permutation(rows)[:max_tracks])

@@ -13,7 +13,7 @@ from typing import Any
 import click
 import torch
 
-from myna_plugin.cli.options import CACHE, MODEL_OPTIONS, SCENE_LAYERS, SCENE_POOLING
+from myna_plugin.cli.options import CACHE, MODEL_OPTIONS, SCENE_LAYERS, SCENE_POOLING, TOKENS
 from myna_plugin.cli.task_options import (
     ALLOW_MISSING,
     LAYOUT,
@@ -228,6 +228,7 @@ def _default_name(module: str, model_file: str) -> str:
 @MODEL_OPTIONS
 @SCENE_LAYERS
 @SCENE_POOLING
+@TOKENS
 @click.option(
     "--name", help="What to call the model in tables.  [default: the module and its weights]"
 )
@@ -269,7 +270,12 @@ def _default_name(module: str, model_file: str) -> str:
     help="Clips of one length to embed together.  [default: 8 on a CPU, 32 on CUDA]",
 )
 @CACHE
-def probe(scene_layers: tuple[int, ...] | None, scene_pooling: str | None, **options: Any) -> None:
+def probe(
+    scene_layers: tuple[int, ...] | None,
+    scene_pooling: str | None,
+    tokens: float | None,
+    **options: Any,
+) -> None:
     """Score a HEAR module on a probe task, by the protocol of the Myna paper.
 
     The data set is checked, its clips are embedded once (and kept in --cache), 216 heads are
@@ -285,7 +291,7 @@ def probe(scene_layers: tuple[int, ...] | None, scene_pooling: str | None, **opt
     --task hear it is a task folder in HEAR's format; of a k-fold task each fold tests in turn, and
     the mean and deviation over folds are reported, as heareval does.
     """
-    scene = {"scene_layers": scene_layers, "scene_pooling": scene_pooling}
+    scene = {"scene_layers": scene_layers, "scene_pooling": scene_pooling, "tokens": tokens}
     given = {name: value for name, value in scene.items() if value is not None}
     options["model_options"] = {**options["model_options"], **given}
     settings = resolve(options)

@@ -11,7 +11,7 @@ import numpy as np
 
 from myna_plugin.api import Myna
 from myna_plugin.common.devices import choose_device
-from myna_plugin.common.errors import InputError, ToldCommand
+from myna_plugin.common.errors import InputError, ToldCommand, say
 from myna_plugin.common.options import DEVICE, PATH, POSITIVE_INT, NamedPath
 from myna_plugin.library.neighbours import find_row, join_libraries, nearest
 from myna_plugin.library.table import Library
@@ -47,7 +47,7 @@ def similar(
     """List the tracks of LIBRARY that are most similar to the audio file QUERY."""
     if os.path.isdir(query):
         raise InputError(f"{query}: is a folder; name one audio file, such as one in it")
-    library = join_libraries(libraries)
+    library = join_libraries(libraries, say)
     row = find_row(library, query)
     if row is not None:
         vector = library.embeddings[row]
@@ -65,7 +65,7 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
     """
     facts = library.facts
     patchings = facts["patchings"]
-    scenes = ("scene_layers", "scene_pooling")
+    scenes = ("scene_layers", "scene_pooling", "tokens")
     names = ("hop_ms", "timestamp_layer") if facts["timestamps"] else scenes
     options: dict[str, Any] = {name: facts[name] for name in names if facts.get(name)}
     source = facts["model"] if model is None else model

@@ -24,6 +24,7 @@ def load_model(
     timestamp_layer: int | None = None,
     scene_layers: Sequence[int] | None = None,
     scene_pooling: str | None = None,
+    tokens: float = 1,
     batch_size: int | None = None,
     precision: str = "float32",
     compile: bool = False,
@@ -47,6 +48,8 @@ def load_model(
         scene_pooling: "mean", or "mean-std" to follow the mean tokens of each patching of each
             block with the standard deviation of all the sound's tokens, which doubles an
             embedding. None for what the checkpoint names, or else "mean".
+        tokens: the share of each chunk's tokens that a scene embedding is made of: 1, or for speed
+            0.5, 0.25 or 0.125. Timestamp embeddings need every column: they are made of all.
         batch_size: chunks a pass of the encoder; None chooses by device. Never changes a result.
         precision: "float32", "bfloat16" or "float16" for the encoder; halves are meant for CUDA.
         compile: run the encoder through `torch.compile`, for large jobs on CUDA.
@@ -69,6 +72,7 @@ def load_model(
         timestamp_layer=timestamp_layer,
         scene_layers=scene_layers,
         scene_pooling=scene_pooling,
+        tokens=tokens,
         batch_size=batch_size,
         precision=precision,
         compile=compile,

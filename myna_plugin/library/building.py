@@ -88,6 +88,7 @@ def describe(embedder: Embedder, model: str, *, precision: str, timestamps: bool
         "timestamp_layer": embedder.timestamp_layer if timestamps else None,
         "scene_layers": None if timestamps else list(embedder.scene_layers),
         "scene_pooling": None if timestamps else embedder.scene_pooling,
+        "tokens": None if timestamps else embedder.tokens,
         "version": __version__,
     }
 

@@ -70,6 +70,7 @@ class _Sum:
         self.total = np.zeros(width)  # float64, added one by one: the batches leave no trace
         self.partial: tuple[np.ndarray, int] | None = None
         self.frames = 0
+        self.begun = 0  # full chunks
         self.awaited = 0
         self.n_samples: int | None = None
 
@@ -109,9 +110,9 @@ class SceneEncoder:
         self._copies = torch.cuda.Stream(self._device) if is_cuda else None
         self._running: _Pass | None = None
         self._open: dict[int, _Sum] = {}
-        self._full: deque[tuple[_Sum, Tensor]] = deque()
+        self._full: deque[tuple[_Sum, Tensor, int]] = deque()  # the last: number of the first
         self._n_full = 0
-        self._partial: dict[int, list[tuple[_Sum, Tensor, int]]] = defaultdict(list)
+        self._partial: dict[int, list[tuple[_Sum, Tensor, int, int]]] = defaultdict(list)
 
     def add(self, track: int, segment: Segment, first: bool) -> list[Embedded]:
         """Take a segment; see `TrackEncoder`."""
@@ -121,8 +122,10 @@ class SceneEncoder:
         samples = self._upload(segment.samples)
         stride, window = self._size * HOP_LENGTH, window_length(self._size)
         if segment.full:
-            self._full.append((sums, samples.unfold(0, window, stride)[: segment.full]))
+            windows = samples.unfold(0, window, stride)[: segment.full]
+            self._full.append((sums, windows, sums.begun))
             self._n_full += segment.full
+            sums.begun += segment.full
             sums.awaited += segment.full
         ready = []
         while self._n_full >= self.batch:
@@ -131,7 +134,7 @@ class SceneEncoder:
             width = -(-frames // self._step) * self._step
             rest = samples[segment.full * stride :]
             rest = functional.pad(rest, (0, window_length(width) - len(rest)))
-            self._partial[width].append((sums, rest, frames))
+            self._partial[width].append((sums, rest, frames, sums.begun))
             sums.awaited += 1
             if len(self._partial[width]) >= self._partial_batch:
                 ready += self._encode_partial(width)
@@ -170,16 +173,18 @@ class SceneEncoder:
         ready = self._collect()
         owners: list[_Sum] = []
         windows: list[Tensor] = []
+        numbers: list[int] = []
         while self._full and len(owners) < self.batch:
-            sums, some = self._full.popleft()
+            sums, some, number = self._full.popleft()
             room = self.batch - len(owners)
             if len(some) > room:
-                self._full.appendleft((sums, some[room:]))
+                self._full.appendleft((sums, some[room:], number + room))
                 some = some[:room]
             owners += [sums] * len(some)
             windows.append(some)
+            numbers += range(number, number + len(some))
         self._n_full -= len(owners)
-        vectors = self._embed(_fill(torch.cat(windows), self.batch), self._size)
+        vectors = self._embed(_fill(torch.cat(windows), self.batch), self._size, numbers)
         self._running = _Pass(owners, [self._size] * len(owners), False, vectors)
         return ready
 
@@ -188,18 +193,21 @@ class SceneEncoder:
         ready = self._collect()
         waiting = self._partial[width]
         taken, self._partial[width] = waiting[: self._partial_batch], waiting[self._partial_batch :]
-        owners, rests, counts = map(list, zip(*taken, strict=True))
+        owners, rests, counts, numbers = map(list, zip(*taken, strict=True))
         windows = _fill(torch.stack(rests), self._partial_batch)
         frames = _fill(torch.tensor(counts, device=self._device), self._partial_batch)
-        self._running = _Pass(owners, counts, True, self._embed(windows, width, frames))
+        self._running = _Pass(owners, counts, True, self._embed(windows, width, numbers, frames))
         return ready
 
-    def _embed(self, windows: Tensor, n_frames: int, frames: Tensor | None = None) -> Tensor:
+    def _embed(
+        self, windows: Tensor, n_frames: int, numbers: list[int], frames: Tensor | None = None
+    ) -> Tensor:
         """`Embedder.pool_chunks` of windows (N, S) as long as `n_frames` need, shape (N, D).
 
         Args:
             windows: samples with margins.
             n_frames: frames of the window.
+            numbers: of the chunks in their tracks; windows that fill up the batch have none.
             frames: how many of them are the chunk's, shape (N,); the rest becomes silence.
         """
         with torch.inference_mode():
@@ -207,7 +215,8 @@ class SceneEncoder:
             if frames is not None:
                 beyond = torch.arange(n_frames, device=self._device) >= frames[:, None]
                 mel = mel.masked_fill(beyond[:, None], 0.0)
-            return self._embedder.pool_chunks(mel)
+            filled = _fill(torch.tensor(numbers, device=self._device), len(windows))
+            return self._embedder.pool_chunks(mel, filled)
 
     def _collect(self) -> list[Embedded]:
         """Wait for the pass that runs; the tracks that are finished by it."""

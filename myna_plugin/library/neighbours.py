@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,8 @@ SAME_SPACE = (
     "scene_layers",
     "scene_pooling",
 )
-"""Facts that must agree for embeddings to be comparable."""
+"""Facts that must agree for embeddings to be comparable. Those made of different shares of the
+tokens are, if less exactly."""
 
 ENOUGH_TRACKS = 20
 """Of which a library's mean and deviation are taken."""
@@ -37,8 +38,12 @@ class Neighbour(NamedTuple):
     path: str
 
 
-def join_libraries(paths: Sequence[Path]) -> Library:
-    """Several files as one library.
+def join_libraries(paths: Sequence[Path], say: Callable[[str], None] = print) -> Library:
+    """Several files as one library, with the facts of the first.
+
+    Args:
+        paths: theirs.
+        say: told where their shares of the tokens differ.
 
     Raises:
         LibraryError: one cannot be read, or they were made with different models, or read off
@@ -51,6 +56,11 @@ def join_libraries(paths: Sequence[Path]) -> Library:
             raise LibraryError(
                 f"{path}: made with another model than {paths[0]}, or read off another of its "
                 "blocks, or pooled otherwise; their embeddings cannot be compared"
+            )
+        if library.facts["tokens"] != first.facts["tokens"]:
+            say(
+                f"{path}: made of {library.facts['tokens']} of the tokens, {paths[0]} of "
+                f"{first.facts['tokens']}: tracks of the two are compared less exactly"
             )
     if not any(library.paths for library in libraries):
         raise LibraryError(f"{', '.join(map(str, paths))}: no tracks in it; name another library")

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from myna_plugin.common.files import fault_of_place, replacing
 from myna_plugin.common.options import LARGEST
 from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.model.chunks import TOKEN_SHARES
 from myna_plugin.model.embedding import PRECISIONS
 from myna_plugin.model.encoder import PATCHINGS, POOLINGS
 
@@ -66,6 +67,7 @@ FACTS: dict[str, Callable[[Any], bool]] = {
         value is None or (isinstance(value, list) and value != [] and all(map(_is_count, value)))
     ),
     "scene_pooling": lambda value: value in [None, *POOLINGS],
+    "tokens": lambda value: value in [None, *TOKEN_SHARES],
 }
 """What a library must say it was made with -> whether a value can be meant."""
 
@@ -82,7 +84,8 @@ def check_facts(facts: Any) -> Facts:
         if not is_meant(facts.get(name)):
             raise ValueError(f"{name} in its metadata is {str(facts.get(name))[:40]!r}")
     # Libraries of before there was a choice do not say.
-    return {"scene_pooling": None if facts["timestamps"] else "mean", **facts}
+    defaults = {"scene_pooling": "mean", "tokens": 1.0}
+    return {**(dict.fromkeys(defaults) if facts["timestamps"] else defaults), **facts}
 
 
 def facts_of(schema: pa.Schema) -> Facts:

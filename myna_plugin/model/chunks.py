@@ -5,10 +5,13 @@ way the last chunk may be partial, down to a single frame, and is encoded over t
 that it has. Nothing here asks whether gradients are kept.
 
 Encoded chunks are lists of lists, [patching][layer]: the tokens after each of some blocks.
+
+A scene embedding may be made of a share of the tokens: see `choose_tokens`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from myna_plugin.common.numbers import check_number
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.encoder import PATCHINGS, MynaEncoder, token_grid
 from myna_plugin.model.spectrogram import HOP_LENGTH
@@ -25,6 +29,16 @@ SHORTEST_HOP_MS = 1000 / SAMPLE_RATE
 
 Encoded = list[list[Tensor]]
 """[patching][layer]: tokens, shape (N, tokens, D), row-major over the grid of patches."""
+
+TOKEN_SHARES = (1.0, 0.5, 0.25, 0.125)
+"""Of a chunk's tokens, how many may be encoded for a scene embedding."""
+
+FEWEST_TOKENS = 6
+"""Of a chunk, if it has so many: an eighth of a full one's 48. Pre-training sees 5."""
+
+COLUMN_SHIFT = 3
+"""Rows from a chosen token to the next column's. It shares no factor with the 8 rows of square
+patches, so that a chunk's tokens come by every row."""
 
 Encode = Callable[[Tensor], Encoded]
 """Encodes chunks of one width, shape (N, M, F)."""
@@ -36,6 +50,7 @@ def encode_chunks(
     patchings: Sequence[str],
     layers: Sequence[int],
     normed: bool = True,
+    chosen: Sequence[Tensor] | None = None,
 ) -> Encoded:
     """Tokens of chunks (N, M, F) after some blocks.
 
@@ -47,9 +62,14 @@ def encode_chunks(
         patchings: of the encoder's.
         layers: blocks, from 1.
         normed: whether the tokens go through the encoder's final norm.
+        chosen: for each patching, from `choose_tokens`; None for all tokens.
     """
     transformer = encoder.transformer
-    tokens = [encoder.tokens(fill_patches(chunks, p), p) for p in patchings]
+    each: Sequence[Tensor | None] = chosen or [None] * len(patchings)
+    tokens = [
+        encoder.tokens(fill_patches(chunks, patching), patching, own)
+        for patching, own in zip(patchings, each, strict=True)
+    ]
     if len({t.shape[1] for t in tokens}) > 1:
         states = [transformer.states(t, layers) for t in tokens]
         return [[transformer.norm(s) for s in own] for own in states] if normed else states
@@ -73,6 +93,70 @@ def fill_patches(chunks: Tensor, patching: str) -> Tensor:
     """Continue chunks (N, M, F) with silence to a whole number of patch columns."""
     width = PATCHINGS[patching][1]
     return functional.pad(chunks, (0, -chunks.shape[-1] % width))
+
+
+def check_share(tokens: object) -> float:
+    """A share of the tokens, of `TOKEN_SHARES`.
+
+    Raises:
+        TypeError: no number.
+        ValueError: another.
+    """
+    share = float(check_number("tokens", tokens, float, 0))
+    if share not in TOKEN_SHARES:
+        known = ", ".join(f"{share:g}" for share in TOKEN_SHARES)
+        raise ValueError(f"tokens must be one of {known}, got {tokens!r}")
+    return share
+
+
+def choose_tokens(
+    patchings: Sequence[str], n_frames: int, share: float, numbers: Tensor
+) -> list[Tensor] | None:
+    """Which tokens of chunks to encode, where that is a share of them.
+
+    The columns of patches, one after the other, are a list of tokens. A chunk takes some that are
+    evenly spaced in it, and begins one further than the chunk before it, so that 1 / share
+    consecutive full chunks take every place of the grid once. Each column is entered
+    `COLUMN_SHIFT` rows further than the one before: the tokens lie on a lattice, not in rows.
+
+    It depends on a chunk's number in its sound alone, so never on the batch.
+
+    Args:
+        patchings: names from `PATCHINGS`.
+        n_frames: frames of each chunk.
+        share: of `TOKEN_SHARES`.
+        numbers: of the chunks in their sounds, from 0, int64, shape (N,).
+
+    Returns:
+        For each patching, numbers of tokens in row-major order, int64, shape (N, k): k is the share
+        rounded up, at least `FEWEST_TOKENS` or all there are. None for all tokens.
+
+    >>> (chosen,) = choose_tokens(["square"], 96, 0.25, torch.tensor([0]))
+    >>> grid = torch.zeros(48, dtype=int).index_fill(0, chosen[0], 1).view(8, 6)
+    >>> for row in grid.tolist(): print(*row)
+    1 0 0 0 1 0
+    0 0 0 1 0 0
+    0 0 1 0 0 0
+    0 1 0 0 0 1
+    1 0 0 0 1 0
+    0 0 0 1 0 0
+    0 0 1 0 0 0
+    0 1 0 0 0 1
+    """
+    if share == 1:
+        return None
+    return [_choose(patching, n_frames, share, numbers) for patching in patchings]
+
+
+def _choose(patching: str, n_frames: int, share: float, numbers: Tensor) -> Tensor:
+    width = PATCHINGS[patching][1]
+    rows, columns = token_grid(patching, -(-n_frames // width) * width)
+    total = rows * columns
+    count = min(max(math.ceil(total * share), FEWEST_TOKENS), total)
+    even = torch.arange(count, device=numbers.device) * total // count
+    place = (even + numbers.unsqueeze(-1) % round(1 / share)) % total
+    column = place // rows
+    return (place + COLUMN_SHIFT * column) % rows * columns + column
 
 
 def cut_chunks(mel: Tensor, size: int, hop: int) -> list[Tensor]:
@@ -159,16 +243,23 @@ def embed_moments(moments: Tensor, pooling: str, width: int) -> Tensor:
     return torch.stack([mean, deviation], dim=-2).flatten(-3).float()
 
 
-def pool_consecutive(pool: Callable[[Tensor], Tensor], mel: Tensor, size: int) -> Tensor:
+def pool_consecutive(
+    pool: Callable[[Tensor, Tensor], Tensor], mel: Tensor, size: int, first: int = 0
+) -> Tensor:
     """One vector a consecutive chunk of `size` frames: (B, M, F) -> (B, K, D).
 
     Args:
-        pool: pools chunks of one width, (N, M, F) -> (N, D).
+        pool: pools chunks of one width, (N, M, F) and their numbers (N,) -> (N, D).
         mel: shape (B, M, F).
         size: frames of a full chunk.
+        first: number of the first chunk in its sound.
     """
-    cuts = cut_chunks(mel, size, size)
-    pooled = [pool(cut.flatten(0, 1)).unflatten(0, cut.shape[:2]) for cut in cuts]
+    pooled = []
+    for cut in cut_chunks(mel, size, size):
+        n_sounds, count = cut.shape[:2]
+        numbers = torch.arange(first, first + count, device=mel.device).repeat(n_sounds)
+        pooled.append(pool(cut.flatten(0, 1), numbers).unflatten(0, (n_sounds, count)))
+        first += count
     return torch.cat(pooled, dim=1)
 
 

@@ -9,6 +9,8 @@ The rule for lengths, in frames of 32 ms (F = 1 + samples // 512):
 * A scene embedding is the mean over chunks weighted by their frames, so the partial chunk counts by
   its share. With the pooling "mean-std" so are the mean squares of the tokens, and a deviation is
   that of all the sound's tokens.
+* With a share of the tokens each chunk encodes some of its tokens, others than its neighbours do;
+  for timestamp embeddings, which need every column, always all.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.chunks import (
     SHORTEST_HOP_MS,
     Encoded,
+    check_share,
+    choose_tokens,
     chunk_count,
     compiled_encode,
     consecutive_frames,
@@ -71,6 +75,7 @@ class Embedder(nn.Module):
         sample_rate: 16000 Hz.
         scene_layers: the blocks that scene embeddings are read off.
         scene_pooling: "mean", or "mean-std" where deviations follow the means.
+        tokens: the share of the tokens that scene embeddings are made of.
         timestamp_layer: the block that timestamp embeddings are read off.
         scene_embedding_size: width of a scene embedding: the encoder's, for each patching of each
             of `scene_layers`, all patchings of the first layer, then all of the second; twice that
@@ -87,6 +92,7 @@ class Embedder(nn.Module):
         timestamp_layer: int | None = None,
         scene_layers: Sequence[int] | None = None,
         scene_pooling: str | None = None,
+        tokens: float = 1,
         batch_size: int | None = None,
         precision: str = "float32",
         compile: bool = False,
@@ -105,6 +111,8 @@ class Embedder(nn.Module):
             scene_pooling: "mean" for mean tokens alone, "mean-std" to follow each mean with the
                 standard deviation of all the sound's tokens; None for what the encoder's
                 configuration names.
+            tokens: the share of each chunk's tokens that scene embeddings are made of: 1, 0.5, 0.25
+                or 0.125. Timestamp embeddings are always made of all.
             batch_size: chunks a pass of the encoder; None for 32 on a CPU and 1280 elsewhere. It
                 changes speed and memory only.
             precision: "float32", "bfloat16" or "float16": what the encoder computes in. The
@@ -128,6 +136,7 @@ class Embedder(nn.Module):
         self.timestamp_layer = encoder.config.choose_timestamp_layer(timestamp_layer)
         self.scene_layers = encoder.config.choose_scene_layers(scene_layers)
         self.scene_pooling = encoder.config.choose_scene_pooling(scene_pooling)
+        self.tokens = check_share(tokens)
         self.batch_size = batch_size
         self.compile_encoder = compile
         self.sample_rate = SAMPLE_RATE
@@ -285,19 +294,30 @@ class Embedder(nn.Module):
         n_frames = frame_count(sounds.shape[-1])
         for first, last in self._blocks(chunk_count(n_frames, size, size), len(sounds)):
             mel = self._frames(sounds, first * size, min(last * size, n_frames))
-            yield pool_consecutive(self.pool_chunks, mel, size)
+            yield pool_consecutive(self.pool_chunks, mel, size, first)
 
-    def pool_chunks(self, mel: Tensor) -> Tensor:
-        """What is averaged over chunks, here of one width: (N, 128, F) -> (N, D)."""
-        return pool_tokens(self._encode(mel, self.scene_layers), self.scene_pooling)
+    def pool_chunks(self, mel: Tensor, numbers: Tensor) -> Tensor:
+        """What is averaged over chunks.
+
+        Args:
+            mel: of chunks of one width, shape (N, 128, F).
+            numbers: theirs in their sounds, from 0, int64, shape (N,).
+
+        Returns:
+            Shape (N, D).
+        """
+        chosen = choose_tokens(self.patchings, mel.shape[-1], self.tokens, numbers)
+        return pool_tokens(self._encode(mel, self.scene_layers, chosen), self.scene_pooling)
 
     def embed_pooled(self, pooled: Tensor) -> Tensor:
         """Scene embeddings of averaged `pool_chunks`: (..., D) -> (..., D), float32."""
         return embed_moments(pooled, self.scene_pooling, self.encoder.config.embed_dim)
 
-    def _encode(self, chunks: Tensor, layers: Sequence[int]) -> Encoded:
+    def _encode(
+        self, chunks: Tensor, layers: Sequence[int], chosen: Sequence[Tensor] | None = None
+    ) -> Encoded:
         encode = compiled_encode() if self.compile_encoder else encode_chunks
-        return encode(self.encoder, chunks, self.patchings, layers)
+        return encode(self.encoder, chunks, self.patchings, layers, chosen=chosen)
 
     def _read(self, waveform: Tensor, positions: Tensor) -> Tensor:
         """Timestamp embeddings at some positions (in frames, ascending): (B, T, D)."""

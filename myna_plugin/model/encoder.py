@@ -348,19 +348,23 @@ class MynaEncoder(nn.Module):
             return codes.view(rows, full_columns, -1)[:, :columns].reshape(rows * columns, -1)
         return sincos_positions(rows, columns, self.config.embed_dim).to(codes)
 
-    def tokens(self, mel: Tensor, patching: str) -> Tensor:
+    def tokens(self, mel: Tensor, patching: str, chosen: Tensor | None = None) -> Tensor:
         """Tokens with positions, before the transformer.
 
         Args:
             mel: mel power, shape (B, 128, F), F a multiple of the patch's frames.
             patching: "square" or "vertical".
+            chosen: numbers of the tokens to make, int64, shape (B, k); None for all.
 
         Returns:
-            Shape (B, N, D), row-major over the grid of patches.
+            Shape (B, N, D), row-major over the grid of patches, or (B, k, D).
         """
         patches = patchify(self.config.input_scaling.of_power(mel), PATCHINGS[patching])
-        tokens = self.tokenizer(patching)(patches)
-        return tokens + self.positions(patching, mel.shape[-1] // PATCHINGS[patching][1])
+        positions = self.positions(patching, mel.shape[-1] // PATCHINGS[patching][1])
+        if chosen is not None:
+            patches = patches.take_along_dim(chosen.unsqueeze(-1), dim=1)
+            positions = positions[chosen]
+        return self.tokenizer(patching)(patches) + positions
 
     def encode(self, mel: Tensor, patching: str) -> Tensor:
         """Encoded tokens of chunks: (B, 128, F) -> (B, N, D), row-major over the grid."""

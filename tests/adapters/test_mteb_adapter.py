@@ -60,8 +60,8 @@ def test_batches_become_scene_embeddings_in_order(folder, sound):
     assert not np.allclose(embeddings[3], embeddings[1], atol=1e-3)
 
 
-def test_scene_layers_and_pooling_reach_the_model(folder, sound):
-    options = {"scene_layers": [1, 2], "scene_pooling": "mean-std"}
+def test_the_options_of_scenes_reach_the_model(folder, sound):
+    options = {"scene_layers": [1, 2], "scene_pooling": "mean-std", "tokens": 0.25}
     embedded = MynaModel("myna-hybrid", device="cpu", **options).encode(
         [{"audio": [item(sound[0].numpy())]}]
     )

@@ -115,3 +115,10 @@ def test_a_published_vertical_model_agrees_with_longer_chunks_layers_and_deviati
     model = load_model(tmp_path / "myna-vertical.pth", **options)
     assert model.encoder.config.chunk_frames == 98
     assert max(adapter.export_onnx(model, tmp_path / "model.onnx").values()) < 1e-4
+
+
+def test_a_share_of_the_tokens_is_refused(tmp_path):
+    torch.save(published_state_dict(2), tmp_path / "weights.pth")
+    model = load_model(tmp_path / "weights.pth", tokens=0.5)
+    with pytest.raises(adapter.ExportError, match=r"a\.onnx: not written; .* with tokens=1$"):
+        adapter.export_onnx(model, tmp_path / "a.onnx")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from myna_plugin import get_timestamp_embeddings, load_model
+from myna_plugin.common.errors import InputError
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None,
@@ -142,3 +143,9 @@ def test_a_model_from_its_configuration_alone_has_its_constants(adapter, sound):
     made = adapter.transformers.AutoModel.from_config(config)
     assert made(sound).pooler_output.isfinite().all()
     assert config.hidden_size == 64
+
+
+def test_a_share_of_the_tokens_is_refused(adapter, tmp_path, checkpoint):
+    model = load_model(checkpoint, tokens=0.5)
+    with pytest.raises(InputError, match=r"exported: not written; .* with tokens=1$"):
+        adapter.export_transformers(model, tmp_path / "exported")

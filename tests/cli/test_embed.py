@@ -314,6 +314,8 @@ def test_nothing_of_others_is_removed_or_written_over(tmp_path, name):
         (["--timestamps", "--scene-layers", "1"], "--scene-layers is for one vector a track"),
         (["--timestamps", "--scene-pooling", "mean"], "--scene-pooling is for one vector a track"),
         (["--scene-pooling", "std"], "Invalid value for '--scene-pooling'"),
+        (["--timestamps", "--tokens", "1/4"], "--tokens is for one vector a track"),
+        (["--tokens", "1/3"], "Invalid value for '--tokens': must be 1, 1/2, 1/4 or 1/8"),
         (
             ["--scene-layers", "1,3"],
             "scene_layers must list different blocks from 1 to 2, such as [2], got (1, 3)",

@@ -103,6 +103,24 @@ def test_a_query_is_read_off_the_librarys_blocks(tmp_path, library):
     assert "layers.parquet: made with another model" in mixed.output
 
 
+def test_a_library_of_a_share_of_the_tokens_is_searched_with_it(tmp_path, library):
+    quick, model = tmp_path / "quick.parquet", tmp_path / "myna-hybrid.pth"
+    options = ["--model", model, "--tokens", "1/4"]
+    assert myna("embed", tmp_path / "music", "--out", quick, *options).exit_code == 0
+    query = write_noise(tmp_path / "query.wav", 20_000 + 9_000 * 2, 2)
+    rows = read_library(quick)
+    assert rows.facts["tokens"] == 0.25
+    one = load_tiny(tmp_path, tokens=0.25)
+    for path, row in zip(rows.paths, rows.embeddings, strict=True):
+        assert np.allclose(row, one.embed(path), rtol=1e-4, atol=1e-5)
+
+    alone, mixed = myna("similar", query, quick), myna("similar", query, quick, library)
+
+    assert alone.output.splitlines()[0] == f"1.0000\t{tmp_path / 'music' / '2.wav'}"
+    assert mixed.exit_code == 0
+    assert f"{library}: made of 1.0 of the tokens, {quick} of 0.25: tracks of" in mixed.output
+
+
 def test_other_weights_than_the_librarys_are_refused(tmp_path, library):
     query = write_noise(tmp_path / "query.wav", 9_000)
     (tmp_path / "myna-hybrid.pth").unlink()

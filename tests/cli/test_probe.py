@@ -313,6 +313,17 @@ def test_layers_are_probed_from_one_pass(quick, built, tmp_path, checkpoint):
     assert valid[content["reported"]] == max(valid.values())
 
 
+def test_a_share_of_the_tokens_is_embedded_for_itself_and_recorded(
+    quick, built, tmp_path, checkpoint
+):
+    root = built("gtzan", "folder")
+    options = ("--model", checkpoint, "--cache", tmp_path / "kept")
+    score("gtzan", root, tmp_path / "whole", *options)
+    content = score("gtzan", root, tmp_path / "quick", *options, "--tokens", "1/4")
+    assert content["module"]["options"] == {"tokens": 0.25}
+    assert len(list((tmp_path / "kept" / "gtzan").iterdir())) == 2
+
+
 def test_chunks_of_myna_and_of_any_module(quick, built, bands, tmp_path, checkpoint):
     root = built("gtzan", "folder")
     content = score("gtzan", root, tmp_path / "a", "--model", checkpoint, "--pool", "chunk")

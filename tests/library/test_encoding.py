@@ -32,10 +32,11 @@ def feed(encoder, waveforms, order, cut=cut_segments):
 
 
 @pytest.mark.parametrize(
-    ("batch_seconds", "pooling"), [(None, "mean-std"), (3, "mean"), (12, "mean")]
+    ("batch_seconds", "options"),
+    [(None, {"scene_pooling": "mean-std"}), (3, {}), (12, {}), (12, {"tokens": 0.25})],
 )
-def test_rows_are_scene_embeddings(tmp_path, waveforms, batch_seconds, pooling):
-    embedder = load_tiny(tmp_path, scene_pooling=pooling).embedder
+def test_rows_are_scene_embeddings(tmp_path, waveforms, batch_seconds, options):
+    embedder = load_tiny(tmp_path, **options).embedder
     encoder = SceneEncoder(embedder, batch_seconds)
 
     rows = feed(encoder, waveforms, range(len(waveforms)))
@@ -47,7 +48,11 @@ def test_rows_are_scene_embeddings(tmp_path, waveforms, batch_seconds, pooling):
         assert rows[track].duration_s == len(waveform) / 16_000
 
 
-def test_a_row_does_not_depend_on_the_tracks_around_it_to_the_bit(embedder, waveforms, monkeypatch):
+@pytest.mark.parametrize("tokens", [1, 0.25])
+def test_a_row_does_not_depend_on_the_tracks_around_it_to_the_bit(
+    tmp_path, waveforms, monkeypatch, tokens
+):
+    embedder = load_tiny(tmp_path, tokens=tokens).embedder
     monkeypatch.setattr("myna_plugin.library.encoding.PARTIAL_BATCH", {"cpu": 4})
     encoder = SceneEncoder(embedder)
     forwards = feed(encoder, waveforms, range(len(waveforms)))

@@ -87,10 +87,17 @@ def test_libraries_of_one_model_are_joined_and_of_two_refused(tmp_path):
 
     assert join_libraries([one, two]).paths == ["one.parquet", "two.parquet"]
     # Of before there was a choice.
-    silent = {name: fact for name, fact in FACTS.items() if name != "scene_pooling"}
+    silent = {name: fact for name, fact in FACTS.items() if name not in ("scene_pooling", "tokens")}
     assert join_libraries([one, write("old.parquet", silent)]).facts == FACTS
     layers = write("layers.parquet", {**FACTS, "scene_layers": [1]})
     pooling = write("pooling.parquet", {**FACTS, "scene_pooling": "mean-std"})
     for foreign in (other, layers, pooling):
         with pytest.raises(LibraryError, match=rf"{foreign.name}: made with another model"):
             join_libraries([one, foreign])
+    said = []
+    quick = write("quick.parquet", {**FACTS, "tokens": 0.25})
+    assert join_libraries([one, two, quick], said.append).facts == FACTS
+    assert said == [
+        f"{quick}: made of 0.25 of the tokens, {one} of 1.0: tracks of the two are compared less "
+        "exactly"
+    ]

@@ -160,7 +160,7 @@ DAMAGED = {
             *(("patchings", bad) for bad in (None, [], "square", [["square"]], ["round"])),
             *(("model", None), ("weights", 3), ("precision", "x"), ("timestamps", 0)),
             *(("hop_ms", float("nan")), ("timestamp_layer", 0), ("scene_layers", [1, "2"])),
-            ("scene_pooling", "std"),
+            *(("scene_pooling", "std"), ("tokens", 0.3)),
         )
     },
 }  # fmt: skip

@@ -11,7 +11,13 @@ import torch
 from conftest import PATCHINGS, published_state_dict
 
 import myna_plugin
-from myna_plugin.model.chunks import average_chunks, pool_consecutive, timestamp_count
+from myna_plugin.model.chunks import (
+    TOKEN_SHARES,
+    average_chunks,
+    choose_tokens,
+    pool_consecutive,
+    timestamp_count,
+)
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 
@@ -79,6 +85,44 @@ def test_deviations_are_those_of_all_tokens(tmp_path, sound, kind):
         np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
         means = myna_plugin.load_model(tmp_path / "weights.pth", **options)(waveform)
         assert torch.equal(actual.unflatten(0, (-1, 2, 64))[:, 0].flatten(), means[0])
+
+
+@pytest.mark.parametrize("share", TOKEN_SHARES)
+@pytest.mark.parametrize("kind", PATCHINGS)
+def test_a_share_of_the_tokens_equals_the_literal_pipeline(tmp_path, sound, kind, share):
+    weights = published_state_dict(PATCHINGS[kind])
+    torch.save(weights, tmp_path / "weights.pth")
+    options = {"embedding": KINDS[kind], "scene_layers": [2, 1]}
+    model = myna_plugin.load_model(tmp_path / "weights.pth", tokens=share, **options)
+    whole = myna_plugin.load_model(tmp_path / "weights.pth", **options)
+    for n_samples in (1_100, 7_000, 49_152, 192_000):
+        waveform = sound[:, :n_samples]
+        expected = literal_pipeline.embed_scene(waveform, weights, KINDS[kind], [2, 1], share)
+        assert relative_error(model.embed_scenes(waveform)[0], expected) < 1e-4
+    exact = whole.embed_scenes(sound)
+    assert torch.equal(model.embed_scenes(sound), exact) == (share == 1)
+    # They need every column.
+    assert torch.equal(model.embed_timestamps(sound)[0], whole.embed_timestamps(sound)[0])
+
+
+@pytest.mark.parametrize("patching", ["square", "vertical"])
+@pytest.mark.parametrize("share", TOKEN_SHARES[1:])
+def test_consecutive_chunks_choose_every_token(patching, share):
+    """A full chunk's once; where a count does not divide, or chunks are short, at least once."""
+    every = round(1 / share)
+    for n_frames in (1, 2, 16, 17, 50, 96, 98, 192):
+        (chosen,) = choose_tokens([patching], n_frames, share, torch.arange(7, 7 + every))
+        rows, width = {"square": (8, 16), "vertical": (1, 2)}[patching]
+        count = rows * math.ceil(n_frames / width)
+        assert set(chosen.flatten().tolist()) == set(range(count))
+        assert all(len(set(row)) == len(row) for row in chosen.tolist())
+        assert chosen.shape[1] == min(max(math.ceil(share * count), 6), count)
+        if count % (6 * every) == 0:
+            assert chosen.numel() == count
+            places = torch.zeros(count).index_fill(0, chosen[0], 1).view(rows, -1)
+            # As evenly as can be, over frequency and over time.
+            for sums in (places.sum(0), places.sum(1)):
+                assert sums.max() - sums.min() <= 1
 
 
 def test_a_long_sound_is_summed_as_it_is_encoded(sound, monkeypatch):
@@ -175,12 +219,14 @@ def test_the_rule_for_lengths_at_every_boundary(sound, patching, frames):
         torch.testing.assert_close(model.embed_scenes(waveform), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("tokens", [1, 0.25])
 @pytest.mark.parametrize("n_samples", [1, 5_000, 49_152, 100_000, 192_000])
-def test_batch_size_never_changes_the_result(sound, n_samples):
+def test_batch_size_never_changes_the_result(sound, n_samples, tokens):
     waveform = torch.cat([sound, sound.flip(1), 0.1 * sound])[:, :n_samples]
-    whole = tiny_embedder(batch_size=1000, scene_pooling="mean-std")
+    options = {"scene_pooling": "mean-std", "tokens": tokens}
+    whole = tiny_embedder(batch_size=1000, **options)
     for batch_size in (1, 3, 4):
-        small = tiny_embedder(batch_size=batch_size, scene_pooling="mean-std")
+        small = tiny_embedder(batch_size=batch_size, **options)
         torch.testing.assert_close(
             small.embed_scenes(waveform), whole.embed_scenes(waveform), rtol=1e-5, atol=1e-5
         )
@@ -192,8 +238,9 @@ def test_batch_size_never_changes_the_result(sound, n_samples):
         )
 
 
-def test_a_sound_does_not_depend_on_the_others_in_its_batch(sound):
-    model = tiny_embedder(scene_pooling="mean-std")
+@pytest.mark.parametrize("tokens", [1, 0.125])
+def test_a_sound_does_not_depend_on_the_others_in_its_batch(sound, tokens):
+    model = tiny_embedder(scene_pooling="mean-std", tokens=tokens)
     others = torch.cat([sound, 0.5 * sound.flip(1), torch.zeros_like(sound), sound.roll(999, 1)])
     alone = model.embed_scenes(sound)
     torch.testing.assert_close(model.embed_scenes(others)[:1], alone, rtol=1e-5, atol=1e-5)
@@ -323,6 +370,11 @@ def test_timestamps_of_an_earlier_block_are_those_of_a_model_that_ends_there(sou
             ({"scene_pooling": pooling}, "scene_pooling must be mean or mean-std, got")
             for pooling in ("std", "", 1, ["mean"])
         ),
+        *(
+            ({"tokens": share}, r"tokens must be one of 1, 0\.5, 0\.25, 0\.125, got ")
+            for share in (0, 0.3, 2, 1 / 3)
+        ),
+        ({"tokens": math.nan}, "tokens must be at least 0"),
         ({"precision": "int8"}, "precision must be one of"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],
@@ -372,7 +424,8 @@ def test_a_short_sound_is_not_padded_to_a_full_chunk(sound):
 
 def test_timestamps_are_like_the_chunks_around_them(sound):
     """The slow way to hear what happens when: three instruments that take turns."""
-    model = myna_plugin.load_model(timestamp_layer=12, hop_ms=500.0)
+    last = {"timestamp_layer": 12, "scene_layers": [12], "scene_pooling": "mean"}
+    model = myna_plugin.load_model(hop_ms=500.0, **last)
     seconds = torch.arange(64_000) / 16_000
     sine = 0.3 * torch.sin(2 * torch.pi * 1500 * seconds)[None]
     noise = 0.1 * torch.randn(1, 64_000, generator=torch.Generator().manual_seed(0))
@@ -381,7 +434,7 @@ def test_timestamps_are_like_the_chunks_around_them(sound):
     windows = literal_pipeline.embed_windows(
         model.mel(waveform)[0],
         times[0].tolist(),
-        lambda window: model.pool_chunks(window[None])[0].detach(),
+        lambda window: model.pool_chunks(window[None], torch.zeros(1).long())[0].detach(),
     )
     vectors, windows = (v - v.mean(0) for v in (vectors[0], windows))
     similarity = torch.nn.functional.cosine_similarity
