@@ -113,8 +113,8 @@ TOKENS = click.option(
     "--tokens",
     type=ShareType(),
     metavar="1/n",
-    help="Of its tokens, the share that an embedding is made of: 1, or for speed 1/2, 1/4 or 1/8.  "
-    "[default: 1]",
+    help="Of its tokens, the share that an embedding is made of: 1, or for speed 1/2, 1/4 or 1/8; "
+    "sequences over time need all.  [default: 1]",
 )
 
 

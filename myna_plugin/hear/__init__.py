@@ -40,14 +40,12 @@ def load_model(
             which patching it is; a published name or this option does.
         hop_ms: milliseconds between timestamp embeddings.
         timestamp_layer: the transformer block that timestamp embeddings are read off, from 1;
-            None for the one that the checkpoint names, or else the last. For onsets and other
-            events earlier blocks can be far better.
+            None for the one that the checkpoint names, or else the last.
         scene_layers: the blocks, from 1, whose mean tokens a scene embedding joins, such as
-            [8, 12]: square then vertical of block 8, square then vertical of block 12. None for
-            those that the checkpoint names, or else the last alone.
+            [8, 12]: square then vertical of block 8, then of block 12. None for those that the
+            checkpoint names, or else the last alone.
         scene_pooling: "mean", or "mean-std" to follow the mean tokens of each patching of each
-            block with the standard deviation of all the sound's tokens, which doubles an
-            embedding. None for what the checkpoint names, or else "mean".
+            block with their deviation over all the sound. None for what the checkpoint names.
         tokens: the share of each chunk's tokens that a scene embedding is made of: 1, or for speed
             0.5, 0.25 or 0.125. Timestamp embeddings need every column: they are made of all.
         batch_size: chunks a pass of the encoder; None chooses by device. Never changes a result.

@@ -117,8 +117,7 @@ class Embedder(nn.Module):
                 changes speed and memory only.
             precision: "float32", "bfloat16" or "float16": what the encoder computes in. The
                 front-end and the results are always float32.
-            compile: whether the encoder runs through `torch.compile`: faster on large batches on
-                CUDA after some seconds of compiling for each new kind of input.
+            compile: run the encoder through `torch.compile`, for large batches on CUDA.
 
         Raises:
             TypeError: no number where one is needed, or no whole one.

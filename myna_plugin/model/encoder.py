@@ -359,12 +359,13 @@ class MynaEncoder(nn.Module):
         Returns:
             Shape (B, N, D), row-major over the grid of patches, or (B, k, D).
         """
+        tokenizer = self.tokenizer(patching)
         patches = patchify(self.config.input_scaling.of_power(mel), PATCHINGS[patching])
         positions = self.positions(patching, mel.shape[-1] // PATCHINGS[patching][1])
         if chosen is not None:
             patches = patches.take_along_dim(chosen.unsqueeze(-1), dim=1)
             positions = positions[chosen]
-        return self.tokenizer(patching)(patches) + positions
+        return tokenizer(patches) + positions
 
     def encode(self, mel: Tensor, patching: str) -> Tensor:
         """Encoded tokens of chunks: (B, 128, F) -> (B, N, D), row-major over the grid."""

@@ -6,7 +6,7 @@ and its `score` is the only way to test scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -168,17 +168,9 @@ def select(
     check_split("valid", valid, task, n_features)
     if not grid:
         raise ValueError("grid: no configurations")
-    linear = [config for config in grid if isinstance(config, LinearConfig)]
-    stepped = [config for config in grid if isinstance(config, HeadConfig)]
-    if linear and stepped:
-        raise ValueError("grid: configurations of two kinds")
     data, scaler = prepare_data(train, valid, task, torch.device(device), dtype)
     done = {position for position, *_ in known}
-    trained = (
-        fit_heads(linear, data, progress, done)
-        if linear
-        else train_heads(stepped, data, seed, patience, progress, done)
-    )
+    trained = _train(grid, data, seed, patience, progress, done)
     scores, winner, weights = _choose_best(known, trained, on_stack)
     return Selection(
         task=task,
@@ -190,6 +182,24 @@ def select(
         per_item=valid.items is not None,
         seed=seed,
     )
+
+
+def _train(
+    grid: Grid,
+    data: TrainingData,
+    seed: int,
+    patience: int,
+    progress: bool,
+    done: Collection[int],
+) -> Iterator[list[TrainedHead]]:
+    """The heads of a grid, by the way of its kind."""
+    linear = [config for config in grid if isinstance(config, LinearConfig)]
+    stepped = [config for config in grid if isinstance(config, HeadConfig)]
+    if linear and stepped:
+        raise ValueError("grid: configurations of two kinds")
+    if linear:
+        return fit_heads(linear, data, progress, done)
+    return train_heads(stepped, data, seed, patience, progress, done)
 
 
 def _choose_best(
