@@ -11,7 +11,8 @@ from myna_plugin.cli.options import EMBEDDING
 from myna_plugin.common.errors import ToldCommand
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.checkpoint import PACKAGED, load_encoder
-from myna_plugin.model.encoder import POOLINGS, token_grid
+from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.encoder import token_grid
 from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.sources import resolve
 from myna_plugin.model.spectrogram import HOP_LENGTH
@@ -52,18 +53,15 @@ def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, A
     path, _ = resolve(checkpoint)
     encoder = load_encoder(checkpoint or path, embedding=embedding)
     config = encoder.config
-    layers = config.choose_scene_layers()
+    model = Embedder(encoder, config.patchings)
     facts: dict[str, Any] = {
         "file": str(path),
         **({} if checkpoint else {"model": PACKAGED}),
         "patchings": list(config.patchings),
-        "embedding size": len(layers)
-        * len(config.patchings)
-        * POOLINGS[config.scene_pooling]
-        * config.embed_dim,
-        "scene layers": list(layers),
-        "scene pooling": config.scene_pooling,
-        "timestamp layer": config.choose_timestamp_layer(),
+        "embedding size": model.scene_embedding_size,
+        "scene layers": list(model.scene_layers),
+        "scene pooling": model.scene_pooling,
+        "timestamp layer": model.timestamp_layer,
         "width": config.embed_dim,
         "depth": config.depth,
         "heads": config.num_heads,

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -39,6 +39,9 @@ def raise_stopped(number: int, frame: FrameType | None) -> None:
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
+HEARD = (signal.SIGINT, signal.SIGTERM)
+"""Signals that stop a command."""
+
 RAISING = (signal.default_int_handler, raise_stopped)
 """Handlers that raise wherever the program happens to be."""
 
@@ -55,14 +58,10 @@ def stoppable(program: str, stopped: str = AGAIN) -> Iterator[None]:
         program: what the line starts with.
         stopped: what else it says.
     """
-    before: dict[int, Any] = {}
-    if _in_main_thread():
-        for number, usual in (
-            (signal.SIGINT, signal.default_int_handler),
-            (signal.SIGTERM, signal.SIG_DFL),
-        ):
-            if signal.getsignal(number) == usual:
-                before[number] = signal.signal(number, raise_stopped)
+    before = _take_over(
+        {signal.SIGINT: [signal.default_int_handler], signal.SIGTERM: [signal.SIG_DFL]},
+        raise_stopped,
+    )
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -72,8 +71,7 @@ def stoppable(program: str, stopped: str = AGAIN) -> Iterator[None]:
         _say_stopped(program, stopped)
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     finally:
-        for replaced, handler in before.items():
-            signal.signal(replaced, handler)
+        _give_back(before)
         if before:
             _came.clear()
 
@@ -93,21 +91,33 @@ def importing(program: str) -> Iterator[None]:
         _say_stopped(program, AGAIN)
         os._exit(INTERRUPTED if number == signal.SIGINT else TERMINATED)
 
-    before: dict[int, Any] = {}
-    if _in_main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.getsignal(number)
-            if handler in (*RAISING, signal.SIG_DFL):
-                before[number] = signal.signal(number, end)
+    before = _take_over(dict.fromkeys(HEARD, (*RAISING, signal.SIG_DFL)), end)
     try:
         yield
     finally:
-        for replaced, handler in before.items():
-            signal.signal(replaced, handler)
+        _give_back(before)
 
 
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+def _take_over(
+    usual: Mapping[int, Sequence[Any]], handler: Callable[[int, FrameType | None], None]
+) -> dict[int, Any]:
+    """Have signals handled anew where theirs are the usual handlers; which they were, by signal.
+
+    Only the main thread may; elsewhere nothing happens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before = {number: signal.getsignal(number) for number in usual}
+    return {
+        number: signal.signal(number, handler)
+        for number, current in before.items()
+        if current in usual[number]
+    }
+
+
+def _give_back(before: Mapping[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _say_stopped(program: str, stopped: str) -> None:
@@ -126,11 +136,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._came: int | None = None
-        self._before: dict[int, Any] = {}
-        if _in_main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) in RAISING:
-                    self._before[number] = signal.signal(number, self._note)
+        self._before = _take_over(dict.fromkeys(HEARD, RAISING), self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._came = number
@@ -143,8 +149,7 @@ class Interrupts:
 
     def restore(self) -> None:
         """Hold back no longer."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _give_back(self._before)
         self.raise_if_any()
 
 
@@ -173,5 +178,5 @@ def unstopped() -> Iterator[None]:
 
 def ignore_signals() -> None:
     """Nothing is left to stop: for the time that the interpreter takes to end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in HEARD:
         signal.signal(number, signal.SIG_IGN)

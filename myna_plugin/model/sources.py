@@ -68,7 +68,8 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
                 return local, PUBLISHED[text].patchings
         return _download(PUBLISHED[text].repository, None, text), PUBLISHED[text].patchings
     raise CheckpointError(
-        f"{text}: no such file, and not a known name; known are tiny, {', '.join(PUBLISHED)}, "
+        f"{text}: no such file, and not a known name; known are "
+        f"{', '.join([*filter(None, PACKAGED_FILES), *PUBLISHED])}, "
         "hf://owner/name, or the path of a .safetensors, .pth or .pt file"
     )
 
