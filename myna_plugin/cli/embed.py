@@ -31,8 +31,9 @@ from myna_plugin.common.options import (
     WORKERS,
     NamedPath,
 )
-from myna_plugin.library.building import Outcome, build_library, describe, find_tracks
+from myna_plugin.library.building import Outcome, build_library, describe
 from myna_plugin.library.parts import Parts
+from myna_plugin.library.tracks import find_tracks
 from myna_plugin.model.embedding import PRECISIONS
 
 EPILOG = """
@@ -49,6 +50,10 @@ Examples:
   on four machines that share a disk, or by a scheduler's array of jobs:
   myna embed music --out library.parquet --shard 1/4     (2/4, 3/4, 4/4)
   myna merge library.parquet
+
+Given again, the same command brings the library up to date: it embeds what is new or has changed,
+drops what is gone, follows by their contents files that were moved, and says how many of each. A
+library is never left half updated.
 
 While it works, results are kept in OUT.parts; a run that was stopped, even killed, goes on where it
 was when the same command is given again. Files that cannot be used are listed in OUT.failed.csv.
@@ -69,6 +74,7 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 @click.option(
     "--null", "-0", is_flag=True, help="Paths on standard input end in NUL bytes, not in lines."
 )
+@click.option("--new", is_flag=True, help="Embed all, also what the library has already.")
 @MODEL
 @EMBEDDING
 @SCENE_LAYERS
@@ -112,6 +118,7 @@ def embed(
     inputs: tuple[str, ...],
     out: Path,
     null: bool,
+    new: bool,
     model: str,
     embedding: str,
     timestamps: bool,
@@ -163,6 +170,7 @@ def embed(
         workers=workers or available_cores(),
         batch_seconds=batch_seconds,
         shard=shard,
+        anew=new,
         run_units=run_units,
         say=say,
     )

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from myna_plugin.common.errors import InputError
+from myna_plugin.common.errors import reason
+from myna_plugin.common.files import digest_path
 from myna_plugin.common.orphans import end_with_parent, make_server
 from myna_plugin.common.stopping import unstopped
 from myna_plugin.library.segments import (
@@ -27,6 +28,7 @@ from myna_plugin.library.segments import (
     keep_blocks,
     largest_segment,
 )
+from myna_plugin.library.tracks import LibraryError, Track
 from myna_plugin.model.audio import AudioError, stream_audio
 
 SLOTS = 6
@@ -41,10 +43,6 @@ FINISHED = "finished"
 FAILED = "failed"
 
 ATTEMPTS = 2
-
-
-class LibraryError(InputError):
-    """A library that cannot be embedded, written or read; the message says what to do."""
 
 
 class Decoded(NamedTuple):
@@ -67,11 +65,13 @@ class Finished(NamedTuple):
     Attributes:
         track: number of the track.
         n_samples: its length in samples at 16 kHz.
+        content: SHA-256 of its file, in hexadecimal digits.
         warning: what is odd about it, "" for nothing; see `load_audio`'s `note`.
     """
 
     track: int
     n_samples: int
+    content: str
     warning: str = ""
 
 
@@ -106,11 +106,11 @@ class DecodingPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def decode(self, tracks: Iterable[tuple[int, str]]) -> Iterator[Event]:
+    def decode(self, tracks: Iterable[tuple[int, Track]]) -> Iterator[Event]:
         """Decode tracks, several at a time; events of different tracks come mixed.
 
         Args:
-            tracks: numbers and paths, taken one by one as workers get free.
+            tracks: numbered, taken one by one as workers get free.
 
         Yields:
             For every track its segments in order, then `Finished`; or `Failed`, perhaps after
@@ -156,7 +156,7 @@ class _Lane:
         self._context, self._chunk_frames, self._whole = context, chunk_frames, whole
         self._memory = context.RawArray("f", SLOTS * largest_segment(chunk_frames))
         self._slots = np.frombuffer(self._memory, np.float32).reshape(SLOTS, -1)
-        self.tracks: deque[tuple[int, str]] = deque()
+        self.tracks: deque[tuple[int, Track]] = deque()
         self._attempts = 1  # at the first of them
         self._start()
 
@@ -172,7 +172,7 @@ class _Lane:
         theirs.close()
         self._is_ready, self._begun = False, False
 
-    def give(self, track: tuple[int, str]) -> None:
+    def give(self, track: tuple[int, Track]) -> None:
         """One more track for the worker."""
         self.tracks.append(track)
         self._send(track)
@@ -237,7 +237,7 @@ def _work(link: connection.Connection, memory: Any, chunk_frames: int, whole: bo
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     torch.set_num_threads(1)
     slots = np.frombuffer(memory, np.float32).reshape(SLOTS, -1)
-    free, tracks = deque(range(SLOTS)), deque[str]()
+    free, tracks = deque(range(SLOTS)), deque[Track]()
 
     def listen() -> None:
         message = link.recv()
@@ -261,7 +261,7 @@ def _decode_into(
     free: deque[int],
     send: Callable[[tuple[Any, ...]], None],
     listen: Callable[[], None],
-    path: str,
+    track: Track,
     chunk_frames: int,
     whole: bool,
 ) -> None:
@@ -272,22 +272,26 @@ def _decode_into(
 
     def counted() -> Iterator[np.ndarray]:
         nonlocal n_samples
-        for block in stream_audio(path, note=lambda _, text: notes.append(text)):
+        for block in stream_audio(track.path, note=lambda _, text: notes.append(text)):
             n_samples += len(block)
             yield block
 
     try:
+        # Before the sound: of a file that is changed meanwhile it shows when the two are compared.
+        content = digest_path(Path(track.path)) if os.path.isfile(track.path) else ""
         for samples, full, partial_frames in cut(counted(), chunk_frames):
             while not free:
                 listen()
             slot = free.popleft()
             slots[slot, : len(samples)] = samples
             send((SEGMENT, slot, len(samples), full, partial_frames))
-        answer: tuple[Any, ...] = FINISHED, n_samples, "; ".join(notes)
+        answer: tuple[Any, ...] = FINISHED, n_samples, content, "; ".join(notes)
     except AudioError as error:
-        answer = FAILED, str(error).removeprefix(f"{Path(path)}: ")
+        answer = FAILED, str(error).removeprefix(f"{Path(track.path)}: ")
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise  # the parent is gone
+    except OSError as error:
+        answer = FAILED, f"cannot be decoded ({reason(error)})"
     # Decoders are other people's code and files come from anywhere: whatever one of them raises,
     # it must not stop the other hundred thousand.
     except Exception as error:  # noqa: BLE001

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.table import Library, read_library
+from myna_plugin.library.tracks import LibraryError
 
 SAME_SPACE = (
     "weights",

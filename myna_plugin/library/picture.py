@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from myna_plugin.common.files import write_whole
-from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.library.tracks import LibraryError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

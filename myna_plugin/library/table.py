@@ -1,13 +1,16 @@
 """A library on disk: one row a track, in Parquet, written piece by piece.
 
-======== ===================================================================================
-column   content
-======== ===================================================================================
-path     as it was given, or as it was found under the folder that was given
-duration_s seconds
-embedding float32, D numbers a track; for sequences T times D
-warning  what is odd about the file: "silent: …", "cancelled: …", "read short: …"; null for nothing
-======== ===================================================================================
+=========== ==================================================================================
+column      content
+=========== ==================================================================================
+path        as it was given, or as it was found under the folder that was given
+duration_s  seconds
+embedding   float32, D numbers a track; for sequences T times D
+warning     what is odd about the file: "silent: …", "read short: …"; null for nothing
+size        of the file, bytes
+modified_ns time of its last change, nanoseconds since 1970
+content     SHA-256 of its bytes
+=========== ==================================================================================
 
 What the rows were made with (model, weights, options) is JSON in the schema's metadata, under
 "myna".
@@ -27,7 +30,7 @@ import pyarrow.parquet as pq
 
 from myna_plugin.common.files import fault_of_place, replacing
 from myna_plugin.common.options import LARGEST
-from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.library.tracks import LibraryError
 from myna_plugin.model.chunks import TOKEN_SHARES
 from myna_plugin.model.embedding import PRECISIONS
 from myna_plugin.model.encoder import PATCHINGS, POOLINGS
@@ -99,6 +102,8 @@ def facts_of(schema: pa.Schema) -> Facts:
 
 def is_library(path: Path) -> bool:
     """Whether a file says that `write_library` made it."""
+    if fault_of_place(path):
+        return False
     try:
         return ABOUT in (pq.read_schema(path).metadata or {})
     except DAMAGE:
@@ -135,6 +140,9 @@ def schema_of(facts: Facts) -> pa.Schema:
             pa.field("duration_s", pa.float64()),
             pa.field("embedding", embedding_type(facts["width"], facts["timestamps"])),
             pa.field("warning", pa.string()),
+            pa.field("size", pa.int64()),
+            pa.field("modified_ns", pa.int64()),
+            pa.field("content", pa.string()),
         ],
         metadata={ABOUT: json.dumps(facts, sort_keys=True)},
     )

@@ -345,7 +345,7 @@ def test_a_block_that_is_not_there_is_told_in_a_line(tmp_path, options, message,
         (["empty", "--out", "a.parquet", "--shard", "3/2"], "i/n with i from 1 to n"),
         (["x.wav", "--out", "a.parquet", "--model", "nothing.pth"], "nothing.pth: no such file"),
         (["x.wav", "--out", "a.parquet", "--device", "cuda:99"], "cuda:99"),
-        (["x.wav", "--out", "here.parquet"], "exists already"),
+        (["x.wav", "--out", "here.parquet"], "here.parquet: was not made by myna embed"),
         (["x.wav", "--out", "a.parquet", "--workers", "0"], "must be at least 1"),
     ],
 )

@@ -4,9 +4,9 @@ import pytest
 import tiny_library
 
 from myna_plugin.library import neighbours
-from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.neighbours import find_row, join_libraries, nearest
 from myna_plugin.library.table import Library, embedding_array, schema_of, write_library
+from myna_plugin.library.tracks import LibraryError
 
 FACTS = tiny_library.FACTS | {"width": 16}
 
@@ -77,9 +77,10 @@ def test_libraries_of_one_model_are_joined_and_of_two_refused(tmp_path):
             "path": [name],
             "duration_s": [1.0],
             "embedding": embedding_array([np.ones(16, np.float32)], 16, False),
-            "warning": [None],
         }
-        write_library(tmp_path / name, [pa.Table.from_pydict(content, schema_of(facts))], facts)
+        schema = schema_of(facts)
+        content |= {name: [None] for name in schema.names if name not in content}
+        write_library(tmp_path / name, [pa.Table.from_pydict(content, schema)], facts)
         return tmp_path / name
 
     one, two = write("one.parquet", FACTS), write("two.parquet", FACTS)

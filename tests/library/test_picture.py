@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.picture import draw, folders, place, save
+from myna_plugin.library.tracks import LibraryError
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_library import FACTS, SEQUENCES, same
 
-from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.table import embedding_array, read_library, schema_of, write_library
+from myna_plugin.library.tracks import LibraryError
 
 
 def tables_of(paths, rows, facts, step=2):
@@ -21,6 +21,7 @@ def tables_of(paths, rows, facts, step=2):
                 "duration_s": [float(i) for i in range(len(paths))][some],
                 "embedding": embedding_array(rows[some], 3, facts["timestamps"]),
                 "warning": [None if i % 2 else f"silent: {i}" for i in range(len(paths))][some],
+                **dict.fromkeys(("size", "modified_ns", "content"), [None] * len(paths[some])),
             },
             schema_of(facts),
         )

@@ -1,0 +1,283 @@
+"""What of a library can stay when its music has changed, and what is to be embedded.
+
+A file is the one that a row was made of if path, size and time of change are the row's, or if its
+content is. So what was moved, copied or merely touched keeps its embedding. Contents are compared,
+which means reading the file, only where a row has the same size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from myna_plugin.common.files import digest_path
+from myna_plugin.library.parts import plan_units
+from myna_plugin.library.table import DAMAGE, Facts, facts_of, schema_of
+from myna_plugin.library.tracks import LibraryError, Track, printable
+
+MAY_DIFFER = ("model", "version")
+"""Facts that two libraries of equal rows may differ in: the weights' digest says what the name
+means."""
+
+HELD_GROUPS = 8
+"""Row groups of the former library that are kept in memory: 64 tracks each, about."""
+
+LARGEST_LOSS = 0.5
+"""Share of a library's rows beyond which it is thought that a disk is missing."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What rows of a library were made of, a value a row."""
+
+    paths: list[str]
+    sizes: list[int]
+    modified_ns: list[int]
+    contents: list[str]
+
+
+@dataclass
+class Changes:
+    """How a list of tracks compares with a library.
+
+    Attributes:
+        rows: for every track the row that it keeps; None if it is to be embedded.
+        counts: tracks by what has become of them: "as they were", "moved", "copied", "changed",
+            "new", "failed before"; and rows that are "gone".
+    """
+
+    rows: list[int | None]
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def compare(
+    tracks: Sequence[Track],
+    known: Known,
+    failed_before: set[str],
+    digest: Callable[[str], str | None],
+) -> Changes:
+    """Find each track's row.
+
+    Args:
+        tracks: as they are now.
+        known: what the library's rows were made of.
+        failed_before: paths of files that could not be used.
+        digest: of a file's content; None if it cannot be read.
+    """
+    row_of = {path: place for place, path in enumerate(known.paths)}
+    rows_with: dict[str, list[int]] = {}
+    for place, content in enumerate(known.contents):
+        rows_with.setdefault(content, []).append(place)
+    sizes, present = set(known.sizes), {printable(track.path) for track in tracks}
+    changes, taken = Changes([]), set[int]()
+    for track in tracks:
+        path = printable(track.path)
+        row, kept = row_of.get(path), None
+        if row is not None and (known.sizes[row], known.modified_ns[row]) == track[1:3]:
+            changes.rows.append(row)
+            changes.counts["as they were"] += 1
+            continue
+        same = rows_with.get(digest(track.path) or "", []) if track.size in sizes else []
+        moved = [r for r in same if known.paths[r] not in present and r not in taken]
+        if row in same:
+            kept, kind = row, "as they were"
+        elif same:
+            kept, kind = (moved or same)[0], "moved" if moved else "copied"
+            taken.update(moved[:1])
+        else:
+            kind = "failed before" if path in failed_before else "new"
+            kind = kind if row is None else "changed"
+        changes.rows.append(kept)
+        changes.counts[kind] += 1
+    gone = (r for r, path in enumerate(known.paths) if path not in present and r not in taken)
+    changes.counts["gone"] = sum(1 for _ in gone)
+    return changes
+
+
+class Update:
+    """A library, the tracks that it is to hold, and what of it they keep.
+
+    Args:
+        out: the library.
+        tracks: all that it is to hold.
+        facts: what its rows are made with.
+        rows: for every track the row that it keeps, or None.
+        is_idle: whether the library is to stay as it is.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        tracks: Sequence[Track],
+        facts: Facts,
+        rows: Sequence[int | None],
+        is_idle: bool,
+    ) -> None:
+        self._out, self._tracks, self._facts, self._rows = out, tracks, facts, rows
+        self._state = _state(out)
+        self.to_embed = [t for t, row in zip(tracks, rows, strict=True) if row is None]
+        self.is_idle = is_idle
+
+    def check_unchanged(self) -> None:
+        """LibraryError if another process has replaced the library since it was compared."""
+        if _state(self._out) != self._state:
+            raise LibraryError(
+                f"{self._out}: another process has just written it; give the command again"
+            )
+
+    def arrange(self, fresh: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """The rows of the new library, in the pieces in which a library made anew is written.
+
+        Args:
+            fresh: tables of the tracks that were embedded, in order; those that failed are not
+                there.
+        """
+        schema = schema_of(self._facts)
+        new_rows = (table.slice(i, 1) for table in fresh for i in range(len(table)))
+        waiting = next(new_rows, None)
+        row_of = iter(self._rows)
+        with pq.ParquetFile(self._out, page_checksum_verification=True) as file:
+            former = _Former(self._out, file, schema)
+            for unit in plan_units(self._tracks, self._facts):
+                pieces, found = [], []
+                for track, row in zip(unit.tracks, row_of, strict=False):
+                    if row is not None:
+                        pieces.append(former.row(row))
+                    elif waiting is not None and _is_of(waiting, track):
+                        pieces.append(waiting)
+                        waiting = next(new_rows, None)
+                    else:
+                        continue
+                    found.append(track)
+                if pieces:
+                    yield _with_states(pa.concat_tables(pieces), found)
+                else:
+                    yield schema.empty_table()
+
+
+class _Former:
+    """Rows of the library as it was, read a row group at a time."""
+
+    def __init__(self, name: Path, file: pq.ParquetFile, schema: pa.Schema) -> None:
+        self._name, self._file, self._schema = name, file, schema
+        self._groups: OrderedDict[int, pa.Table] = OrderedDict()
+        lengths = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+        self._places = [(g, i) for g, length in enumerate(lengths) for i in range(length)]
+
+    def row(self, number: int) -> pa.Table:
+        """One row."""
+        group, offset = self._places[number]
+        if group not in self._groups:
+            try:
+                table = self._file.read_row_group(group, columns=self._schema.names)
+                self._groups[group] = table.cast(self._schema)
+            except DAMAGE as error:
+                raise LibraryError(f"{self._name}: damaged; give --new to make it anew") from error
+            if len(self._groups) > HELD_GROUPS:
+                self._groups.popitem(last=False)
+        return self._groups[group].slice(offset, 1)
+
+
+def _is_of(row: pa.Table, track: Track) -> bool:
+    made_of = (row[name][0].as_py() for name in ("path", "size", "modified_ns"))
+    return (*made_of,) == (printable(track.path), track.size, track.modified_ns)
+
+
+def _with_states(rows: pa.Table, tracks: Sequence[Track]) -> pa.Table:
+    """Rows with the paths, sizes and times that their files have now."""
+    for name, values in (
+        ("path", [printable(track.path) for track in tracks]),
+        ("size", [track.size for track in tracks]),
+        ("modified_ns", [track.modified_ns for track in tracks]),
+    ):
+        place = rows.schema.get_field_index(name)
+        of_type = pa.array(values, rows.schema.field(name).type)
+        rows = rows.set_column(place, rows.schema.field(name), of_type)
+    return rows
+
+
+def plan_update(
+    out: Path,
+    tracks: Sequence[Track],
+    facts: Facts,
+    failed_before: set[str],
+    say: Callable[[str], None],
+) -> Update:
+    """Compare a library with the tracks that it is to hold, and say how they differ.
+
+    Args:
+        out: the library.
+        tracks: all that it is to hold.
+        facts: what its rows are to be made with.
+        failed_before: paths of files that could not be used.
+        say: takes lines for the user.
+
+    Raises:
+        LibraryError: it was made otherwise, is damaged, or would lose most of its rows.
+    """
+    known, made_with = _read_known(out)
+    for name in sorted(facts.keys() | made_with.keys()):
+        if name not in MAY_DIFFER and facts.get(name) != made_with.get(name):
+            raise LibraryError(
+                f"{out}: its {name} is {made_with.get(name)!r:.40}, yours {facts.get(name)!r:.40}; "
+                "give the options it was made with, --new to make it anew, or another --out"
+            )
+    if facts["version"] != made_with["version"]:
+        say(f"{out}: rows of version {made_with['version']} are kept; --new makes all anew")
+    changes = compare(tracks, known, failed_before, _digest)
+    gone = changes.counts["gone"]
+    if gone > LARGEST_LOSS * len(known.paths):
+        raise LibraryError(
+            f"{out}: {gone:,} of its {len(known.paths):,} tracks are not among the files named: is "
+            "a disk missing, or a folder? Name them all, give --new if they are to go, or another "
+            "--out"
+        )
+    say(f"{out}: {describe_counts(changes.counts)}")
+    states = list(zip(known.paths, known.sizes, known.modified_ns, strict=True))
+    are_states = [(printable(track.path), track.size, track.modified_ns) for track in tracks]
+    is_idle = not failed_before and facts == made_with and states == are_states
+    return Update(out, tracks, facts, changes.rows, is_idle)
+
+
+def describe_counts(counts: Counter[str]) -> str:
+    """Counts in words, those of zero left out.
+
+    >>> describe_counts(Counter({"new": 2, "gone": 0, "as they were": 1_000}))
+    '2 new, 1,000 as they were'
+    """
+    kinds = ("new", "copied", "changed", "moved", "gone", "failed before", "as they were")
+    return ", ".join(f"{counts[kind]:,} {kind}" for kind in kinds if counts[kind])
+
+
+def _read_known(out: Path) -> tuple[Known, Facts]:
+    columns = ["path", "size", "modified_ns", "content"]
+    try:
+        table = pq.read_table(
+            out, columns=columns, partitioning=None, page_checksum_verification=True
+        )
+        made_with = facts_of(table.schema)
+        schema = pa.schema([schema_of(made_with).field(name) for name in columns])
+        table = table.select(columns).cast(schema)
+        return Known(*(table[name].to_pylist() for name in columns)), made_with
+    except DAMAGE as error:
+        raise LibraryError(
+            f"{out}: damaged, or made before libraries could be updated; give --new to make it "
+            "anew, or another --out"
+        ) from error
+
+
+def _digest(path: str) -> str | None:
+    try:
+        return digest_path(Path(path))
+    except OSError:  # decoding it will say what is wrong
+        return None
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
