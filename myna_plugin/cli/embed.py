@@ -18,6 +18,7 @@ from myna_plugin.cli.options import (
     SCENE_LAYERS,
     SCENE_POOLING,
     TOKENS,
+    PatternType,
     ShardType,
     hop_ms_option,
 )
@@ -43,6 +44,7 @@ Examples:
   myna embed music --out library.parquet
   myna embed song.mp3 other.flac --out two.parquet --model myna-hybrid
   find /music -name '*.mp3' -print0 | myna embed - --null --out library.parquet
+  myna embed music --out library.parquet --exclude Podcasts --exclude '*.tmp.mp3'
   myna embed music --out sequences.parquet --timestamps --hop-ms 500
   myna embed music --out quick.parquet --tokens 1/4
 
@@ -73,6 +75,14 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 )
 @click.option(
     "--null", "-0", is_flag=True, help="Paths on standard input end in NUL bytes, not in lines."
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    type=PatternType(),
+    metavar="PATTERN",
+    help="Leave out of folders what has this name, or with a slash this path from the folder on; "
+    "* stands for any characters. May be given several times.",
 )
 @click.option("--new", is_flag=True, help="Embed all, also what the library has already.")
 @MODEL
@@ -118,46 +128,38 @@ def embed(
     inputs: tuple[str, ...],
     out: Path,
     null: bool,
-    new: bool,
+    exclude: tuple[str, ...],
     model: str,
-    embedding: str,
-    timestamps: bool,
-    hop_ms: float,
-    timestamp_layer: int | None,
     device: str,
-    precision: str,
-    workers: int | None,
-    batch_seconds: float | None,
     shard: tuple[int, int] | None,
     engine: str,
-    **scenes: Any,
+    **options: Any,
 ) -> None:
     """Embed audio files, or all under a folder, or those whose paths come on standard input (-).
 
     Audio of any length and of every kind that FFmpeg's libraries, which are built in, can decode:
     WAV, FLAC, OGG, Opus, MP3, M4A, AAC, WMA, AIFF, WavPack, the sound of MP4 and WebM, and so on.
-    Of a folder, what is named ._* (macOS's metadata) or lies in .git is left out. One row a track:
-    path, duration_s, embedding, and a warning where the file is silent, damaged or cut off.
+    Of a folder, hidden files and folders are left out, and the bins and thumbnails of NAS systems;
+    the rest is counted by ending. One row a track: path, duration_s, embedding, and a warning where
+    the file is silent, damaged or cut off.
     """
     if engine == "ray" and shard is not None:
         raise InputError("--engine ray divides the work itself: leave --shard out")
-    check_layers(timestamps, timestamp_layer, scenes)
-    options: dict[str, Any] = {
-        "embedding": embedding,
-        "precision": precision,
-        "hop_ms": hop_ms,
-        "timestamp_layer": timestamp_layer,
-        **{name: value for name, value in scenes.items() if value is not None},
-    }
-    tracks = find_tracks(read_inputs(inputs, null), say)
-    myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **options)
+    check_options(options)
+    new, timestamps, workers, batch_seconds = (
+        options.pop(name) for name in ("new", "timestamps", "workers", "batch_seconds")
+    )
+    given = {name: value for name, value in options.items() if value is not None}
+    tracks = find_tracks(read_inputs(inputs, null), say, exclude)
+    myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **given)
+    precision = options["precision"]
     facts = describe(myna.embedder, model, precision=precision, timestamps=timestamps)
     run_units = None
     if engine == "ray":
         from myna_plugin.library.ray_engine import RayEngine
 
         run_units = RayEngine(
-            {"name": model, "device": device, **options},
+            {"name": model, "device": device, **given},
             facts,
             workers=workers,
             batch_seconds=batch_seconds,
@@ -177,12 +179,12 @@ def embed(
     sys.exit(tell(out, outcome, shard))
 
 
-def check_layers(timestamps: bool, timestamp_layer: int | None, scenes: Mapping[str, Any]) -> None:
-    """Refuse options of what is not asked for; `scenes` are those of one vector a track."""
-    if timestamp_layer is not None and not timestamps:
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of what is not asked for."""
+    if options["timestamp_layer"] is not None and not options["timestamps"]:
         raise InputError("--timestamp-layer is for --timestamps: add that, or leave it out")
-    for name, value in scenes.items():
-        if value is not None and timestamps:
+    for name in ("scene_layers", "scene_pooling", "tokens"):
+        if options[name] is not None and options["timestamps"]:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option} is for one vector a track: leave --timestamps out")
 

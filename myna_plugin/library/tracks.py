@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from myna_plugin.common.errors import InputError
-from myna_plugin.model.audio_files import AUDIO_SUFFIXES, find_files
+from myna_plugin.model.audio_files import AUDIO_SUFFIXES, Exclusion, find_files, tell_ignored
 
 
 class LibraryError(InputError):
@@ -43,19 +44,31 @@ def printable(path: str) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
-def find_tracks(inputs: Sequence[str], say: Callable[[str], None] = print) -> list[Track]:
+def find_tracks(
+    inputs: Sequence[str], say: Callable[[str], None] = print, exclude: Sequence[str] = ()
+) -> list[Track]:
     """Files in the order given, folders replaced by the audio files under them, each file once.
+
+    Args:
+        inputs: files and folders.
+        say: told what is left aside.
+        exclude: patterns of what is left out of folders; see `Exclusion`.
 
     Raises:
         LibraryError: nothing was found.
     """
     paths: dict[str, None] = {}
+    kinds: Counter[str] = Counter()
+    exclusion = Exclusion(exclude)
     for given in inputs:
         if not os.path.isdir(given):
             paths[given] = None
             continue
-        found = map(os.fsdecode, find_files(Path(given), say))
-        paths |= dict.fromkeys(p for p in found if _suffix(p) in AUDIO_SUFFIXES)
+        found = [os.fsdecode(path) for path in find_files(Path(given), say, exclusion)]
+        kinds.update(map(_suffix, found))
+        paths |= dict.fromkeys(path for path in found if _suffix(path) in AUDIO_SUFFIXES)
+    exclusion.tell(say)
+    tell_ignored(kinds, say)
     if not paths:
         known = " ".join(sorted(AUDIO_SUFFIXES))
         raise LibraryError(f"{', '.join(inputs) or 'no input'}: no audio files (known are {known})")

@@ -72,6 +72,25 @@ def test_timestamps(tmp_path, music, layer):
         assert np.array_equal(np.array(rows, np.float32), single.embed_timestamps(path)[0])
 
 
+def test_what_is_left_aside_is_counted(tmp_path, music):
+    out, model = tmp_path / "library.parquet", write_model(tmp_path)
+    write_noise(music / "@eaDir" / "x.wav", 900)
+
+    result = myna(
+        "embed", music, "--out", out, "--model", model, "--exclude", "b", "--exclude", "c"
+    )
+
+    assert result.output.splitlines()[:4] == [
+        "hidden and system files and folders, left out: 1 (@eaDir 1)",
+        "files and folders left out by --exclude b: 1",
+        "files and folders left out by --exclude c: 0",
+        "files that are not audio, passed over: 1 (.jpg 1)",
+    ]
+    assert read_library(out).paths == [str(music / "a" / f"{i}.wav") for i in (0, 2, 4, 6)]
+    refused = myna("embed", music, "--out", out, "--exclude", "../b")
+    assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
+
+
 def test_paths_on_standard_input(tmp_path, music):
     paths = [str(music / "b" / "3.flac"), str(music / "a" / "0.wav")]
     out = tmp_path / "library.parquet"
