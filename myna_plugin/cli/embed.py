@@ -140,8 +140,9 @@ def embed(
     Audio of any length and of every kind that FFmpeg's libraries, which are built in, can decode:
     WAV, FLAC, OGG, Opus, MP3, M4A, AAC, WMA, AIFF, WavPack, the sound of MP4 and WebM, and so on.
     Of a folder, hidden files and folders are left out, and the bins and thumbnails of NAS systems;
-    the rest is counted by ending. One row a track: path, duration_s, embedding, and a warning where
-    the file is silent, damaged or cut off.
+    the rest is counted by ending. A cue sheet cuts an album that is one file. One row a track:
+    path, duration_s, embedding, title, artist, album, and a warning where the file is silent,
+    damaged or cut off.
     """
     if engine == "ray" and shard is not None:
         raise InputError("--engine ray divides the work itself: leave --shard out")

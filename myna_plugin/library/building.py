@@ -109,7 +109,7 @@ def embed_tracks(
     def rows(embedded: Iterable[Embedded]) -> Iterator[tuple[int, Row]]:
         for number, duration_s, vectors in embedded:
             track, end = open_tracks.pop(number), ends.pop(number)
-            whole = Row(track, duration_s, vectors, end.content, warning=end.warning or None)
+            whole = Row(track, duration_s, vectors, end.details, warning=end.warning or None)
             yield number, whole if np.isfinite(vectors).all() else Row(track, fault=NOT_FINITE)
 
     flushed, decoded = time.monotonic(), 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection
@@ -22,6 +23,7 @@ from myna_plugin.common.errors import reason
 from myna_plugin.common.files import digest_path
 from myna_plugin.common.orphans import end_with_parent, make_server
 from myna_plugin.common.stopping import unstopped
+from myna_plugin.library.fingerprint import SECONDS, fingerprint
 from myna_plugin.library.segments import (
     Segment,
     cut_segments,
@@ -29,7 +31,7 @@ from myna_plugin.library.segments import (
     largest_segment,
 )
 from myna_plugin.library.tracks import LibraryError, Track
-from myna_plugin.model.audio import AudioError, stream_audio
+from myna_plugin.model.audio import SAMPLE_RATE, AudioError, read_tags, stream_audio
 
 SLOTS = 6
 """Segments that a worker may be ahead: five minutes of audio, 20 MB."""
@@ -43,6 +45,9 @@ FINISHED = "finished"
 FAILED = "failed"
 
 ATTEMPTS = 2
+
+LONGEST_NAME = 1_000
+"""Characters of a title that are kept."""
 
 
 class Decoded(NamedTuple):
@@ -59,19 +64,37 @@ class Decoded(NamedTuple):
     first: bool
 
 
+class Details(NamedTuple):
+    """What is kept of a track's file beside the embedding.
+
+    Attributes:
+        content: SHA-256 of the file, in hexadecimal digits.
+        fingerprint: of the track's sound.
+        title: by the file's tags, or the cue sheet; None where they do not say.
+        artist: likewise.
+        album: likewise.
+    """
+
+    content: str
+    fingerprint: bytes
+    title: str | None = None
+    artist: str | None = None
+    album: str | None = None
+
+
 class Finished(NamedTuple):
     """A track that has been decoded to its end.
 
     Attributes:
         track: number of the track.
         n_samples: its length in samples at 16 kHz.
-        content: SHA-256 of its file, in hexadecimal digits.
+        details: what is kept of its file beside the embedding.
         warning: what is odd about it, "" for nothing; see `load_audio`'s `note`.
     """
 
     track: int
     n_samples: int
-    content: str
+    details: Details
     warning: str = ""
 
 
@@ -256,6 +279,48 @@ def _work(link: connection.Connection, memory: Any, chunk_frames: int, whole: bo
         return  # the parent is gone
 
 
+def cut_piece(blocks: Iterable[np.ndarray], track: Track) -> Iterator[np.ndarray]:
+    """What lies between a track's start and end.
+
+    Args:
+        blocks: float32 samples at 16 kHz of the whole file.
+        track: a piece of it.
+
+    Raises:
+        AudioError: nothing does.
+    """
+    start = round((track.start_s or 0.0) * SAMPLE_RATE)
+    stop = None if track.end_s is None else round(track.end_s * SAMPLE_RATE)
+    at, is_empty = 0, True
+    for block in blocks:
+        piece = block[max(start - at, 0) : None if stop is None else max(stop - at, 0)]
+        at += len(block)
+        if len(piece):
+            is_empty = False
+            yield piece
+        if stop is not None and at >= stop:
+            break
+    if is_empty:
+        raise AudioError(f"{Path(track.path)}: ends before {start / SAMPLE_RATE:.2f} s")
+
+
+def read_names(track: Track) -> tuple[str | None, str | None, str | None]:
+    """Title, artist and album, composed (NFC); None for what is not said."""
+    if track.start_s is not None:
+        return track.title, track.artist, track.album
+    try:
+        tags = read_tags(track.path)
+    except AudioError:  # what libsndfile alone can read has been decoded
+        tags = {}
+    title, artist, album = (_clean(tags.get(name)) for name in ("title", "artist", "album"))
+    return title, artist or _clean(tags.get("album_artist")), album
+
+
+def _clean(text: str | None) -> str | None:
+    words = unicodedata.normalize("NFC", (text or "")[:LONGEST_NAME]).split()
+    return " ".join(words) or None
+
+
 def _decode_into(
     slots: np.ndarray,
     free: deque[int],
@@ -268,11 +333,15 @@ def _decode_into(
     """Decode one track into slots as they get free, and say so."""
     n_samples = 0
     notes: list[str] = []
+    beginning: list[np.ndarray] = []
     cut = keep_blocks if whole else cut_segments
 
     def counted() -> Iterator[np.ndarray]:
         nonlocal n_samples
-        for block in stream_audio(track.path, note=lambda _, text: notes.append(text)):
+        blocks = stream_audio(track.path, note=lambda _, text: notes.append(text))
+        for block in blocks if track.start_s is None else cut_piece(blocks, track):
+            if n_samples < SECONDS * SAMPLE_RATE:
+                beginning.append(block)
             n_samples += len(block)
             yield block
 
@@ -285,7 +354,9 @@ def _decode_into(
             slot = free.popleft()
             slots[slot, : len(samples)] = samples
             send((SEGMENT, slot, len(samples), full, partial_frames))
-        answer: tuple[Any, ...] = FINISHED, n_samples, content, "; ".join(notes)
+        tags = read_names(track)
+        details = Details(content, fingerprint(np.concatenate(beginning)), *tags)
+        answer: tuple[Any, ...] = FINISHED, n_samples, details, "; ".join(notes)
     except AudioError as error:
         answer = FAILED, str(error).removeprefix(f"{Path(track.path)}: ")
     except (EOFError, BrokenPipeError, ConnectionResetError):

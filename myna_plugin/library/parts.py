@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from myna_plugin.common.files import read_json, write_text, write_whole
 from myna_plugin.common.locks import locked
+from myna_plugin.library.decoding_pool import Details
 from myna_plugin.library.table import (
     DAMAGE,
     Facts,
@@ -57,6 +58,12 @@ KEY = re.compile("[0-9a-f]{32}")
 OWN_NAMES = re.compile(rf"{KEY.pattern}\.parquet|plan\.json|.+\.lock|.+\.\d+\.tmp")
 """What lies in such a folder, beside the marker."""
 
+STATES = ("size", "modified_ns", "start_s", "end_s")
+"""Columns that a track has before it is decoded; its names are among `KEPT`."""
+
+KEPT = Details._fields
+"""Columns that come with a track's sound."""
+
 REPORT_COLUMNS = ("path", "reason")
 
 
@@ -83,7 +90,7 @@ class Row:
         track: what was found.
         duration_s: seconds; None for a fault.
         embedding: float32, shape (D,) or (T, D); None for a fault.
-        content: SHA-256 of its file; None for a fault.
+        details: what is kept of its file; None for a fault.
         fault: why there is none.
         warning: what is odd about a track that has one.
     """
@@ -91,7 +98,7 @@ class Row:
     track: Track
     duration_s: float | None = None
     embedding: np.ndarray | None = None
-    content: str | None = None
+    details: Details | None = None
     fault: str | None = None
     warning: str | None = None
 
@@ -148,9 +155,8 @@ def encode_part(rows: Sequence[Row], facts: Facts) -> bytes:
                 [row.embedding for row in rows], facts["width"], facts["timestamps"]
             ),
             "warning": pa.array([row.warning for row in rows], pa.string()),
-            "size": [row.track.size for row in rows],
-            "modified_ns": [row.track.modified_ns for row in rows],
-            "content": pa.array([row.content for row in rows], pa.string()),
+            **{name: [getattr(row.track, name) for row in rows] for name in STATES},
+            **{name: [getattr(row.details, name, None) for row in rows] for name in KEPT},
             "fault": pa.array([row.fault for row in rows], pa.string()),
         },
         _part_schema(facts),

@@ -10,6 +10,12 @@ warning     what is odd about the file: "silent: …", "read short: …"; null f
 size        of the file, bytes
 modified_ns time of its last change, nanoseconds since 1970
 content     SHA-256 of its bytes
+fingerprint of the sound, by which copies in other formats are known
+start_s     where a track begins in an album that is one file, seconds; null for a whole file
+end_s       where it ends; null for the end of the file
+title       by the file's tags, or the album's cue sheet; null where they do not say
+artist      likewise
+album       likewise
 =========== ==================================================================================
 
 What the rows were made with (model, weights, options) is JSON in the schema's metadata, under
@@ -143,6 +149,12 @@ def schema_of(facts: Facts) -> pa.Schema:
             pa.field("size", pa.int64()),
             pa.field("modified_ns", pa.int64()),
             pa.field("content", pa.string()),
+            pa.field("fingerprint", pa.binary()),
+            pa.field("start_s", pa.float64()),
+            pa.field("end_s", pa.float64()),
+            pa.field("title", pa.string()),
+            pa.field("artist", pa.string()),
+            pa.field("album", pa.string()),
         ],
         metadata={ABOUT: json.dumps(facts, sort_keys=True)},
     )

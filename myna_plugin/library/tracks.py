@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from myna_plugin.common.errors import InputError
+from myna_plugin.common.errors import InputError, reason
+from myna_plugin.library.cue import Piece, read_sheet
 from myna_plugin.model.audio_files import AUDIO_SUFFIXES, Exclusion, find_files, tell_ignored
+
+CUE = ".cue"
+
+TAKEN = AUDIO_SUFFIXES | {CUE}
+"""Endings of what is taken from a folder."""
 
 
 class LibraryError(InputError):
@@ -17,17 +24,37 @@ class LibraryError(InputError):
 
 
 class Track(NamedTuple):
-    """A file to embed, as it was when it was found.
+    """A file to embed, or a piece of one, as it was when it was found.
 
     Attributes:
         path: as it was given, or found under the folder that was given.
         size: bytes; -1 where there is no such file.
         modified_ns: time of its last change, nanoseconds since 1970; -1 likewise.
+        start_s: where the piece begins in the file, seconds; None for a whole file.
+        end_s: where it ends; None for the end of the file.
+        title: of a piece, as the cue sheet has it; a whole file's tags are read with its sound.
+        artist: likewise.
+        album: likewise.
     """
 
     path: str
     size: int = -1
     modified_ns: int = -1
+    start_s: float | None = None
+    end_s: float | None = None
+    title: str | None = None
+    artist: str | None = None
+    album: str | None = None
+
+    @property
+    def name(self) -> tuple[str | float | None, ...]:
+        """What tells it from other tracks, its file being where it is: path, span and titles."""
+        return (printable(self.path), *self[3:])
+
+    @property
+    def state(self) -> tuple[str | float | None, ...]:
+        """The same, with its file's size and time."""
+        return (printable(self.path), *self[1:])
 
 
 def look_at(path: str) -> Track:
@@ -66,13 +93,65 @@ def find_tracks(
             continue
         found = [os.fsdecode(path) for path in find_files(Path(given), say, exclusion)]
         kinds.update(map(_suffix, found))
-        paths |= dict.fromkeys(path for path in found if _suffix(path) in AUDIO_SUFFIXES)
+        paths |= dict.fromkeys(path for path in found if _suffix(path) in TAKEN)
     exclusion.tell(say)
+    del kinds[CUE]
     tell_ignored(kinds, say)
-    if not paths:
+    sheets = [path for path in paths if _suffix(path) == CUE]
+    albums = _cut_albums(sheets, [path for path in paths if _suffix(path) != CUE], say)
+    tracks = [piece for path in paths if _suffix(path) != CUE for piece in _pieces(path, albums)]
+    if not tracks:
         known = " ".join(sorted(AUDIO_SUFFIXES))
         raise LibraryError(f"{', '.join(inputs) or 'no input'}: no audio files (known are {known})")
-    return [look_at(path) for path in paths]
+    return tracks
+
+
+def _pieces(path: str, albums: Mapping[str, Sequence[Piece]]) -> Iterator[Track]:
+    """A file's tracks: itself, or what a cue sheet cuts it into."""
+    whole = look_at(path)
+    if path not in albums:
+        yield whole
+    for piece in albums.get(path, ()):
+        fields = piece._asdict()
+        del fields["file"]
+        yield whole._replace(**fields)
+
+
+def _cut_albums(
+    sheets: Sequence[str], paths: Sequence[str], say: Callable[[str], None]
+) -> dict[str, list[Piece]]:
+    """The files that cue sheets cut, and their pieces; sheets that cannot be used are named.
+
+    A sheet's file is looked for beside it, and among the files that were found: by its name, else
+    by the sheet's or its own name with another ending, as when an album was compressed later.
+    """
+    albums: dict[str, list[Piece]] = {}
+    beside: dict[tuple[str, str], str] = {}
+    for path in reversed(paths):
+        folder, name = os.path.split(path)
+        for key in (_key(os.path.splitext(name)[0]), _key(name)):
+            beside[folder, key] = path
+    for sheet in sheets:
+        folder, own = os.path.split(sheet)
+        try:
+            pieces = read_sheet(Path(sheet))
+            for file in dict.fromkeys(piece.file for piece in pieces):
+                stems = (os.path.splitext(name)[0] for name in (file, own))
+                keys = map(_key, (file, *stems))
+                album = next((beside[folder, k] for k in keys if (folder, k) in beside), None)
+                if album is None:
+                    raise ValueError(f"there is no {file} beside it")
+                albums.setdefault(album, [piece for piece in pieces if piece.file == file])
+        except (OSError, ValueError) as error:
+            say(f"{printable(sheet)}: cue sheet not used ({reason(error)})")
+    if albums:
+        n_pieces = sum(map(len, albums.values()))
+        say(f"albums cut into tracks by their cue sheets: {len(albums):,} ({n_pieces:,} tracks)")
+    return albums
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _suffix(path: str) -> str:

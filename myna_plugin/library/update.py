@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +20,13 @@ from myna_plugin.common.files import digest_path
 from myna_plugin.library.parts import plan_units
 from myna_plugin.library.table import DAMAGE, Facts, facts_of, schema_of
 from myna_plugin.library.tracks import LibraryError, Track, printable
+
+State = tuple[str | float | None, ...]
+
+STATE_COLUMNS = Track._fields
+"""The columns that say what a row was made of, but for its file's content."""
+
+NAMES = ("title", "artist", "album")
 
 MAY_DIFFER = ("model", "version")
 """Facts that two libraries of equal rows may differ in: the weights' digest says what the name
@@ -33,12 +41,23 @@ LARGEST_LOSS = 0.5
 
 @dataclass(frozen=True)
 class Known:
-    """What rows of a library were made of, a value a row."""
+    """What rows of a library were made of, a value a row.
 
-    paths: list[str]
-    sizes: list[int]
-    modified_ns: list[int]
-    contents: list[str]
+    Attributes:
+        states: `Track.state`.
+        contents: SHA-256 of the files.
+    """
+
+    states: list[State]
+    contents: list[str | None]
+
+    def name(self, row: int) -> State:
+        """`Track.name` of a row."""
+        return (self.states[row][0], *self.states[row][3:])
+
+    def sound(self, row: int) -> State:
+        """Content and span."""
+        return (self.contents[row], *self.states[row][3:5])
 
 
 @dataclass
@@ -69,33 +88,36 @@ def compare(
         failed_before: paths of files that could not be used.
         digest: of a file's content; None if it cannot be read.
     """
-    row_of = {path: place for place, path in enumerate(known.paths)}
-    rows_with: dict[str, list[int]] = {}
-    for place, content in enumerate(known.contents):
-        rows_with.setdefault(content, []).append(place)
-    sizes, present = set(known.sizes), {printable(track.path) for track in tracks}
+    n_rows = len(known.states)
+    row_of = {known.name(row): row for row in range(n_rows)}
+    rows_with: dict[State, list[int]] = {}
+    for place in range(n_rows):
+        rows_with.setdefault(known.sound(place), []).append(place)
+    sizes = {state[1] for state in known.states}
+    present = {track.name for track in tracks}
     changes, taken = Changes([]), set[int]()
+    digest = lru_cache(digest)  # of an album whose pieces come one after the other
     for track in tracks:
-        path = printable(track.path)
-        row, kept = row_of.get(path), None
-        if row is not None and (known.sizes[row], known.modified_ns[row]) == track[1:3]:
+        row, kept = row_of.get(track.name), None
+        if row is not None and known.states[row] == track.state:
             changes.rows.append(row)
             changes.counts["as they were"] += 1
             continue
-        same = rows_with.get(digest(track.path) or "", []) if track.size in sizes else []
-        moved = [r for r in same if known.paths[r] not in present and r not in taken]
+        content = digest(track.path) if track.size in sizes else None
+        same = rows_with.get((content, *track[3:5]), []) if content else []
+        moved = [r for r in same if known.name(r) not in present and r not in taken]
         if row in same:
             kept, kind = row, "as they were"
         elif same:
             kept, kind = (moved or same)[0], "moved" if moved else "copied"
             taken.update(moved[:1])
         else:
-            kind = "failed before" if path in failed_before else "new"
+            kind = "failed before" if printable(track.path) in failed_before else "new"
             kind = kind if row is None else "changed"
         changes.rows.append(kept)
         changes.counts[kind] += 1
-    gone = (r for r, path in enumerate(known.paths) if path not in present and r not in taken)
-    changes.counts["gone"] = sum(1 for _ in gone)
+    gone = [r for r in range(n_rows) if known.name(r) not in present and r not in taken]
+    changes.counts["gone"] = len(gone)
     return changes
 
 
@@ -184,17 +206,27 @@ class _Former:
 
 
 def _is_of(row: pa.Table, track: Track) -> bool:
-    made_of = (row[name][0].as_py() for name in ("path", "size", "modified_ns"))
-    return (*made_of,) == (printable(track.path), track.size, track.modified_ns)
+    return _states_of(row) == [track.state]
+
+
+def _states_of(rows: pa.Table) -> list[State]:
+    """`Track.state` of the tracks that rows were made of."""
+    columns = (rows[name].to_pylist() for name in STATE_COLUMNS)
+    no_names = (None,) * len(NAMES)
+    # The names of a whole file are its tags, which are known when it has been decoded.
+    return [
+        state if state[3] is not None else (*state[:5], *no_names)
+        for state in zip(*columns, strict=True)
+    ]
 
 
 def _with_states(rows: pa.Table, tracks: Sequence[Track]) -> pa.Table:
-    """Rows with the paths, sizes and times that their files have now."""
-    for name, values in (
-        ("path", [printable(track.path) for track in tracks]),
-        ("size", [track.size for track in tracks]),
-        ("modified_ns", [track.modified_ns for track in tracks]),
-    ):
+    """Rows with the paths, sizes and times that their files have now, and pieces' titles."""
+    for name in STATE_COLUMNS:
+        values = rows[name].to_pylist()
+        for i, track in enumerate(tracks):
+            if name not in NAMES or track.start_s is not None:
+                values[i] = printable(track.path) if name == "path" else getattr(track, name)
         place = rows.schema.get_field_index(name)
         of_type = pa.array(values, rows.schema.field(name).type)
         rows = rows.set_column(place, rows.schema.field(name), of_type)
@@ -231,16 +263,14 @@ def plan_update(
         say(f"{out}: rows of version {made_with['version']} are kept; --new makes all anew")
     changes = compare(tracks, known, failed_before, _digest)
     gone = changes.counts["gone"]
-    if gone > LARGEST_LOSS * len(known.paths):
+    if gone > LARGEST_LOSS * len(known.states):
         raise LibraryError(
-            f"{out}: {gone:,} of its {len(known.paths):,} tracks are not among the files named: is "
-            "a disk missing, or a folder? Name them all, give --new if they are to go, or another "
-            "--out"
+            f"{out}: {gone:,} of its {len(known.states):,} tracks are not among the files named: "
+            "is a disk missing, or a folder? Name them all, or give --new or another --out"
         )
     say(f"{out}: {describe_counts(changes.counts)}")
-    states = list(zip(known.paths, known.sizes, known.modified_ns, strict=True))
-    are_states = [(printable(track.path), track.size, track.modified_ns) for track in tracks]
-    is_idle = not failed_before and facts == made_with and states == are_states
+    is_same = known.states == [track.state for track in tracks]
+    is_idle = not failed_before and facts == made_with and is_same
     return Update(out, tracks, facts, changes.rows, is_idle)
 
 
@@ -255,7 +285,7 @@ def describe_counts(counts: Counter[str]) -> str:
 
 
 def _read_known(out: Path) -> tuple[Known, Facts]:
-    columns = ["path", "size", "modified_ns", "content"]
+    columns = [*STATE_COLUMNS, "content"]
     try:
         table = pq.read_table(
             out, columns=columns, partitioning=None, page_checksum_verification=True
@@ -263,7 +293,7 @@ def _read_known(out: Path) -> tuple[Known, Facts]:
         made_with = facts_of(table.schema)
         schema = pa.schema([schema_of(made_with).field(name) for name in columns])
         table = table.select(columns).cast(schema)
-        return Known(*(table[name].to_pylist() for name in columns)), made_with
+        return Known(_states_of(table), table["content"].to_pylist()), made_with
     except DAMAGE as error:
         raise LibraryError(
             f"{out}: damaged, or made before libraries could be updated; give --new to make it "

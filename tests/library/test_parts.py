@@ -26,7 +26,7 @@ def vector(number):
 
 def rows_of(unit):
     return [
-        Row(track, fault="broken") if "3." in track.path else Row(track, 1.0, vector(i), "0f")
+        Row(track, fault="broken") if "3." in track.path else Row(track, 1.0, vector(i))
         for i, track in enumerate(unit.tracks, unit.start)
     ]
 

@@ -21,7 +21,7 @@ def tables_of(paths, rows, facts, step=2):
                 "duration_s": [float(i) for i in range(len(paths))][some],
                 "embedding": embedding_array(rows[some], 3, facts["timestamps"]),
                 "warning": [None if i % 2 else f"silent: {i}" for i in range(len(paths))][some],
-                **dict.fromkeys(("size", "modified_ns", "content"), [None] * len(paths[some])),
+                **dict.fromkeys(schema_of(facts).names[4:], [None] * len(paths[some])),
             },
             schema_of(facts),
         )

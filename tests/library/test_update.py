@@ -205,7 +205,8 @@ def test_shards_may_replace_a_library(tmp_path, music, embed):
 
 
 def test_contents_are_read_only_where_a_size_agrees():
-    known = Known(["a", "b", "c", "d"], [1, 2, 3, 4], [10, 10, 10, 10], ["A", "B", "C", "D"])
+    rows = (Track("a", 1, 10), Track("b", 2, 10), Track("c", 3, 10), Track("d", 4, 10))
+    known = Known([track.state for track in rows], ["A", "B", "C", "D"])
     tracks = [
         Track("a", 1, 10),  # as it was
         Track("b", 2, 11),  # touched
