@@ -28,7 +28,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,20 @@ ABOUT = b"myna"
 
 ROW_GROUP = 4096
 
-COLUMNS = ["path", "duration_s", "embedding"]
+
+class Entry(NamedTuple):
+    """What a library says of a track beside its embedding; see the columns above."""
+
+    content: str | None = None
+    fingerprint: bytes | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    title: str | None = None
+    artist: str | None = None
+    album: str | None = None
+
+
+COLUMNS = ["path", "duration_s", "embedding", *Entry._fields]
 """What is read of a library."""
 
 LARGEST_VALUE = 1e8
@@ -205,12 +218,14 @@ class Library:
         duration_s: float64, shape (N,).
         embeddings: float32, shape (N, D); of sequences their means over time.
         facts: what the rows were made with: model, weights, options.
+        entries: what else is said of the tracks.
     """
 
     paths: list[str]
     duration_s: np.ndarray
     embeddings: np.ndarray
     facts: Facts
+    entries: list[Entry]
 
 
 def read_library(path: Path) -> Library:
@@ -242,13 +257,16 @@ def _read(path: Path) -> Library:
         facts = facts_of(file.schema_arrow)
         schema = pa.schema([schema_of(facts).field(name) for name in COLUMNS])
         paths: list[str] = []
+        entries: list[Entry] = []
         durations, blocks = [np.empty(0)], [np.empty((0, facts["width"]), np.float32)]
         for batch in file.iter_batches(ROW_GROUP, columns=COLUMNS):
             rows = pa.Table.from_batches([batch]).select(COLUMNS).cast(schema)
             paths += rows["path"].to_pylist()
+            fields = (rows[name].to_pylist() for name in Entry._fields)
+            entries += map(Entry, *fields)
             durations.append(rows["duration_s"].to_numpy())
             blocks.append(embeddings_of(rows))
-    return Library(paths, np.concatenate(durations), np.concatenate(blocks), facts)
+    return Library(paths, np.concatenate(durations), np.concatenate(blocks), facts, entries)
 
 
 def embeddings_of(rows: pa.Table) -> np.ndarray:
