@@ -252,6 +252,19 @@ def read_library(path: Path) -> Library:
         ) from error
 
 
+def read_column(path: Path, name: str) -> list[Any]:
+    """One column of a library, which its user may have added.
+
+    Raises:
+        LibraryError: it has none of this name, or one of vectors.
+    """
+    schema = pq.read_schema(path)
+    plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    if name not in plain:
+        raise LibraryError(f"{path}: no column {name!r}; there are {', '.join(plain)}")
+    return pq.read_table(path, columns=[name], partitioning=None)[name].to_pylist()
+
+
 def _read(path: Path) -> Library:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         facts = facts_of(file.schema_arrow)

@@ -11,6 +11,8 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from click.testing import CliRunner
@@ -224,6 +226,29 @@ def test_plot(tmp_path, library):
     assert result.exit_code == 0, result.output
     assert "5 of 6 tracks" in result.output
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_colours_by_any_column(tmp_path, library):
+    table = pq.read_table(library)
+    wider = tmp_path / "wider.parquet"
+    genres = pa.array(["Caf\u00e9", "Cafe\u0301", "x", None, "x", "x"])
+    pq.write_table(table.append_column("genre", genres), wider)
+    out = tmp_path / "map.html"
+
+    result = myna("plot", wider, "--colour", "genre", "--out", out)
+
+    assert (result.exit_code, result.output) == (0, f"{out}: written\n")
+    text = out.read_text(encoding="utf-8")
+    for name, count in (("x", 3), ("Café", 2), ("(none)", 1)):
+        assert f'"name": "{name}", "count": {count}' in text
+    assert str(tmp_path / "music" / "0.wav") in text
+    assert myna("plot", library, "--colour", "duration_s", "--out", out).exit_code == 0
+    for wrong in ("genre", "embedding"):
+        refused = myna("plot", library, "--colour", wrong, "--out", out)
+        assert refused.exit_code == 2
+        assert refused.output.startswith(
+            f"myna plot: {library}: no column {wrong!r}; there are path, duration_s, warning, size"
+        )
 
 
 @pytest.mark.parametrize("command", [["similar", "a.mp3"], ["plot", "--out", "x.png"]])
