@@ -6,6 +6,7 @@ import codecs
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ Given again, the same command brings the library up to date: it embeds what is n
 drops what is gone, follows by their contents files that were moved, and says how many of each. A
 library is never left half updated.
 
+On a terminal a bar shows how far it is, elsewhere a line every half minute; --quiet keeps to what
+cannot be used.
+
 While it works, results are kept in OUT.parts; a run that was stopped, even killed, goes on where it
 was when the same command is given again. Files that cannot be used are listed in OUT.failed.csv.
 
@@ -84,6 +88,7 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
     help="Leave out of folders what has this name, or with a slash this path from the folder on; "
     "* stands for any characters. May be given several times.",
 )
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing but what cannot be used.")
 @click.option("--new", is_flag=True, help="Embed all, also what the library has already.")
 @MODEL
 @EMBEDDING
@@ -128,6 +133,7 @@ def embed(
     inputs: tuple[str, ...],
     out: Path,
     null: bool,
+    quiet: bool,
     exclude: tuple[str, ...],
     model: str,
     device: str,
@@ -151,7 +157,8 @@ def embed(
         options.pop(name) for name in ("new", "timestamps", "workers", "batch_seconds")
     )
     given = {name: value for name, value in options.items() if value is not None}
-    tracks = find_tracks(read_inputs(inputs, null), say, exclude)
+    told = None if quiet else say
+    tracks = find_tracks(read_inputs(inputs, null), told, exclude)
     myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **given)
     precision = options["precision"]
     facts = describe(myna.embedder, model, precision=precision, timestamps=timestamps)
@@ -175,9 +182,9 @@ def embed(
         shard=shard,
         anew=new,
         run_units=run_units,
-        say=say,
+        say=told,
     )
-    sys.exit(tell(out, outcome, shard))
+    sys.exit(tell(out, outcome, shard, quiet))
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -218,13 +225,19 @@ def read_inputs(inputs: Sequence[str], null: bool = False) -> list[str]:
     return [path for given in inputs for path in (piped if given == "-" else [given])]
 
 
-def tell(out: Path, outcome: Outcome, shard: tuple[int, int] | None = None) -> int:
-    """Say what was done and what was not; the exit status."""
+def tell(
+    out: Path, outcome: Outcome, shard: tuple[int, int] | None = None, quiet: bool = False
+) -> int:
+    """Say what was done and what was not, `quiet` the latter alone; the exit status."""
+    if quiet:
+        outcome = replace(outcome, warned=[])
     for listed, kind in ((outcome.failed, ""), (outcome.warned, "warning: ")):
         for path, text in listed[:SHOWN_AT_MOST]:
             say(f"myna: {kind}{path}: {text}")
         if (hidden := len(listed) - SHOWN_AT_MOST) > 0:
             say(f"myna: {kind}and {hidden} more")
+    if quiet:
+        return FAILED if outcome.failed else 0
     if shard is not None:
         say(
             f"{out}: shard {shard[0]}/{shard[1]} is done, {outcome.n_tracks:,} tracks, "

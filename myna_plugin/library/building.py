@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -10,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from myna_plugin._version import __version__
 from myna_plugin.common.files import check_disk
 from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Failed, Finished
 from myna_plugin.library.encoding import Embedded, SceneEncoder, SequenceEncoder, TrackEncoder
 from myna_plugin.library.parts import Parts, Row, Unit, encode_part, plan_units
+from myna_plugin.library.progress import Progress
 from myna_plugin.library.table import Facts, check_name
 from myna_plugin.library.tracks import LibraryError, Track
 from myna_plugin.library.update import plan_update
@@ -156,38 +155,7 @@ def embed_units(
                 yield unit, [done[number] for number in sorted(done)]
 
 
-class Progress:
-    """A bar of tracks with hours of audio a minute."""
-
-    def __init__(self, total: int, done: int) -> None:
-        self._hours = 0.0
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            desc="embed",
-            unit=" tracks",
-            mininterval=0.5 if sys.stderr.isatty() else 30.0,
-        )
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def heard(self, seconds: float) -> None:
-        """Count audio."""
-        self._hours += seconds / 3600
-        minutes = max(self._bar.format_dict["elapsed"], 1e-3) / 60
-        self._bar.set_postfix_str(f"{self._hours / minutes:.1f} hours/min", refresh=False)
-        self._bar.update(0)
-
-    def done(self, tracks: int = 1) -> None:
-        """Count tracks."""
-        self._bar.update(tracks)
-
-
-RunUnits = Callable[[Sequence[Unit], "Progress"], Iterator[tuple[Unit, bytes]]]
+RunUnits = Callable[[Sequence[Unit], Progress], Iterator[tuple[Unit, bytes]]]
 """Makes the parts of units, telling how far it is."""
 
 
@@ -202,7 +170,7 @@ def build_library(
     shard: tuple[int, int] | None = None,
     anew: bool = False,
     run_units: RunUnits | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] | None = print,
 ) -> Outcome:
     """Make a library, go on with one that was interrupted, or bring one up to date.
 
@@ -217,7 +185,7 @@ def build_library(
             `Parts.merge`.
         anew: embed all tracks, whatever the library that is there holds of them.
         run_units: makes the parts elsewhere, instead of in this process.
-        say: takes lines for the user.
+        say: takes lines for the user; None for a quiet run.
 
     Returns:
         What was done.
@@ -253,16 +221,16 @@ def build_library(
 
 
 def _make_parts(
-    parts: Parts, units: Sequence[Unit], run_units: RunUnits, say: Callable[[str], None]
+    parts: Parts, units: Sequence[Unit], run_units: RunUnits, say: Callable[[str], None] | None
 ) -> int:
     """Make those parts that are not there; the number of tracks in all of them."""
     todo = [unit for unit in units if not parts.has(unit)]
     n_tracks, n_todo = (sum(len(unit.tracks) for unit in some) for some in (units, todo))
-    if n_todo < n_tracks:
-        done = n_tracks - n_todo
+    done = n_tracks - n_todo
+    if done and say is not None:
         say(f"{parts.library}: going on, {done:,} of {n_tracks:,} tracks are done")
     if todo:
-        with Progress(n_tracks, n_tracks - n_todo) as progress:
+        with Progress(n_tracks, done, say) as progress:
             for unit, content in run_units(todo, progress):
                 parts.write(unit, content)
     return n_tracks

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from myna_plugin.api import Myna
-from myna_plugin.library.building import Progress, embed_tracks, embed_units
+from myna_plugin.library.building import embed_tracks, embed_units
 from myna_plugin.library.parts import Unit, encode_part
+from myna_plugin.library.progress import Progress
 from myna_plugin.library.table import Facts
 from myna_plugin.library.tracks import LibraryError, Track
 from myna_plugin.model.identity import digest_weights

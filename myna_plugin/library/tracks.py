@@ -9,11 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from myna_plugin.common.errors import InputError, reason
 from myna_plugin.library.cue import Piece, read_sheet
 from myna_plugin.model.audio_files import AUDIO_SUFFIXES, Exclusion, find_files, tell_ignored
 
 CUE = ".cue"
+
+SHOWN_AFTER_S = 5.0
+"""Looking through files shows a bar if it takes longer."""
 
 TAKEN = AUDIO_SUFFIXES | {CUE}
 """Endings of what is taken from a folder."""
@@ -72,18 +77,21 @@ def printable(path: str) -> str:
 
 
 def find_tracks(
-    inputs: Sequence[str], say: Callable[[str], None] = print, exclude: Sequence[str] = ()
+    inputs: Sequence[str],
+    say: Callable[[str], None] | None = print,
+    exclude: Sequence[str] = (),
 ) -> list[Track]:
     """Files in the order given, folders replaced by the audio files under them, each file once.
 
     Args:
         inputs: files and folders.
-        say: told what is left aside.
+        say: told what is left aside; None to be quiet.
         exclude: patterns of what is left out of folders; see `Exclusion`.
 
     Raises:
         LibraryError: nothing was found.
     """
+    speak = say or _keep_quiet
     paths: dict[str, None] = {}
     kinds: Counter[str] = Counter()
     exclusion = Exclusion(exclude)
@@ -91,19 +99,25 @@ def find_tracks(
         if not os.path.isdir(given):
             paths[given] = None
             continue
-        found = [os.fsdecode(path) for path in find_files(Path(given), say, exclusion)]
+        files = find_files(Path(given), speak, exclusion)
+        watched = tqdm(files, "find", unit=" files", delay=SHOWN_AFTER_S, disable=say is None)
+        found = [os.fsdecode(path) for path in watched]
         kinds.update(map(_suffix, found))
         paths |= dict.fromkeys(path for path in found if _suffix(path) in TAKEN)
-    exclusion.tell(say)
+    exclusion.tell(speak)
     del kinds[CUE]
-    tell_ignored(kinds, say)
+    tell_ignored(kinds, speak)
     sheets = [path for path in paths if _suffix(path) == CUE]
-    albums = _cut_albums(sheets, [path for path in paths if _suffix(path) != CUE], say)
+    albums = _cut_albums(sheets, [path for path in paths if _suffix(path) != CUE], speak)
     tracks = [piece for path in paths if _suffix(path) != CUE for piece in _pieces(path, albums)]
     if not tracks:
         known = " ".join(sorted(AUDIO_SUFFIXES))
         raise LibraryError(f"{', '.join(inputs) or 'no input'}: no audio files (known are {known})")
     return tracks
+
+
+def _keep_quiet(line: str) -> None:
+    """For who has asked not to be told."""
 
 
 def _pieces(path: str, albums: Mapping[str, Sequence[Piece]]) -> Iterator[Track]:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from myna_plugin.common.files import digest_path
 from myna_plugin.library.parts import plan_units
 from myna_plugin.library.table import DAMAGE, Facts, facts_of, schema_of
-from myna_plugin.library.tracks import LibraryError, Track, printable
+from myna_plugin.library.tracks import SHOWN_AFTER_S, LibraryError, Track, printable
 
 State = tuple[str | float | None, ...]
 
@@ -238,7 +239,7 @@ def plan_update(
     tracks: Sequence[Track],
     facts: Facts,
     failed_before: set[str],
-    say: Callable[[str], None],
+    say: Callable[[str], None] | None,
 ) -> Update:
     """Compare a library with the tracks that it is to hold, and say how they differ.
 
@@ -247,7 +248,7 @@ def plan_update(
         tracks: all that it is to hold.
         facts: what its rows are to be made with.
         failed_before: paths of files that could not be used.
-        say: takes lines for the user.
+        say: takes lines for the user; None for a quiet run.
 
     Raises:
         LibraryError: it was made otherwise, is damaged, or would lose most of its rows.
@@ -259,16 +260,23 @@ def plan_update(
                 f"{out}: its {name} is {made_with.get(name)!r:.40}, yours {facts.get(name)!r:.40}; "
                 "give the options it was made with, --new to make it anew, or another --out"
             )
-    if facts["version"] != made_with["version"]:
+    if facts["version"] != made_with["version"] and say is not None:
         say(f"{out}: rows of version {made_with['version']} are kept; --new makes all anew")
-    changes = compare(tracks, known, failed_before, _digest)
+    with tqdm(desc="compare", unit=" files", delay=SHOWN_AFTER_S, disable=say is None) as bar:
+
+        def digest(path: str) -> str | None:
+            bar.update()
+            return _digest(path)
+
+        changes = compare(tracks, known, failed_before, digest)
     gone = changes.counts["gone"]
     if gone > LARGEST_LOSS * len(known.states):
         raise LibraryError(
             f"{out}: {gone:,} of its {len(known.states):,} tracks are not among the files named: "
             "is a disk missing, or a folder? Name them all, or give --new or another --out"
         )
-    say(f"{out}: {describe_counts(changes.counts)}")
+    if say is not None:
+        say(f"{out}: {describe_counts(changes.counts)}")
     is_same = known.states == [track.state for track in tracks]
     is_idle = not failed_before and facts == made_with and is_same
     return Update(out, tracks, facts, changes.rows, is_idle)

@@ -91,6 +91,20 @@ def test_what_is_left_aside_is_counted(tmp_path, music):
     assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
 
 
+def test_a_quiet_run_says_what_cannot_be_used_alone(tmp_path, music):
+    out, options = tmp_path / "library.parquet", ["--model", write_model(tmp_path), "--quiet"]
+    write_noise(music / "@eaDir" / "x.wav", 900)
+
+    first = myna("embed", music, "--out", out, *options)
+    (music / "bad.wav").write_bytes(b"no audio")
+    second = myna("embed", music, "--out", out, *options)
+
+    assert (first.exit_code, first.output) == (0, "")
+    assert second.exit_code == 1
+    assert second.output.startswith(f"myna: {music}/bad.wav: cannot be decoded")
+    assert second.output.count("\n") == 1
+
+
 def test_paths_on_standard_input(tmp_path, music):
     paths = [str(music / "b" / "3.flac"), str(music / "a" / "0.wav")]
     out = tmp_path / "library.parquet"
