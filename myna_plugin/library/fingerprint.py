@@ -68,17 +68,23 @@ def fingerprint(samples: np.ndarray) -> bytes:
     return np.packbits(bits, axis=1, bitorder="little").tobytes()
 
 
-def are_one(a: bytes, b: bytes) -> bool:
-    """Whether two fingerprints are of one recording."""
-    if not (a and b):
-        return False
+def difference(a: bytes, b: bytes) -> float:
+    """The share of bits in which two fingerprints differ, shifted so that it is smallest.
+
+    Returns:
+        0 to 1; 1 where one is empty, or too little of them lies side by side.
+    """
     first, second = (np.frombuffer(text, "<u2") for text in (a, b))
+    least = 1.0
     for offset in range(-LARGEST_OFFSET, LARGEST_OFFSET + 1):
         x, y = first[max(offset, 0) :], second[max(-offset, 0) :]
         length = min(len(x), len(y))
-        if length < LEAST_STEPS:
-            continue
-        different = np.unpackbits((x[:length] ^ y[:length]).view(np.uint8))
-        if different.mean() <= LARGEST_ERROR:
-            return True
-    return False
+        if length >= LEAST_STEPS:
+            different = np.unpackbits((x[:length] ^ y[:length]).view(np.uint8))
+            least = min(least, float(different.mean()))
+    return least
+
+
+def are_one(a: bytes, b: bytes) -> bool:
+    """Whether two fingerprints are of one recording."""
+    return difference(a, b) <= LARGEST_ERROR

@@ -154,7 +154,7 @@ def _cut_albums(
                 keys = map(_key, (file, *stems))
                 album = next((beside[folder, k] for k in keys if (folder, k) in beside), None)
                 if album is None:
-                    raise ValueError(f"there is no {file} beside it")
+                    raise ValueError(f"there is no {file} beside it, or it is not among the inputs")
                 albums.setdefault(album, [piece for piece in pieces if piece.file == file])
         except (OSError, ValueError) as error:
             say(f"{printable(sheet)}: cue sheet not used ({reason(error)})")
