@@ -28,7 +28,7 @@ def export_to_onnx(model: Embedder, out: Path) -> str:
 def export_to_transformers(model: Embedder, out: Path) -> str:
     """Write a folder for transformers; what to tell."""
     # It derives from classes of transformers, so importing it needs them.
-    from myna_plugin.adapters.transformers import export_transformers
+    from myna_plugin.adapters.transformers.export import export_transformers
 
     export_transformers(model, out)
     return f"transformers.AutoModel.from_pretrained({str(out)!r}, trust_remote_code=True)"

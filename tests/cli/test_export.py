@@ -41,12 +41,13 @@ def test_scene_layers_and_pooling_become_the_default_of_the_file(tmp_path, check
 
 
 def test_transformers_folder_loads_as_it_is_told(tmp_path, checkpoint, sound):
-    adapter = pytest.importorskip("myna_plugin.adapters.transformers", reason="extra transformers")
+    name = "myna_plugin.adapters.transformers.modeling_myna"
+    modeling = pytest.importorskip(name, reason="extra transformers")
     options = ("--embedding", "vertical", "--hop-ms", "20", "--scene-layers", "1,2")
     out = tmp_path / "exported"
     result = run("--to", "transformers", "--model", checkpoint, "--out", out, *options)
     assert result.exit_code == 0, result.output
-    model = adapter.transformers.AutoModel.from_pretrained(out)
+    model = modeling.MynaModel.from_pretrained(out)
     assert model.config.hop_ms == 20
     expected = load_model(checkpoint, embedding="vertical", scene_layers=[1, 2])(sound)
     torch.testing.assert_close(model(sound).pooler_output, expected, rtol=1e-5, atol=1e-5)
