@@ -70,8 +70,8 @@ class Myna:
 
         Args:
             name: as for `load_model`: "myna-base", "myna-vertical", "myna-hybrid" or "myna-85m"; a
-                .safetensors, .pth or .pt file; "hf://owner/name"; or "" for the packaged model,
-                "tiny" for the small one.
+                .safetensors, .pth or .pt file, or a folder for transformers; "hf://owner/name"; or
+                "" for the packaged model, "tiny" for the small one.
             embedding: "square", "vertical", "hybrid" (both, concatenated), or "auto": hybrid
                 where the checkpoint has both tokenizers.
             device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N", or a

@@ -228,6 +228,7 @@ INPUTS = {
     "export": ["--to", "onnx", "--out", "out", "--model", "BAD"],
     "prepare": ["BAD", "out"],
     "pretrain": ["--store", "BAD", "--out", "out"],
+    "recipes": ["BAD", "--out", "out"],
     "sweep": ["BAD", "--store", "store", "--out", "out"],
     "probe": ["--task", "gtzan", "--root", "BAD", "--out", "out"],
     "probe HEAR": ["--task", "hear", "--root", "BAD", "--out", "out"],

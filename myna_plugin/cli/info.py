@@ -34,9 +34,10 @@ Examples:
 @EMBEDDING
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(checkpoint: str, embedding: str, as_json: bool) -> None:
-    """Describe CHECKPOINT: a file, a published name, or hf://owner/name; every key is verified.
+    """Describe CHECKPOINT; every key is verified.
 
-    Without one, the packaged model; "tiny" is the small one.
+    A file, a folder for transformers, a published name, or hf://owner/name. Without one, the
+    packaged model; "tiny" is the small one.
     """
     facts = describe_checkpoint(checkpoint, embedding)
     if as_json:

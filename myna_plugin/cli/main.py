@@ -21,6 +21,7 @@ COMMANDS = {
     "export": "Write a model in another toolkit's format.",
     "prepare": "Make a store to train from of a folder of audio.",
     "pretrain": "Train an encoder on a store.",
+    "recipes": "List the recipes to train and evaluate by, or copy them.",
     "sweep": "Train once for every value of a setting, and compare.",
     "probe": "Score a module on a task by the paper's protocol.",
     "report": "Join probe results into one table and page.",

@@ -18,7 +18,8 @@ MODEL = click.option(
     default="",
     metavar="CHECKPOINT",
     help="tiny, the small packaged model; myna-base, myna-vertical, myna-hybrid or myna-85m; a "
-    ".safetensors, .pth or .pt file; or hf://owner/name.  [default: the packaged model]",
+    ".safetensors, .pth or .pt file; a folder for transformers; or hf://owner/name.  "
+    "[default: the packaged model]",
 )
 
 EMBEDDING = click.option(

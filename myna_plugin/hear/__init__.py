@@ -32,9 +32,9 @@ def load_model(
     """Load a Myna model, ready to embed.
 
     Args:
-        model_file_path: a .safetensors, .pth or .pt file; "myna-base", "myna-vertical",
-            "myna-hybrid" or "myna-85m"; "hf://owner/name"; or "" for the packaged model,
-            "tiny" for the small one.
+        model_file_path: a .safetensors, .pth or .pt file, or a folder from `myna export --to
+            transformers`, fine-tuned or not; "myna-base", "myna-vertical", "myna-hybrid" or
+            "myna-85m"; "hf://owner/name"; or "" for the packaged model, "tiny" for the small one.
         embedding: "square", "vertical", "hybrid" (both, concatenated) or "auto": hybrid where the
             checkpoint has both tokenizers. A bare state dict with one tokenizer does not say
             which patching it is; a published name or this option does.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from dataclasses import asdict
 from functools import cache
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from myna_plugin.common.files import replacing
+from myna_plugin.common.files import read_json, replacing
 from myna_plugin.model.encoder import (
     CHUNK_FRAMES,
     PATCH_AREA,
@@ -25,7 +26,7 @@ from myna_plugin.model.encoder import (
     MynaEncoder,
 )
 from myna_plugin.model.identity import digest_weights
-from myna_plugin.model.sources import PUBLISHED, resolve
+from myna_plugin.model.sources import FOLDER_CONFIG, FOLDER_WEIGHTS, PUBLISHED, resolve
 from myna_plugin.model.tensors import CheckpointError, list_some, read_tensors, strip_wrappers
 from myna_plugin.model.vit import HEAD_DIM
 
@@ -36,6 +37,9 @@ PACKAGED = (
     f"Myna: name one of {', '.join(PUBLISHED)} for that"
 )
 
+CLASSIFIER = "classifier."
+"""Of a model that transformers has trained to classify: what is on top of the encoder."""
+
 VERTICAL_CHUNK_FRAMES = 98
 """The released pipeline cuts for the vertical-only model to a multiple of 2, not of 16."""
 
@@ -44,7 +48,8 @@ def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEnc
     """Load an encoder, its architecture read from the tensors themselves.
 
     Args:
-        source: a local .safetensors, .pth or .pt file; a name from `PUBLISHED`;
+        source: a local .safetensors, .pth or .pt file, or a folder from `myna export --to
+            transformers`, whatever transformers did to it since; a name from `PUBLISHED`;
             "hf://owner/name" or "hf://owner/name@revision"; "" for the packaged model; or "tiny"
             for the small one.
         embedding: "auto", "square", "vertical" or "hybrid": what will be asked of the encoder. It
@@ -94,8 +99,11 @@ def _read_encoder_and_projector(
     path: Path, patchings: tuple[str, ...] | None, embedding: str
 ) -> tuple[MynaEncoder, dict[str, Tensor]]:
     tensors, metadata = read_tensors(path)
+    config = _stored_config(path, metadata) or _folder_config(path)
+    if config and path.name == FOLDER_WEIGHTS:
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER)}
     tensors = strip_wrappers(tensors)
-    config = _stored_config(path, metadata) or detect_config(path, tensors, patchings, embedding)
+    config = config or detect_config(path, tensors, patchings, embedding)
     _check_size(path, config)
     _check_embedding(embedding, config.patchings, str(path))
     _check_tokenizer_order(path, tensors, metadata)
@@ -299,6 +307,24 @@ def _stored_config(path: Path, metadata: dict[str, str]) -> EncoderConfig | None
         return EncoderConfig.of_fields({"patchings": (), **fields, "projector": ()})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its stored configuration is damaged ({error})") from error
+
+
+def _folder_config(path: Path) -> EncoderConfig | None:
+    """The configuration beside weights that `myna export --to transformers` wrote, or transformers
+    since; None of any other file."""
+    file = path.with_name(FOLDER_CONFIG)
+    if path.name != FOLDER_WEIGHTS or not os.path.isfile(file):
+        return None
+    content = read_json(file)
+    if not isinstance(content, dict) or content.get("model_type") != "myna":
+        return None
+    fields = content.get("encoder")
+    if not isinstance(fields, dict):  # the published models' own class
+        return None
+    try:
+        return EncoderConfig.of_fields({**fields, "projector": ()})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: its field 'encoder' is damaged ({error})") from error
 
 
 def _json_field(path: Path, metadata: dict[str, str], name: str) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,10 @@ PACKAGED_FILES = {"": "default.safetensors", "tiny": "tiny.safetensors"}
 """The packaged models by name: a ViT-S, and a ViT-Ti of a quarter of its size."""
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
+
+FOLDER_WEIGHTS = "model.safetensors"
+FOLDER_CONFIG = "config.json"
+"""Of a folder, or a repository, for transformers."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,17 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
             if local.is_file():
                 return local, PUBLISHED[text].patchings
         return _download(PUBLISHED[text].repository, None, text), PUBLISHED[text].patchings
+    if os.path.isdir(path):
+        if not os.path.isfile(path / FOLDER_WEIGHTS):
+            raise CheckpointError(
+                f"{path}: a folder without {FOLDER_WEIGHTS}; give one that "
+                "`myna export --to transformers` or transformers wrote, in one piece, or a file"
+            )
+        return path / FOLDER_WEIGHTS, None
     raise CheckpointError(
         f"{text}: no such file, and not a known name; known are "
         f"{', '.join([*filter(None, PACKAGED_FILES), *PUBLISHED])}, "
-        "hf://owner/name, or the path of a .safetensors, .pth or .pt file"
+        "hf://owner/name, or the path of a .safetensors, .pth or .pt file or a transformers folder"
     )
 
 
@@ -84,7 +96,7 @@ def _download(repository: str, revision: str | None, name: str) -> Path:
         try_to_load_from_cache,
     )
 
-    wanted = ["model.safetensors", f"{name}.safetensors", f"{name}.pth", "pytorch_model.bin"]
+    wanted = [FOLDER_WEIGHTS, f"{name}.safetensors", f"{name}.pth", "pytorch_model.bin"]
     try:
         for candidate in wanted:
             cached = try_to_load_from_cache(repository, candidate, revision=revision)
@@ -92,6 +104,11 @@ def _download(repository: str, revision: str | None, name: str) -> Path:
                 return Path(cached)
         for candidate in wanted:
             try:
+                if candidate == FOLDER_WEIGHTS:
+                    # Of our own folders it says what tensors do not; it lands beside them. First,
+                    # for without network the weights then do not come either.
+                    with suppress(errors.EntryNotFoundError):
+                        hf_hub_download(repository, FOLDER_CONFIG, revision=revision)
                 return Path(hf_hub_download(repository, candidate, revision=revision))
             except errors.LocalEntryNotFoundError:  # there is no network
                 raise

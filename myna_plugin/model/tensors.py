@@ -15,8 +15,8 @@ from torch import Tensor
 
 from myna_plugin.common.errors import InputError
 
-WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")
-"""What DataParallel, training scripts and torch.compile put before every key."""
+WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.", "myna.")
+"""What DataParallel, training scripts, torch.compile and our classifier put before every key."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

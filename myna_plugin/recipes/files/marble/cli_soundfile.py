@@ -1,6 +1,6 @@
 """MARBLE's `cli.py` where torchaudio cannot decode: audio is read with soundfile instead.
 
-    python …/recipes/marble/cli_soundfile.py fit --config probe.Myna.GS.yaml
+    python …/cli_soundfile.py fit --config probe.Myna.GS.yaml
 
 Run in a checkout of MARBLE, in place of `python cli.py`, wherever torchaudio is 2.9 or newer
 without torchcodec, or its compiled part does not load. Reads WAV, FLAC, OGG and MP3.
