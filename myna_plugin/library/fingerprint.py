@@ -38,6 +38,9 @@ LEAST_GROWTH = 1e-6
 LARGEST_OFFSET = 16
 """Steps that one of two files may begin later: two seconds."""
 
+LEAST_OVERLAP = 0.75
+"""Share of the shorter fingerprint that is compared."""
+
 LARGEST_ERROR = 0.25
 """Share of different bits up to which two recordings are one; of strangers half of them differ."""
 
@@ -75,11 +78,11 @@ def difference(a: bytes, b: bytes) -> float:
         0 to 1; 1 where one is empty, or too little of them lies side by side.
     """
     first, second = (np.frombuffer(text, "<u2") for text in (a, b))
-    least = 1.0
+    least, enough = 1.0, max(LEAST_OVERLAP * min(len(first), len(second)), LEAST_STEPS)
     for offset in range(-LARGEST_OFFSET, LARGEST_OFFSET + 1):
         x, y = first[max(offset, 0) :], second[max(-offset, 0) :]
         length = min(len(x), len(y))
-        if length >= LEAST_STEPS:
+        if length >= enough:
             different = np.unpackbits((x[:length] ^ y[:length]).view(np.uint8))
             least = min(least, float(different.mean()))
     return least
