@@ -268,6 +268,9 @@ def read_column(path: Path, name: str) -> list[Any]:
 def _read(path: Path) -> Library:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         facts = facts_of(file.schema_arrow)
+        for name in COLUMNS:
+            if name not in file.schema_arrow.names:
+                raise ValueError(f"it has no column {name}, as those of earlier versions have none")
         schema = pa.schema([schema_of(facts).field(name) for name in COLUMNS])
         paths: list[str] = []
         entries: list[Entry] = []

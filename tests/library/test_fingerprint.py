@@ -64,3 +64,13 @@ def test_what_does_not_change_or_is_short_has_none():
     assert fingerprint(hum) == fingerprint(np.zeros(160_000, np.float32)) == b""
     assert fingerprint(chords(0)[: 3 * 16_000]) == b""
     assert not are_one(b"", b"")
+
+
+def test_the_difference_is_that_of_the_bits_at_the_best_offset():
+    draw = np.random.default_rng(0)
+    bits = draw.integers(0, 2, (60, 16), np.uint8)
+    later = np.concatenate([draw.integers(0, 2, (7, 16), np.uint8), bits])
+    later[9:12] ^= 1
+    a, b = (np.packbits(rows, axis=1).tobytes() for rows in (bits, later))
+    assert difference(a, b) == difference(b, a) == 3 / 60
+    assert difference(a, b"") == difference(a, a[:40]) == 1

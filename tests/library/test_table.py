@@ -114,6 +114,11 @@ def test_files_that_are_no_libraries_are_named(tmp_path):
     pq.write_table(pa.table({"path": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(LibraryError, match="not a library"):
         read_library(tmp_path / "other.parquet")
+    write_library(tmp_path / "now.parquet", tables_of(["a"], [draw(3)], FACTS), FACTS)
+    old = pq.read_table(tmp_path / "now.parquet").drop_columns(["content"])
+    pq.write_table(old, tmp_path / "old.parquet")
+    with pytest.raises(LibraryError, match="it has no column content, as those of earlier"):
+        read_library(tmp_path / "old.parquet")
     with pytest.raises(LibraryError, match="is a folder, not a file; name a file"):
         read_library(tmp_path)
     with pytest.raises(LibraryError, match="is a pipe or a device, not a file; name"):
