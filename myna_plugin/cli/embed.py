@@ -55,8 +55,8 @@ Examples:
   myna merge library.parquet
 
 Given again, the same command brings the library up to date: it embeds what is new or has changed,
-drops what is gone, follows by their contents files that were moved, and says how many of each. A
-library is never left half updated.
+drops what is gone, keeps the rows of files that were moved or given other tags, and says how many
+of each. A library is never left half updated.
 
 On a terminal a bar shows how far it is, elsewhere a line every half minute; --quiet keeps to what
 cannot be used.
@@ -146,9 +146,9 @@ def embed(
     Audio of any length and of every kind that FFmpeg's libraries, which are built in, can decode:
     WAV, FLAC, OGG, Opus, MP3, M4A, AAC, WMA, AIFF, WavPack, the sound of MP4 and WebM, and so on.
     Of a folder, hidden files and folders are left out, and the bins and thumbnails of NAS systems;
-    the rest is counted by ending. A cue sheet cuts an album that is one file. One row a track:
-    path, duration_s, embedding, title, artist, album, and a warning where the file is silent,
-    damaged or cut off.
+    what is no audio is counted by ending. A cue sheet cuts an album that is one file. One row a
+    track: path, duration_s, embedding, title, artist, album, and a warning where the file is
+    silent, damaged or cut off.
     """
     if engine == "ray" and shard is not None:
         raise InputError("--engine ray divides the work itself: leave --shard out")

@@ -18,6 +18,7 @@ from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import InputError, ToldCommand, say
 from myna_plugin.common.files import digest_path
 from myna_plugin.common.options import DEVICE, POSITIVE_INT, NamedPath
+from myna_plugin.library.decoding_pool import find_sound
 from myna_plugin.library.fingerprint import SECONDS, fingerprint
 from myna_plugin.library.neighbours import Neighbour, Seed, find_rows, join_libraries, nearest
 from myna_plugin.library.table import Entry, Library
@@ -113,7 +114,8 @@ def _listen(path: str, content: str | None) -> tuple[float, Entry]:
         if n_samples < SECONDS * SAMPLE_RATE:
             beginning.append(block)
         n_samples += len(block)
-    return n_samples / SAMPLE_RATE, Entry(content, fingerprint(np.concatenate(beginning)))
+    heard = fingerprint(np.concatenate(beginning))
+    return n_samples / SAMPLE_RATE, Entry(content, heard, sound=find_sound(path))
 
 
 def load_model_of(library: Library, model: str | None, device: str) -> Myna:

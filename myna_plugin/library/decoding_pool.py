@@ -31,7 +31,7 @@ from myna_plugin.library.segments import (
     largest_segment,
 )
 from myna_plugin.library.tracks import LibraryError, Track
-from myna_plugin.model.audio import SAMPLE_RATE, AudioError, read_tags, stream_audio
+from myna_plugin.model.audio import SAMPLE_RATE, AudioError, digest_sound, read_tags, stream_audio
 
 SLOTS = 6
 """Segments that a worker may be ahead: five minutes of audio, 20 MB."""
@@ -69,13 +69,15 @@ class Details(NamedTuple):
 
     Attributes:
         content: SHA-256 of the file, in hexadecimal digits.
-        fingerprint: of the track's sound.
+        sound: SHA-256 of the file's sound as it is stored, whatever its tags.
+        fingerprint: of the track's sound as it is heard.
         title: by the file's tags, or the cue sheet; None where they do not say.
         artist: likewise.
         album: likewise.
     """
 
     content: str
+    sound: str | None
     fingerprint: bytes
     title: str | None = None
     artist: str | None = None
@@ -304,6 +306,14 @@ def cut_piece(blocks: Iterable[np.ndarray], track: Track) -> Iterator[np.ndarray
         raise AudioError(f"{Path(track.path)}: ends before {start / SAMPLE_RATE:.2f} s")
 
 
+def find_sound(path: str) -> str | None:
+    """Digest of a file's sound as it is stored; None of what libsndfile alone can read."""
+    try:
+        return digest_sound(path)
+    except AudioError:
+        return None
+
+
 def read_names(track: Track) -> tuple[str | None, str | None, str | None]:
     """Title, artist and album, composed (NFC); None for what is not said."""
     if track.start_s is not None:
@@ -355,7 +365,8 @@ def _decode_into(
             slots[slot, : len(samples)] = samples
             send((SEGMENT, slot, len(samples), full, partial_frames))
         tags = read_names(track)
-        details = Details(content, fingerprint(np.concatenate(beginning)), *tags)
+        sound = find_sound(track.path)
+        details = Details(content, sound, fingerprint(np.concatenate(beginning)), *tags)
         answer: tuple[Any, ...] = FINISHED, n_samples, details, "; ".join(notes)
     except AudioError as error:
         answer = FAILED, str(error).removeprefix(f"{Path(track.path)}: ")

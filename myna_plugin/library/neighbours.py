@@ -157,8 +157,8 @@ def nearest(
 ) -> list[Neighbour]:
     """The recordings most similar to some tracks, without those tracks' own.
 
-    Two files hold one recording if their contents are the same, or if they are of about one length
-    and their fingerprints agree; vectors do not decide it.
+    Two files hold one recording if their contents are the same, or their sound as it is stored, or
+    if they are of about one length and their fingerprints agree; vectors do not decide it.
 
     Args:
         library: where to look.
@@ -198,7 +198,8 @@ def nearest(
 
 def is_same(duration_s: float, entry: Entry, other_s: float, other: Entry) -> bool:
     """Whether two tracks, their lengths in seconds, are files of one recording."""
-    if entry.content and entry.content == other.content:
+    digests = ((entry.content, other.content), (entry.sound, other.sound))
+    if any(one and one == two for one, two in digests):
         return (entry.start_s, entry.end_s) == (other.start_s, other.end_s)
     if abs(duration_s - other_s) > LARGEST_DIFFERENCE_S:
         return False

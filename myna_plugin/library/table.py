@@ -10,7 +10,8 @@ warning     what is odd about the file: "silent: …", "read short: …"; null f
 size        of the file, bytes
 modified_ns time of its last change, nanoseconds since 1970
 content     SHA-256 of its bytes
-fingerprint of the sound, by which copies in other formats are known
+sound       SHA-256 of the sound as it is stored, which tags do not change
+fingerprint of the sound as it is heard, by which copies in other formats are known
 start_s     where a track begins in an album that is one file, seconds; null for a whole file
 end_s       where it ends; null for the end of the file
 title       by the file's tags, or the album's cue sheet; null where they do not say
@@ -56,6 +57,7 @@ class Entry(NamedTuple):
     title: str | None = None
     artist: str | None = None
     album: str | None = None
+    sound: str | None = None
 
 
 COLUMNS = ["path", "duration_s", "embedding", *Entry._fields]
@@ -162,6 +164,7 @@ def schema_of(facts: Facts) -> pa.Schema:
             pa.field("size", pa.int64()),
             pa.field("modified_ns", pa.int64()),
             pa.field("content", pa.string()),
+            pa.field("sound", pa.string()),
             pa.field("fingerprint", pa.binary()),
             pa.field("start_s", pa.float64()),
             pa.field("end_s", pa.float64()),

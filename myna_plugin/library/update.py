@@ -1,8 +1,9 @@
 """What of a library can stay when its music has changed, and what is to be embedded.
 
 A file is the one that a row was made of if path, size and time of change are the row's, or if its
-content is. So what was moved, copied or merely touched keeps its embedding. Contents are compared,
-which means reading the file, only where a row has the same size.
+content is, or its sound as it is stored. So what was moved, copied, tagged or merely touched keeps
+its embedding. Contents are compared, which means reading the file, only where a row has the same
+size; sounds only of files that have changed, or may have been moved as well.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from myna_plugin.common.files import digest_path
+from myna_plugin.library.decoding_pool import find_sound, read_names
 from myna_plugin.library.parts import plan_units
 from myna_plugin.library.table import DAMAGE, Facts, facts_of, schema_of
 from myna_plugin.library.tracks import SHOWN_AFTER_S, LibraryError, Track, printable
@@ -47,16 +49,18 @@ class Known:
     Attributes:
         states: `Track.state`.
         contents: SHA-256 of the files.
+        sounds: SHA-256 of their sound, as it is stored.
     """
 
     states: list[State]
     contents: list[str | None]
+    sounds: list[str | None]
 
     def name(self, row: int) -> State:
         """`Track.name` of a row."""
         return (self.states[row][0], *self.states[row][3:])
 
-    def sound(self, row: int) -> State:
+    def piece(self, row: int) -> State:
         """Content and span."""
         return (self.contents[row], *self.states[row][3:5])
 
@@ -67,12 +71,14 @@ class Changes:
 
     Attributes:
         rows: for every track the row that it keeps; None if it is to be embedded.
-        counts: tracks by what has become of them: "as they were", "moved", "copied", "changed",
-            "new", "failed before"; and rows that are "gone".
+        counts: tracks by what has become of them: "as they were", "moved", "copied", "with other
+            tags", "changed", "new", "failed before"; and rows that are "gone".
+        tagged: numbers of the tracks whose row is of the same sound in a file of other bytes.
     """
 
     rows: list[int | None]
     counts: Counter[str] = field(default_factory=Counter)
+    tagged: set[int] = field(default_factory=set)
 
 
 def compare(
@@ -80,6 +86,7 @@ def compare(
     known: Known,
     failed_before: set[str],
     digest: Callable[[str], str | None],
+    find_sound: Callable[[str], str | None],
 ) -> Changes:
     """Find each track's row.
 
@@ -88,14 +95,19 @@ def compare(
         known: what the library's rows were made of.
         failed_before: paths of files that could not be used.
         digest: of a file's content; None if it cannot be read.
+        find_sound: digest of its sound; likewise.
     """
     n_rows = len(known.states)
     row_of = {known.name(row): row for row in range(n_rows)}
     rows_with: dict[State, list[int]] = {}
+    rows_like: dict[str | None, list[int]] = {}
     for place in range(n_rows):
-        rows_with.setdefault(known.sound(place), []).append(place)
+        rows_with.setdefault(known.piece(place), []).append(place)
+        if known.states[place][3] is None:
+            rows_like.setdefault(known.sounds[place], []).append(place)
     sizes = {state[1] for state in known.states}
     present = {track.name for track in tracks}
+    is_missing = any(known.name(row) not in present for row in range(n_rows))
     changes, taken = Changes([]), set[int]()
     digest = lru_cache(digest)  # of an album whose pieces come one after the other
     for track in tracks:
@@ -106,9 +118,13 @@ def compare(
             continue
         content = digest(track.path) if track.size in sizes else None
         same = rows_with.get((content, *track[3:5]), []) if content else []
+        is_tagged = not same and track.start_s is None and (row is not None or is_missing)
+        if is_tagged and (sound := find_sound(track.path)) is not None:
+            same = rows_like.get(sound, [])
+            changes.tagged.update([len(changes.rows)] if same else [])
         moved = [r for r in same if known.name(r) not in present and r not in taken]
         if row in same:
-            kept, kind = row, "as they were"
+            kept, kind = row, "with other tags" if is_tagged else "as they were"
         elif same:
             kept, kind = (moved or same)[0], "moved" if moved else "copied"
             taken.update(moved[:1])
@@ -129,7 +145,7 @@ class Update:
         out: the library.
         tracks: all that it is to hold.
         facts: what its rows are made with.
-        rows: for every track the row that it keeps, or None.
+        changes: what of the library's rows they keep.
         is_idle: whether the library is to stay as it is.
     """
 
@@ -138,12 +154,12 @@ class Update:
         out: Path,
         tracks: Sequence[Track],
         facts: Facts,
-        rows: Sequence[int | None],
+        changes: Changes,
         is_idle: bool,
     ) -> None:
-        self._out, self._tracks, self._facts, self._rows = out, tracks, facts, rows
+        self._out, self._tracks, self._facts, self._changes = out, tracks, facts, changes
         self._state = _state(out)
-        self.to_embed = [t for t, row in zip(tracks, rows, strict=True) if row is None]
+        self.to_embed = [t for t, row in zip(tracks, changes.rows, strict=True) if row is None]
         self.is_idle = is_idle
 
     def check_unchanged(self) -> None:
@@ -163,14 +179,16 @@ class Update:
         schema = schema_of(self._facts)
         new_rows = (table.slice(i, 1) for table in fresh for i in range(len(table)))
         waiting = next(new_rows, None)
-        row_of = iter(self._rows)
+        numbered = enumerate(self._changes.rows)
         with pq.ParquetFile(self._out, page_checksum_verification=True) as file:
             former = _Former(self._out, file, schema)
             for unit in plan_units(self._tracks, self._facts):
                 pieces, found = [], []
-                for track, row in zip(unit.tracks, row_of, strict=False):
+                for track, (number, row) in zip(unit.tracks, numbered, strict=False):
                     if row is not None:
-                        pieces.append(former.row(row))
+                        is_tagged = number in self._changes.tagged
+                        piece = former.row(row)
+                        pieces.append(_with_tags(piece, track) if is_tagged else piece)
                     elif waiting is not None and _is_of(waiting, track):
                         pieces.append(waiting)
                         waiting = next(new_rows, None)
@@ -221,6 +239,15 @@ def _states_of(rows: pa.Table) -> list[State]:
     ]
 
 
+def _with_tags(row: pa.Table, track: Track) -> pa.Table:
+    """A row with its file's present content, title, artist and album."""
+    values = (_digest(track.path), *read_names(track))
+    for name, value in zip(("content", *NAMES), values, strict=True):
+        place, kind = row.schema.get_field_index(name), row.schema.field(name)
+        row = row.set_column(place, kind, pa.array([value], kind.type))
+    return row
+
+
 def _with_states(rows: pa.Table, tracks: Sequence[Track]) -> pa.Table:
     """Rows with the paths, sizes and times that their files have now, and pieces' titles."""
     for name in STATE_COLUMNS:
@@ -268,7 +295,7 @@ def plan_update(
             bar.update()
             return _digest(path)
 
-        changes = compare(tracks, known, failed_before, digest)
+        changes = compare(tracks, known, failed_before, digest, find_sound)
     gone = changes.counts["gone"]
     if gone > LARGEST_LOSS * len(known.states):
         raise LibraryError(
@@ -279,7 +306,7 @@ def plan_update(
         say(f"{out}: {describe_counts(changes.counts)}")
     is_same = known.states == [track.state for track in tracks]
     is_idle = not failed_before and facts == made_with and is_same
-    return Update(out, tracks, facts, changes.rows, is_idle)
+    return Update(out, tracks, facts, changes, is_idle)
 
 
 def describe_counts(counts: Counter[str]) -> str:
@@ -288,12 +315,21 @@ def describe_counts(counts: Counter[str]) -> str:
     >>> describe_counts(Counter({"new": 2, "gone": 0, "as they were": 1_000}))
     '2 new, 1,000 as they were'
     """
-    kinds = ("new", "copied", "changed", "moved", "gone", "failed before", "as they were")
+    kinds = (
+        "new",
+        "copied",
+        "changed",
+        "with other tags",
+        "moved",
+        "gone",
+        "failed before",
+        "as they were",
+    )
     return ", ".join(f"{counts[kind]:,} {kind}" for kind in kinds if counts[kind])
 
 
 def _read_known(out: Path) -> tuple[Known, Facts]:
-    columns = [*STATE_COLUMNS, "content"]
+    columns = [*STATE_COLUMNS, "content", "sound"]
     try:
         table = pq.read_table(
             out, columns=columns, partitioning=None, page_checksum_verification=True
@@ -301,7 +337,8 @@ def _read_known(out: Path) -> tuple[Known, Facts]:
         made_with = facts_of(table.schema)
         schema = pa.schema([schema_of(made_with).field(name) for name in columns])
         table = table.select(columns).cast(schema)
-        return Known(_states_of(table), table["content"].to_pylist()), made_with
+        digests = (table[name].to_pylist() for name in ("content", "sound"))
+        return Known(_states_of(table), *digests), made_with
     except DAMAGE as error:
         raise LibraryError(
             f"{out}: damaged, or made before libraries could be updated; give --new to make it "

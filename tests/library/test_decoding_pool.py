@@ -11,7 +11,7 @@ from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Details, Fa
 from myna_plugin.library.fingerprint import fingerprint
 from myna_plugin.library.segments import SEGMENT_CHUNKS, cut_segments
 from myna_plugin.library.tracks import LibraryError, Track
-from myna_plugin.model.audio import load_audio
+from myna_plugin.model.audio import digest_sound, load_audio
 
 
 def numbered(paths):
@@ -42,7 +42,9 @@ def test_workers_give_what_decoding_here_gives(tmp_path):
     assert {i: end.n_samples for i, end in ends.items()} == dict(enumerate(lengths))
     assert [*ends[4][:2], ends[4].warning] == [4, lengths[4], ""]
     heard = load_audio(paths[4]).numpy()
-    assert ends[4].details == Details(digest_path(paths[4]), fingerprint(heard))
+    assert ends[4].details == Details(
+        digest_path(paths[4]), digest_sound(paths[4]), fingerprint(heard)
+    )
     assert ends[0].warning.startswith("silent: ")  # of one sample
     for i, path in enumerate(paths):
         expected = list(cut_segments([load_audio(path).numpy()], 96))

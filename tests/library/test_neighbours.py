@@ -4,7 +4,7 @@ import pytest
 import tiny_library
 
 from myna_plugin.library import neighbours
-from myna_plugin.library.neighbours import Seed, find_rows, join_libraries, nearest
+from myna_plugin.library.neighbours import Seed, find_rows, is_same, join_libraries, nearest
 from myna_plugin.library.table import (
     Entry,
     Library,
@@ -107,8 +107,8 @@ def test_a_recording_is_one_hit_by_content_or_sound_and_never_by_its_vector(libr
         Entry("B", sound),
         Entry("C", sound),  # longer
         Entry("D", stranger),
-        Entry("E", b""),
-        Entry("F", b""),
+        Entry("E", b"", sound="s"),
+        Entry("F", b"", sound="t"),
         Entry("A", sound, 3.0, 9.0),  # a piece of an album
     ]
     library.duration_s[3] = 9.0
@@ -124,6 +124,14 @@ def test_a_recording_is_one_hit_by_content_or_sound_and_never_by_its_vector(libr
     assert hits[5].row >= 8
     of_its_own = nearest(library, [Seed(near, 1.0, Entry("B", sound))], 2)
     assert [hit.row for hit in of_its_own] == [3, 4], "copies of the seed are no hits"
+
+
+def test_a_file_with_other_tags_is_the_same_recording():
+    tagged, other = Entry("A", b"", sound="s"), Entry("B", b"", sound="s")
+    assert is_same(1.0, tagged, 1.0, other)
+    assert not is_same(1.0, tagged, 1.0, other._replace(sound="t"))
+    assert not is_same(1.0, tagged, 1.0, other._replace(start_s=0.0))
+    assert not is_same(1.0, Entry(), 1.0, Entry())
 
 
 def test_of_an_artist_at_most_so_many(library):

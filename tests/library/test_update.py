@@ -51,7 +51,11 @@ def change(music):
     shutil.copy(music / "040.wav", music / "copy.wav")
     os.utime(music / "050.wav")
     (music / "060.wav").write_bytes(b"no audio")
-    return "1 new, 1 copied, 3 changed, 2 moved, 3 gone, 92 as they were"
+    for name, to in (("070.wav", "070.wav"), ("080.wav", "tagged and moved.wav")):
+        content = (music / name).read_bytes()
+        (music / name).unlink()
+        (music / to).write_bytes(content + b"LIST\x10\0\0\0INFOINAM\4\0\0\0Neu\0")
+    return "1 new, 1 copied, 3 changed, 1 with other tags, 3 moved, 3 gone, 90 as they were"
 
 
 @pytest.mark.parametrize("options", [[], ["--timestamps", "--hop-ms", "500"]])
@@ -206,7 +210,7 @@ def test_shards_may_replace_a_library(tmp_path, music, embed):
 
 def test_contents_are_read_only_where_a_size_agrees():
     rows = (Track("a", 1, 10), Track("b", 2, 10), Track("c", 3, 10), Track("d", 4, 10))
-    known = Known([track.state for track in rows], ["A", "B", "C", "D"])
+    known = Known([track.state for track in rows], ["A", "B", "C", "D"], list("wxyz"))
     tracks = [
         Track("a", 1, 10),  # as it was
         Track("b", 2, 11),  # touched
@@ -217,12 +221,32 @@ def test_contents_are_read_only_where_a_size_agrees():
         Track("h", 6, 12),
     ]
     contents = {"b": "B", "c": "?", "e": "D", "f": "D"}
+    sounds = {"c": "v", "g": "u", "h": None}
 
-    changes = compare(tracks, known, {"h"}, contents.__getitem__)
+    changes = compare(tracks, known, {"h"}, contents.__getitem__, sounds.__getitem__)
 
     assert changes.rows == [0, 1, None, 3, 3, None, None]
     assert changes.counts == Counter(
         {"as they were": 2, "changed": 1, "moved": 1, "copied": 1, "new": 1, "failed before": 1}
         | {"gone": 0}
     )
-    assert compare([Track("a", -1, -1)], known, set(), Path).rows == [None]
+    assert changes.tagged == set()
+    assert compare([Track("a", -1, -1)], known, set(), Path, lambda path: None).rows == [None]
+
+
+def test_sounds_are_compared_where_a_file_has_changed_or_may_have_moved():
+    rows = (Track("a", 1, 10), Track("b", 2, 10), Track("c", 3, 10))
+    known = Known([track.state for track in rows], ["A", "B", "C"], ["x", "y", "z"])
+    sounds = {"a": "x", "n": "z", "m": "y", "o": "w"}
+    tracks = [Track("a", 9, 11), Track("b", 2, 10), Track("n", 9, 12), Track("m", 9, 13)]
+    tracks.append(Track("o", 9, 14))
+
+    changes = compare(tracks, known, set(), {}.get, sounds.__getitem__)
+
+    assert changes.rows == [0, 1, 2, 1, None]
+    assert changes.tagged == {0, 2, 3}
+    assert changes.counts == Counter(
+        {"with other tags": 1, "as they were": 1, "moved": 1, "copied": 1, "new": 1, "gone": 0}
+    )
+    unheard = compare([*map(Track, "abc"), Track("n")], known, set(), {}.get, {"n": ""}.get)
+    assert unheard.counts["new"] == 1, "nothing is missing that it could be"
