@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from myna_plugin.model import sources
 from myna_plugin.model.checkpoint import load_encoder, save_checkpoint
 from myna_plugin.model.encoder import SIZES, EncoderConfig, MynaEncoder, initialise
-from myna_plugin.model.tensors import CheckpointError, read_tensors
+from myna_plugin.model.layouts import read_weights
+from myna_plugin.model.tensors import CheckpointError
 
 TINY = {"embed_dim": 64, "depth": 2, "num_heads": 1, "mlp_dim": 128}
 
@@ -179,7 +180,7 @@ def test_our_format_round_trips_with_its_configuration(tmp_path):
     loaded = load_encoder(tmp_path / "a.safetensors")
     assert loaded.config == config
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in encoder.state_dict().items())
-    assert read_tensors(tmp_path / "a.safetensors")[1]["licence"] == "CC0"
+    assert read_weights(tmp_path / "a.safetensors")[1]["licence"] == "CC0"
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
@@ -194,7 +195,7 @@ def test_the_projector_is_kept_in_the_file_and_dropped_on_loading(tmp_path):
 
 def test_swapped_tokenizers_are_detected(tmp_path):
     save_checkpoint(initialise(MynaEncoder(EncoderConfig(**TINY)), 1), tmp_path / "a.safetensors")
-    tensors, metadata = read_tensors(tmp_path / "a.safetensors")
+    tensors, metadata = read_weights(tmp_path / "a.safetensors")
     swapped = {}
     for key, value in tensors.items():
         if key.startswith("to_patch_embedding."):
@@ -219,7 +220,7 @@ def test_swapped_tokenizers_are_detected(tmp_path):
 )
 def test_damaged_metadata_is_named(tmp_path, field, value, message):
     save_checkpoint(initialise(MynaEncoder(EncoderConfig(**TINY)), 1), tmp_path / "a.safetensors")
-    tensors, metadata = read_tensors(tmp_path / "a.safetensors")
+    tensors, metadata = read_weights(tmp_path / "a.safetensors")
     save_file(tensors, tmp_path / "a.safetensors", metadata={**metadata, field: value})
     with pytest.raises(CheckpointError, match=message):
         load_encoder(tmp_path / "a.safetensors")
@@ -340,7 +341,7 @@ def test_a_configuration_is_held_against_the_file_before_anything_is_built(
 ):
     encoder = initialise(MynaEncoder(EncoderConfig(**TINY)), 1)
     save_checkpoint(encoder, tmp_path / "a.safetensors")
-    tensors, metadata = read_tensors(tmp_path / "a.safetensors")
+    tensors, metadata = read_weights(tmp_path / "a.safetensors")
     config = json.dumps({**json.loads(metadata["config"]), **claim})
     save_file(tensors, tmp_path / "a.safetensors", metadata={**metadata, "config": config})
     if message is None:
@@ -489,7 +490,7 @@ def test_the_same_encoder_and_metadata_are_the_same_file_every_time(tmp_path):
         save_checkpoint(encoder, path, {name: facts[name] for name in names})
         contents.add(path.read_bytes())
     assert len(contents) == 1
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_weights(path)
     assert facts.items() <= metadata.items()
     for name, value in encoder.state_dict().items():
         assert torch.equal(tensors[name], value)
