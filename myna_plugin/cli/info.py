@@ -36,8 +36,8 @@ Examples:
 def info(checkpoint: str, embedding: str, as_json: bool) -> None:
     """Describe CHECKPOINT; every key is verified.
 
-    A file, a folder for transformers, a published name, or hf://owner/name. Without one, the
-    packaged model; "tiny" is the small one.
+    A file, a folder for transformers, a published name, or owner/name of the Hugging Face hub.
+    Without one, the packaged model; "tiny" is the small one.
     """
     facts = describe_checkpoint(checkpoint, embedding)
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -41,16 +41,20 @@ VERTICAL_CHUNK_FRAMES = 98
 """The released pipeline cuts for the vertical-only model to a multiple of 2, not of 16."""
 
 
-def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEncoder:
+def load_encoder(
+    source: str | Path = "", *, embedding: str = "auto", chunk_frames: int | None = None
+) -> MynaEncoder:
     """Load an encoder, its architecture read from the tensors themselves.
 
     Args:
-        source: a local .safetensors, .pth or .pt file, or a folder from `myna export --to
-            transformers`, whatever transformers did to it since; a name from `PUBLISHED`;
+        source: a local .safetensors, .pth or .pt file; a folder such as `myna export --to
+            transformers` writes, whatever transformers did to it since, or a download of a whole
+            repository; a name from `PUBLISHED`; "owner/name" of the Hugging Face hub,
             "hf://owner/name" or "hf://owner/name@revision"; "" for the packaged model; or "tiny"
             for the small one.
         embedding: "auto", "square", "vertical" or "hybrid": what will be asked of the encoder. It
             also tells which patching a bare one-tokenizer state dict has, if nothing else does.
+        chunk_frames: frames of a chunk, in whole patches; None for what the checkpoint names.
 
     Returns:
         The encoder in eval mode, on the CPU, without projector, no gradients kept.
@@ -58,6 +62,7 @@ def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEnc
     Raises:
         CheckpointError: the weights are not found, not readable with `weights_only`, not a Myna
             encoder, incomplete, or cannot give `embedding`.
+        ValueError: another option outside its range.
     """
     if not isinstance(embedding, str) or embedding not in ("auto", "hybrid", *PATCHINGS):
         raise ValueError(
@@ -65,6 +70,11 @@ def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEnc
         )
     path, known = resolve(source)
     encoder = read_encoder(path, patchings=known, embedding=embedding)
+    if chunk_frames is not None:
+        # Positions are computed for whatever length; there are no weights of a length.
+        longer = _build(replace(encoder.config, chunk_frames=chunk_frames))
+        longer.load_state_dict(encoder.state_dict())
+        encoder = longer
     if not source:
         _say_which()
     return encoder.eval().requires_grad_(False)
@@ -319,9 +329,9 @@ def _folder_config(path: Path) -> EncoderConfig | None:
     """The configuration beside weights that `myna export --to transformers` wrote, or transformers
     since; None of any other file."""
     file = path.with_name(CONFIG)
-    content = read_json(file, None)
+    content = read_json(file) if file.is_file() else None
     fields = content.get("encoder") if isinstance(content, dict) else None
-    if not isinstance(fields, dict) or content.get("model_type") != "myna":
+    if not isinstance(fields, dict):  # published models, and others' files
         return None
     try:
         return EncoderConfig.of_fields({**fields, "projector": ()})

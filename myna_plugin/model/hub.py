@@ -28,7 +28,8 @@ def download(repository: str, revision: str | None, name: str, otherwise: str) -
         CheckpointError: it cannot be had, or there are no weights, or several; says what there is.
     """
     # Imported on request only: it is slow to import, and most loads are local.
-    from huggingface_hub import errors, hf_hub_download, list_repo_files
+    from huggingface_hub import errors, hf_hub_download, model_info
+    from huggingface_hub.utils import httpx
 
     def get(file: str) -> Path:
         return Path(hf_hub_download(repository, file, revision=revision))
@@ -37,16 +38,23 @@ def download(repository: str, revision: str | None, name: str, otherwise: str) -
         cached = _find_cached(repository, revision, name)
         if cached is not None:
             return cached
-        files = list_repo_files(repository, revision=revision)
+        # Not `list_repo_files`, which tries for half a minute where there is no network.
+        siblings = model_info(repository, revision=revision).siblings or []
+        files = [sibling.rfilename for sibling in siblings]
         chosen = choose_weights(files, name)
         if chosen is not None:
             return _get_whole(chosen, files, get)
         reason = f"it holds no weights, only {list_some(sorted(files))}"
     except CheckpointError as error:
         reason = str(error)
-    except (OSError, ValueError, RuntimeError, errors.HfHubHTTPError) as error:
+    except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        unreached = (
+            errors.LocalEntryNotFoundError,
+            errors.OfflineModeIsEnabled,
+            httpx.TransportError,
+        )
+        if isinstance(error, unreached):
             reason = "the Hugging Face hub cannot be reached"  # their own words say less
         raise CheckpointError(
             f"hf://{repository}: cannot be downloaded ({reason}). Without network, {otherwise}"

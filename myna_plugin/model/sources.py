@@ -72,7 +72,8 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
     if os.path.isdir(path):
         return _find_in(path), PUBLISHED[path.name].patchings if path.name in PUBLISHED else None
     address = HUB.fullmatch(text)
-    if address and not text.endswith(SUFFIXES):
+    # A name in a folder that is there is a path with a slip, and asks no network.
+    if address and (address["asked"] or not (text.endswith(SUFFIXES) or path.parent.exists())):
         repository = address["asked"] or address["plain"]
         known = next((p.patchings for p in PUBLISHED.values() if p.repository == repository), None)
         return _download(repository, address["revision"], Path(repository).name), known
