@@ -119,6 +119,19 @@ TOKENS = click.option(
 )
 
 
+class PatternType(click.ParamType):
+    """A pattern that some name or path may match."""
+
+    name = "PATTERN"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what matches nothing, or leads elsewhere."""
+        parts = str(value).strip("/").split("/")
+        if {"", ".", ".."} & {*parts}:
+            self.fail(f"must be a name, or a path from the folder on, got {value!r}", param, ctx)
+        return str(value)
+
+
 class ShardType(click.ParamType):
     """i/n as a pair of numbers."""
 
