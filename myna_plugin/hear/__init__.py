@@ -49,7 +49,7 @@ def load_model(
         tokens: the share of each chunk's tokens that a scene embedding is made of: 1, or for speed
             0.5, 0.25 or 0.125. Timestamp embeddings need every column: they are made of all.
         batch_size: chunks a pass of the encoder; None chooses by device. Never changes a result.
-        precision: "float32", "bfloat16" or "float16" for the encoder; halves are meant for CUDA.
+        precision: "float32", "bfloat16" or "float16"; bfloat16 also on CPUs that have it.
         compile: run the encoder through `torch.compile`, for large jobs on CUDA.
 
     Returns:
