@@ -77,7 +77,7 @@ class Myna:
                 where the checkpoint has both tokenizers.
             device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N", or a
                 `torch.device`.
-            precision: "float32", "bfloat16" or "float16" for the encoder; halves are for CUDA.
+            precision: "float32", "bfloat16" or "float16"; bfloat16 also on CPUs that have it.
             hop_ms: milliseconds between timestamp embeddings.
             timestamp_layer: the block, from 1, that these are read off.
             scene_layers: the blocks, from 1, whose mean tokens an embedding joins.

@@ -49,7 +49,7 @@ def load_model(
         chunk_frames: frames of 32 ms that the encoder sees at once, a multiple of 16, of 2 for
             vertical patches alone; None for what the checkpoint names, or as published, 96 or 98.
         batch_size: chunks a pass of the encoder; None chooses by device. Never changes a result.
-        precision: "float32", "bfloat16" or "float16" for the encoder; halves are meant for CUDA.
+        precision: "float32", "bfloat16" or "float16"; bfloat16 also on CPUs that have it.
         compile: run the encoder through `torch.compile`, for large jobs on CUDA.
 
     Returns:
