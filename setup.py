@@ -128,6 +128,17 @@ setup(
             "myna = myna_plugin",
             "myna-square = myna_plugin.hear.square",
             "myna-vertical = myna_plugin.hear.vertical",
+            # Other people's encoders, and baselines.
+            *(
+                f"{name} = myna_plugin.peers.{name.replace('-', '_')}"
+                for name in (
+                    "chroma",
+                    "krumhansl",
+                    "mel-statistics",
+                    "mfcc",
+                    "random-vit",
+                )
+            ),
         ],
     },
     classifiers=[
