@@ -133,8 +133,13 @@ setup(
                 f"{name} = myna_plugin.peers.{name.replace('-', '_')}"
                 for name in (
                     "chroma",
+                    "clap-music",
+                    "clmr",
                     "krumhansl",
                     "mel-statistics",
+                    "mert-330m",
+                    "mert-95m",
+                    "mert-95m-public",
                     "mfcc",
                     "random-vit",
                 )

@@ -6,7 +6,8 @@ import importlib.util
 import warnings
 from dataclasses import dataclass
 
-from myna_plugin.common.errors import InputError, MissingPackageError
+from myna_plugin.common.errors import InputError
+from myna_plugin.common.toolkits import import_toolkit
 
 NO_COMMERCE = "not for commercial use"
 
@@ -76,15 +77,12 @@ class Card:
         return isinstance(try_to_load_from_cache(self.repository, "config.json"), str)
 
     def require_package(self) -> None:
-        """Refuse to go on without it.
+        """Import it, beside any build of torch.
 
         Raises:
             MissingPackageError: it is not installed.
         """
-        if importlib.util.find_spec(self.package) is None:
-            raise MissingPackageError(
-                f"{self.name} needs {self.package}: pip install {self.install}"
-            )
+        import_toolkit(self.package, self.install, self.name)
 
     def tell_terms(self) -> None:
         """Warn, where the weights are not for commerce."""

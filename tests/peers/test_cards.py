@@ -15,6 +15,7 @@ from myna_plugin.peers import chroma, mfcc
 from myna_plugin.peers.card import Card, LicenceWarning
 
 ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "peers.md"
 FILES = [
     path
     for path in sorted((ROOT / "myna_plugin" / "peers").glob("*.py"))
@@ -41,6 +42,10 @@ def test_every_card_tells_what_a_reader_needs(name):
     card = module.CARD
     assert card.name == name
     assert card.source
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", DOCUMENT.read_text(), re.MULTILINE)
+    assert f"| {card.rule.partition(';')[0]} |" in row
+    assert card.repository in row
+    assert card.weights_licence in row
     assert re.match(r"[\d.]+ kHz; ", card.rule)
     assert bool(card.weights_licence) == bool(card.repository or card.address)
     assert "\n" not in card.needs()
