@@ -128,6 +128,22 @@ setup(
             "myna = myna_plugin",
             "myna-square = myna_plugin.hear.square",
             "myna-vertical = myna_plugin.hear.vertical",
+            # Other people's encoders, and baselines.
+            *(
+                f"{name} = myna_plugin.peers.{name.replace('-', '_')}"
+                for name in (
+                    "chroma",
+                    "clap-music",
+                    "clmr",
+                    "krumhansl",
+                    "mel-statistics",
+                    "mert-330m",
+                    "mert-95m",
+                    "mert-95m-public",
+                    "mfcc",
+                    "random-vit",
+                )
+            ),
         ],
     },
     classifiers=[

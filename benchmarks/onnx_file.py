@@ -32,10 +32,10 @@ from torch.nn import functional
 
 import myna_plugin
 from myna_plugin.adapters.onnx import INPUT, OUTPUTS, TOLERANCES, export_onnx
-from myna_plugin.adapters.toolkits import import_toolkit
 from myna_plugin.cli.options import MODEL
 from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.options import POSITIVE_INT
+from myna_plugin.common.toolkits import import_toolkit
 from myna_plugin.hear import load_model as load_torch
 from myna_plugin.model.audio import SAMPLE_RATE, load_audio
 from myna_plugin.probing.report.tables import markdown

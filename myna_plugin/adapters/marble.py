@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from myna_plugin.adapters.hidden_states import HiddenStates
-from myna_plugin.adapters.toolkits import import_toolkit
+from myna_plugin.common.toolkits import import_toolkit
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.checkpoint import embedding_patchings, load_encoder
 from myna_plugin.model.encoder import MynaEncoder as Encoder

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myna_plugin._version import __version__
-from myna_plugin.adapters.toolkits import import_toolkit
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import replacing
+from myna_plugin.common.toolkits import import_toolkit
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.chunks import embed_moments, token_moments
 from myna_plugin.model.embedding import Embedder

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from torch import Tensor, nn
 
 from myna_plugin.adapters.hidden_states import HiddenStates
-from myna_plugin.adapters.toolkits import import_toolkit
+from myna_plugin.common.toolkits import import_toolkit
 from myna_plugin.common.torchaudio_bridge import load_torchaudio
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.checkpoint import embedding_patchings, load_encoder

@@ -109,7 +109,7 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
     type=click.Choice(list(PRECISIONS)),
     default="float32",
     show_default=True,
-    help="What the encoder computes in; halves are for CUDA.",
+    help="What the encoder computes in; halves are for CUDA, bfloat16 for CPUs with it as well.",
 )
 @WORKERS
 @click.option(

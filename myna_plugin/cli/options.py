@@ -18,7 +18,7 @@ MODEL = click.option(
     default="",
     metavar="CHECKPOINT",
     help="tiny, the small packaged model; myna-base, myna-vertical, myna-hybrid or myna-85m; a "
-    ".safetensors, .pth or .pt file; a folder for transformers; or hf://owner/name.  "
+    ".safetensors, .pth or .pt file; a folder for transformers; or owner/name.  "
     "[default: the packaged model]",
 )
 

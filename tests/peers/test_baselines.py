@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.baselines import chroma, krumhansl, mel_statistics, mfcc, random_vit
+from myna_plugin.peers import chroma, krumhansl, mel_statistics, mfcc, random_vit
 from myna_plugin.probing.tasks.giantsteps import KEYS
 
 RATE = 16_000

@@ -5,8 +5,15 @@ from __future__ import annotations
 from myna_plugin.hear import get_scene_embeddings, get_timestamp_embeddings
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
+from myna_plugin.peers.card import Card, refuse_weights
 
-__all__ = ["get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+CARD = Card(
+    "random-vit",
+    source="this package's hybrid ViT-S, untrained",
+    rule="16 kHz; as Myna: the last block's mean tokens, mean over chunks of 3 s",
+)
+
+__all__ = ["CARD", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
 
 def load_model(model_file_path: str = "", *, size: str = "vit-s", seed: int = 0) -> Embedder:
@@ -18,9 +25,9 @@ def load_model(model_file_path: str = "", *, size: str = "vit-s", seed: int = 0)
         seed: of the weights.
 
     Raises:
-        ValueError: a file was given, or an unknown size.
+        PeerError: a file was given.
+        ValueError: an unknown size.
     """
-    if model_file_path:
-        raise ValueError(f"random weights are not read from a file, got {model_file_path!r}")
+    refuse_weights(CARD.name, model_file_path)
     config = EncoderConfig.of_size(size)
     return Embedder(initialise(MynaEncoder(config), seed), config.patchings).eval()

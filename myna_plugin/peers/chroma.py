@@ -1,6 +1,6 @@
 """HEAR module: chroma, the strength of the twelve pitch classes. Nothing is learned.
 
-myna probe --module benchmarks.baselines.chroma ...
+myna probe --module chroma ...
 """
 
 from __future__ import annotations
@@ -10,6 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.peers.card import Card, refuse_weights
+
+CARD = Card(
+    "chroma",
+    source="written for this package",
+    rule="16 kHz; mean and deviation over time of 12 pitch classes, whitened spectra of 512 ms",
+)
 
 N_FFT = 8192
 """512 ms: two notes a semitone apart are told apart from about 130 Hz on."""
@@ -103,10 +110,9 @@ def load_model(model_file_path: str = "") -> Chroma:
     """The module; there are no weights to load, so `model_file_path` must be empty.
 
     Raises:
-        ValueError: a file was given.
+        PeerError: a file was given.
     """
-    if model_file_path:
-        raise ValueError(f"chroma has no weights, got {model_file_path!r}")
+    refuse_weights(CARD.name, model_file_path)
     return Chroma().eval()
 
 

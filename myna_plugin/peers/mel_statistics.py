@@ -1,6 +1,6 @@
 """HEAR module: mean, deviation and change of the log mel. Nothing is learned.
 
-myna probe --module benchmarks.baselines.mel_statistics ...
+myna probe --module mel-statistics ...
 """
 
 from __future__ import annotations
@@ -10,6 +10,13 @@ from torch import Tensor, nn
 
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.spectrogram import HOP_LENGTH, N_MELS, MelSpectrogram
+from myna_plugin.peers.card import Card, refuse_weights
+
+CARD = Card(
+    "mel-statistics",
+    source="written for this package",
+    rule="16 kHz; mean, deviation and mean absolute change over time of the log mel, 128 bands",
+)
 
 FLOOR = 1e-4
 """Added before the logarithm: the mel power of white noise at about -85 dBFS."""
@@ -40,10 +47,9 @@ def load_model(model_file_path: str = "") -> MelStatistics:
     """The module; there are no weights to load, so `model_file_path` must be empty.
 
     Raises:
-        ValueError: a file was given.
+        PeerError: a file was given.
     """
-    if model_file_path:
-        raise ValueError(f"mel statistics have no weights, got {model_file_path!r}")
+    refuse_weights(CARD.name, model_file_path)
     return MelStatistics().eval()
 
 

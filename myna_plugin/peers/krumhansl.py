@@ -8,8 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baselines import chroma
+from myna_plugin.peers import chroma
+from myna_plugin.peers.card import Card, refuse_weights
 from myna_plugin.probing.tasks.giantsteps import KEYS
+
+CARD = Card(
+    "krumhansl",
+    source="Krumhansl and Kessler 1982, Psychological Review 89(4)",
+    rule="16 kHz; correlation of the mean chroma with the profiles of 24 keys",
+)
 
 PROFILES = {
     "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
@@ -61,10 +68,9 @@ def load_model(model_file_path: str = "") -> KeyTemplates:
     """The module; there are no weights to load, so `model_file_path` must be empty.
 
     Raises:
-        ValueError: a file was given.
+        PeerError: a file was given.
     """
-    if model_file_path:
-        raise ValueError(f"key templates have no weights, got {model_file_path!r}")
+    refuse_weights(CARD.name, model_file_path)
     return KeyTemplates().eval()
 
 

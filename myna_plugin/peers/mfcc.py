@@ -1,6 +1,6 @@
 """HEAR module: twenty mel-frequency cepstral coefficients and their deltas. Nothing is learned.
 
-myna probe --module benchmarks.baselines.mfcc ...
+myna probe --module mfcc ...
 """
 
 from __future__ import annotations
@@ -11,6 +11,13 @@ from torch import Tensor, nn
 
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.spectrogram import HOP_LENGTH, N_MELS, MelSpectrogram
+from myna_plugin.peers.card import Card, refuse_weights
+
+CARD = Card(
+    "mfcc",
+    source="Davis and Mermelstein 1980, IEEE Trans. ASSP 28(4)",
+    rule="16 kHz; mean and deviation over time of 20 coefficients and their deltas",
+)
 
 N_COEFFICIENTS = 20
 
@@ -62,10 +69,9 @@ def load_model(model_file_path: str = "") -> Mfcc:
     """The module; there are no weights to load, so `model_file_path` must be empty.
 
     Raises:
-        ValueError: a file was given.
+        PeerError: a file was given.
     """
-    if model_file_path:
-        raise ValueError(f"MFCC have no weights, got {model_file_path!r}")
+    refuse_weights(CARD.name, model_file_path)
     return Mfcc().eval()
 
 
