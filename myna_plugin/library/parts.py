@@ -178,7 +178,7 @@ class Parts:
     """
 
     def __init__(self, library: Path) -> None:
-        if library.is_symlink():  # which an update would replace by a file
+        if library.is_symlink() and library.is_file():  # which an update would replace by a file
             library = library.resolve()
         self.library = library
         self.folder = library.with_name(f"{library.name}.parts")
