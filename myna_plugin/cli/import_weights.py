@@ -33,7 +33,7 @@ Then `--model myna-hybrid` and `load_model("myna-hybrid")` find it, without netw
 def import_weights(source: str, name: str, replace: bool) -> None:
     """Keep FILE, weights or a folder with some, as the published model called --as.
 
-    Every key and shape is verified. What is kept is a file of our own format in
+    Every key and shape is verified, and that its size and input are those of --as. What is kept is a file of our own format in
     $MYNA_PLUGIN_WEIGHTS, else ~/.cache/myna_plugin, with the SHA-256 of FILE among its facts:
     `myna info NAME` shows it. The projector that it was trained with is not kept.
     """
@@ -43,6 +43,14 @@ def import_weights(source: str, name: str, replace: bool) -> None:
         raise InputError(
             f"{path}: its patching is {' and '.join(encoder.config.patchings)}; "
             f"{name} has {' and '.join(PUBLISHED[name].patchings)}"
+        )
+    config = encoder.config
+    if config.embed_dim != PUBLISHED[name].width or config.log_mel:
+        form = "log mel" if config.log_mel else "mel"
+        raise InputError(
+            f"{path}: another model than {name}: its tokens are {config.embed_dim} wide and its "
+            f"input is {form} power, of {name} {PUBLISHED[name].width} and mel power; load it by "
+            "its path"
         )
     target = weights_folder() / f"{name}.safetensors"
     if target.exists() and not replace:

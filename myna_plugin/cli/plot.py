@@ -79,7 +79,7 @@ def plot(libraries: tuple[Path, ...], out: Path, colour: str, method: str, max_t
     points = place(library.embeddings[rows], method)
     groups = group([values[row] for row in rows])
     title = f"{', '.join(path.stem for path in libraries)}: {len(rows):,} tracks, {TITLES[method]}"
-    if out.suffix == ".html":
+    if out.suffix.lower() == ".html":
         write_page(points, groups, [_describe(library, row) for row in rows], title, out)
     else:
         save(draw(points, groups, title), out)

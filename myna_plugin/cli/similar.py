@@ -188,8 +188,9 @@ def _as_playlist(library: Library, hits: Sequence[Neighbour]) -> str:
     lines = ["#EXTM3U"]
     for hit in hits:
         track = _describe(library, hit)
-        if "\n" in track["path"]:
-            say(f"{track['path']!r}: left out, a playlist holds no name with a line break")
+        if set(track["path"]) & set("\n\r\ufffd"):
+            kinds = "with a line break or with bytes that are no UTF-8"
+            say(f"{track['path']!r}: left out, a playlist holds no name {kinds}")
             continue
         title = track["title"] or os.path.splitext(os.path.basename(track["path"]))[0]
         name = " - ".join(filter(None, (track["artist"], title)))

@@ -15,7 +15,7 @@ LARGEST_SHEET = 1 << 20
 FRAMES = 75
 """Of a second, in which a sheet counts."""
 
-FIELD = re.compile(r'\s*(FILE|TRACK|TITLE|PERFORMER|INDEX)\s+(?:"([^"]*)"|(\S+))(?:\s+(\S.*?))?\s*')
+FIELD = re.compile(r'\s*(FILE|TRACK|TITLE|PERFORMER|INDEX)\s+(?:"(.*)"|(\S+))(?:\s+(\S.*?))?\s*')
 
 TIME = re.compile(r"(\d+):([0-5]?\d):(\d\d?)")
 

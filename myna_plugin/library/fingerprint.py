@@ -43,8 +43,9 @@ LARGEST_OFFSET = 16
 LEAST_OVERLAP = 0.75
 """Share of the shorter fingerprint that is compared."""
 
-LARGEST_ERROR = 0.25
-"""Share of different bits up to which two recordings are one; of strangers half of them differ."""
+LARGEST_ERROR = 0.5
+"""Share up to which two recordings are one, of the bits that would differ by chance: of strangers
+half of all where each bit is one as often as zero, fewer where ones are rare (few, slow notes)."""
 
 LARGEST_DIFFERENCE_S = 3.0
 """How far the lengths of two files of one recording may be apart."""
@@ -99,4 +100,8 @@ def _count_ones() -> np.ndarray:
 
 def are_one(a: bytes, b: bytes) -> bool:
     """Whether two fingerprints are of one recording."""
-    return difference(a, b) <= LARGEST_ERROR
+    if not (a and b):
+        return False
+    first, second = (np.unpackbits(np.frombuffer(text, np.uint8)).mean() for text in (a, b))
+    by_chance = first * (1 - second) + second * (1 - first)
+    return difference(a, b) <= LARGEST_ERROR * float(by_chance)

@@ -168,7 +168,7 @@ def save(figure: Figure, path: Path) -> None:
         LibraryError: matplotlib knows no such format.
     """
     known = figure.canvas.get_supported_filetypes()
-    kind = path.suffix.removeprefix(".")
+    kind = path.suffix.removeprefix(".").lower()
     if kind not in known:
         endings = ", .".join(sorted([*known, "html"]))
         raise LibraryError(f"{path}: a picture's name ends in .{endings}")

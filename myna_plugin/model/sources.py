@@ -22,17 +22,18 @@ HUB = re.compile(r"(?:hf://(?P<asked>[^@]*)|(?P<plain>[\w.-]+/[\w.-]+))(?:@(?P<r
 
 @dataclass(frozen=True)
 class Published:
-    """A checkpoint of the paper's authors: its Hugging Face repository and its patchings."""
+    """A checkpoint of the paper's authors: its Hugging Face repository, patchings, token width."""
 
     repository: str
     patchings: tuple[str, ...]
+    width: int = 384
 
 
 PUBLISHED: dict[str, Published] = {
     "myna-base": Published("oriyonay/myna-base", ("square",)),
     "myna-vertical": Published("oriyonay/myna-vertical", ("vertical",)),
     "myna-hybrid": Published("oriyonay/myna-hybrid", ("square", "vertical")),
-    "myna-85m": Published("oriyonay/myna-85m", ("square", "vertical")),
+    "myna-85m": Published("oriyonay/myna-85m", ("square", "vertical"), 768),
 }
 
 
@@ -96,7 +97,10 @@ def _find_in(folder: Path) -> Path:
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     if chosen is None:
-        raise CheckpointError(f"{folder}: no weights in it, only {list_some(sorted(files))}")
+        there = f"only {list_some(sorted(files))}" if files else "it is empty"
+        raise CheckpointError(
+            f"{folder}: no weights in it, {there}; name a {', '.join(SUFFIXES)} file, or its folder"
+        )
     return folder / chosen
 
 

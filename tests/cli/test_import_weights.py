@@ -12,6 +12,7 @@ from conftest import published_state_dict
 from myna_plugin import load_model
 from myna_plugin.cli.import_weights import import_weights
 from myna_plugin.cli.info import info
+from myna_plugin.model.identity import digest_weights
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def run(*arguments):
 
 def test_the_name_then_finds_the_weights_and_remembers_their_digest(tmp_path, home, sound):
     file = tmp_path / "download (1).pth"
-    torch.save({f"vit.{k}": v for k, v in published_state_dict(1).items()}, file)
+    torch.save({f"vit.{k}": v for k, v in published_state_dict(1, dim=384).items()}, file)
     result = run(file, "--as", "myna-vertical")
     assert result.exit_code == 0, result.output
     assert result.output == f"{home / 'myna-vertical.safetensors'}: load it as myna-vertical\n"
@@ -43,7 +44,7 @@ def test_a_folder_with_its_chunk_length_is_taken(tmp_path, home):
     folder = tmp_path / "repository"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"patch_size": [128, 2], "n_samples": 100_000}))
-    torch.save(published_state_dict(1), folder / "pytorch_model.bin")
+    torch.save(published_state_dict(1, dim=384), folder / "pytorch_model.bin")
     assert run(folder, "--as", "myna-vertical").exit_code == 0
     assert load_model("myna-vertical").encoder.config.chunk_frames == 196
 
@@ -59,7 +60,7 @@ def test_a_folder_with_its_chunk_length_is_taken(tmp_path, home):
 def test_another_model_than_the_name_says_is_refused(tmp_path, tokenizers, config, message):
     if config:
         (tmp_path / "config.json").write_text(json.dumps(config))
-    torch.save(published_state_dict(tokenizers), tmp_path / "a.pth")
+    torch.save(published_state_dict(tokenizers, dim=384), tmp_path / "a.pth")
     result = run(tmp_path / "a.pth", "--as", "myna-base")
     assert result.exit_code == 2
     assert not (tmp_path / "cache").exists()
@@ -67,13 +68,40 @@ def test_another_model_than_the_name_says_is_refused(tmp_path, tokenizers, confi
 
 
 def test_what_is_there_is_replaced_on_request_alone(tmp_path, home):
-    torch.save(published_state_dict(1), tmp_path / "a.pth")
+    torch.save(published_state_dict(1, dim=384), tmp_path / "a.pth")
     assert run(tmp_path / "a.pth", "--as", "myna-base").exit_code == 0
-    torch.save(published_state_dict(1, dim=128, mlp_dim=256), tmp_path / "a.pth")
+    torch.save(published_state_dict(1, dim=384, seed=1), tmp_path / "a.pth")
     before = (home / "myna-base.safetensors").read_bytes()
+    weights = digest_weights(load_model("myna-base").encoder.state_dict())
     refused = run(tmp_path / "a.pth", "--as", "myna-base")
     assert refused.exit_code == 2
     assert "there already; take it with --replace" in refused.output
     assert (home / "myna-base.safetensors").read_bytes() == before
     assert run(tmp_path / "a.pth", "--as", "myna-base", "--replace").exit_code == 0
-    assert load_model("myna-base").encoder.config.embed_dim == 128
+    assert digest_weights(load_model("myna-base").encoder.state_dict()) != weights
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "told"),
+    [
+        ("a.pth", "myna-85m", "384 wide and its input is mel power, of myna-85m 768 and mel power"),
+        ("tiny", "myna-hybrid", "192 wide and its input is log mel power, of myna-hybrid 384"),
+        ("", "myna-hybrid", "384 wide and its input is log mel power, of myna-hybrid 384"),
+    ],
+)
+def test_a_model_of_another_size_or_input_is_refused(
+    tmp_path, home, monkeypatch, source, name, told
+):
+    monkeypatch.chdir(tmp_path)
+    torch.save(published_state_dict(2, dim=384), "a.pth")
+    result = run(source, "--as", name)
+    assert result.exit_code == 2
+    assert f"another model than {name}: its tokens are {told}" in result.output
+    assert not home.exists()
+
+
+@pytest.mark.usefixtures("home")
+def test_an_empty_folder_is_told_so(tmp_path):
+    result = run(tmp_path, "--as", "myna-base")
+    assert result.exit_code == 2
+    assert "no weights in it, it is empty; name a .safetensors, .pth" in result.output

@@ -107,6 +107,24 @@ def test_several_seeds_in_every_layout(tmp_path, monkeypatch):
     assert [row["path"][-4:] for row in album] == ["flac"] * 5, "an album's tracks are seeds"
 
 
+def test_a_playlist_names_no_file_that_it_cannot_name(tmp_path, monkeypatch):
+    """Names with line breaks, or with bytes that a library's text does not hold."""
+    monkeypatch.chdir(tmp_path)
+    odd = (b"new\nline.wav", b"old\rline.wav", b"caf\xe9.wav")
+    for i, name in enumerate((b"seed.wav", b"caf\xc3\xa9.wav", *odd)):
+        write_noise(tmp_path / "new.wav", 16_000, i)
+        os.rename("new.wav", name)
+    model = write_model(tmp_path)
+    assert myna("embed", ".", "--out", "all.parquet", "--model", model).exit_code == 0
+
+    result = myna("similar", "seed.wav", "all.parquet", "--m3u")
+
+    assert (
+        result.stdout == "#EXTM3U\n#EXTINF:1,caf\u00e9\n" + str(tmp_path / "caf\u00e9.wav") + "\n"
+    )
+    assert result.stderr.count("left out, a playlist holds no name with a line break or") == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

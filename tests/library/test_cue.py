@@ -129,3 +129,11 @@ def test_a_piece_beyond_the_end_fails_alone(tmp_path, album):
     assert result.exit_code == 1
     assert f"{album}: ends before 600.00 s" in result.output
     assert len(read_library(out).paths) == 3
+
+
+def test_names_with_quotes_in_them_stay_whole():
+    text = 'FILE "a "b".wav" WAVE\nTRACK 01 AUDIO\nTITLE "One "and" a half"\nINDEX 01 00:00:00\n'
+    text += 'TRACK 02 AUDIO\nTITLE "12" Mix"\nPERFORMER ""\nINDEX 01 01:00:00\n'
+    first, second = cut(text)
+    assert (first.file, first.title) == ('a "b".wav', 'One "and" a half')
+    assert (second.title, second.artist) == ('12" Mix', None)

@@ -60,6 +60,8 @@ def test_a_picture_is_written_whole(tmp_path, clusters):
     assert pixels.shape[0] > 500
     assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 50
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+    save(draw(clusters[:, :2], groups, "title"), tmp_path / "CAMERA.PNG")
+    assert (tmp_path / "CAMERA.PNG").read_bytes() == (tmp_path / "picture.png").read_bytes()
     with pytest.raises(LibraryError, match=r"a picture's name ends in \."):
         save(draw(clusters[:, :2], groups, "title"), tmp_path / "picture.txt")
 
