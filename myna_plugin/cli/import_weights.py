@@ -33,9 +33,10 @@ Then `--model myna-hybrid` and `load_model("myna-hybrid")` find it, without netw
 def import_weights(source: str, name: str, replace: bool) -> None:
     """Keep FILE, weights or a folder with some, as the published model called --as.
 
-    Every key and shape is verified, and that its size and input are those of --as. What is kept is a file of our own format in
-    $MYNA_PLUGIN_WEIGHTS, else ~/.cache/myna_plugin, with the SHA-256 of FILE among its facts:
-    `myna info NAME` shows it. The projector that it was trained with is not kept.
+    Every key and shape is verified, and that size and input are those of --as. What is kept is a
+    file of our own format in $MYNA_PLUGIN_WEIGHTS, else ~/.cache/myna_plugin, with the SHA-256 of
+    FILE among its facts: `myna info NAME` shows it. The projector that it was trained with is not
+    kept.
     """
     path, _ = resolve(source)
     encoder = read_encoder(path, patchings=PUBLISHED[name].patchings)

@@ -247,7 +247,9 @@ def read_library(path: Path) -> Library:
         return _read(path)
     except DAMAGE as error:
         if isinstance(error, KeyError):
-            error = ValueError(f"it has no {error}")
+            is_lost = error.args == (ABOUT,)
+            lost = "it has no metadata called myna; pandas drops them, pyarrow keeps them"
+            error = ValueError(lost if is_lost else f"it has no {error}")
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LibraryError(
             f"{path}: not a library, or damaged ({reason}); name a file that myna embed wrote, or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral
@@ -148,7 +149,7 @@ class EncoderConfig:
         if set(self.patchings) - set(PATCHINGS) or len(set(self.patchings)) < len(self.patchings):
             raise ValueError(f"patchings must be different ones of {known}, got {self.patchings}")
         sizes = (self.embed_dim, self.depth, self.num_heads, self.mlp_dim, *self.projector)
-        if not all(type(size) is int and size >= 1 for size in (*sizes, self.chunk_frames)):
+        if not all(type(size) is int and size >= 1 for size in sizes):
             raise ValueError(f"sizes must be positive whole numbers: {self}")
         if self.embed_dim % 4 or self.embed_dim < 8:
             raise ValueError(f"embed_dim must be a multiple of 4 from 8 on, got {self.embed_dim}")
@@ -158,11 +159,11 @@ class EncoderConfig:
         self.choose_timestamp_layer()
         self.choose_scene_layers()
         self.choose_scene_pooling()
-        if self.chunk_frames > LONGEST_CHUNK:
-            raise ValueError(f"chunk_frames must be 1 to {LONGEST_CHUNK}, got {self.chunk_frames}")
-        if any(self.chunk_frames % PATCHINGS[p][1] for p in self.patchings):
+        whole, frames = math.lcm(*(PATCHINGS[p][1] for p in self.patchings)), self.chunk_frames
+        if type(frames) is not int or not 1 <= frames <= LONGEST_CHUNK or frames % whole:
             raise ValueError(
-                f"{self.chunk_frames} frames a chunk do not divide into {self.patchings} patches"
+                f"chunk_frames must be a multiple of {whole} from {whole} to {LONGEST_CHUNK}, for "
+                f"patches that are {' and '.join(self.patchings)}, got {frames!r}"
             )
 
     def _check_scaling(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from myna_plugin.model.hub import download
-from myna_plugin.model.layouts import SUFFIXES, choose_weights
+from myna_plugin.model.layouts import INDEX, SHARD, SUFFIXES, choose_weights
 from myna_plugin.model.tensors import CheckpointError, list_some
 
 PACKAGED_WEIGHTS = Path(__file__).parent / "weights"
@@ -98,9 +98,10 @@ def _find_in(folder: Path) -> Path:
         raise CheckpointError(f"{folder}: {error}") from error
     if chosen is None:
         there = f"only {list_some(sorted(files))}" if files else "it is empty"
-        raise CheckpointError(
-            f"{folder}: no weights in it, {there}; name a {', '.join(SUFFIXES)} file, or its folder"
-        )
+        remedy = f"name a file in {', '.join(SUFFIXES)}, or its folder"
+        if any(map(SHARD.fullmatch, files)):
+            remedy = f"shards need their index: add the file in {INDEX} that lay beside them"
+        raise CheckpointError(f"{folder}: no weights in it, {there}; {remedy}")
     return folder / chosen
 
 

@@ -101,7 +101,10 @@ def test_a_model_of_another_size_or_input_is_refused(
 
 
 @pytest.mark.usefixtures("home")
-def test_an_empty_folder_is_told_so(tmp_path):
+def test_a_folder_without_weights_is_told_what_it_needs(tmp_path):
     result = run(tmp_path, "--as", "myna-base")
     assert result.exit_code == 2
-    assert "no weights in it, it is empty; name a .safetensors, .pth" in result.output
+    assert "no weights in it, it is empty; name a file in .safetensors, .pth" in result.output
+    (tmp_path / "model-00001-of-00002.safetensors").touch()
+    told = run(tmp_path, "--as", "myna-base").output
+    assert "shards need their index: add the file in .index.json that lay beside them" in told

@@ -94,7 +94,10 @@ def test_sizes_have_heads_of_64(size):
         ({"patchings": ("square", "square")}, "patchings must be different ones"),
         ({"patchings": ()}, "one or two patchings"),
         ({"depth": 0}, "sizes must be positive"),
-        ({"chunk_frames": 98}, "98 frames a chunk do not divide"),
+        ({"chunk_frames": 98}, "must be a multiple of 16 from 16 to 32768, for .*, got 98"),
+        ({"chunk_frames": 0}, "chunk_frames must be a multiple of 16 .*, got 0$"),
+        ({"chunk_frames": "96"}, "chunk_frames must be a multiple of 16 .*, got '96'$"),
+        ({"chunk_frames": 96.0}, r"chunk_frames must be a multiple of 16 .*, got 96\.0$"),
         ({"timestamp_layer": 0}, "timestamp_layer must be 1 to"),
     ],
 )
