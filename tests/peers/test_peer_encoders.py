@@ -305,7 +305,12 @@ def test_dasheng_of_another_kind_is_refused(tmp_path):
         dasheng.load_model()
     path = write_dasheng(tmp_path / "d.pt")
     content = torch.load(path, weights_only=True)
-    for changed in ({}, [1], {**content, "model": {}}, {**content, "config": {"target_length": "x"}}):
+    for changed in (
+        {},
+        [1],
+        {**content, "model": {}},
+        {**content, "config": {"target_length": "x"}},
+    ):
         torch.save(changed, path)
         with pytest.raises(PeerError, match=r"d\.pt: cannot be read as a Dasheng"):
             dasheng.load_model(path)
