@@ -4,10 +4,11 @@
     python -m benchmarks.embed --clips 4 --repeats 3
     python -m benchmarks.embed --device cpu --size vit-ti --clips 1 --seconds 5 --repeats 1
     python -m benchmarks.embed --tokens 0.5 0.25 0.125
+    python -m benchmarks.embed --device cpu --threads 1 --clips 1 --bfloat16
 
 The literal pipeline is the published one as a user runs it: nnAudio's mel of the whole clip, its
 consecutive chunks as one batch, one pass of a plain float32 Vision Transformer for each patching.
-Weights are random; all models share them. Prints Markdown tables.
+Weights are random; all models share them. Ways to compute take turns. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -89,22 +90,40 @@ class LiteralPipeline(nn.Module):
 
 
 def measure(run: Callable[[], object], device: str, repeats: int) -> float:
-    """Median seconds of a call, after a call to warm up."""
-    seconds = []
-    for i in range(repeats + 2):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if i >= 2:
-            seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    """Median seconds of a call, after two to warm up."""
+    ((seconds, _),) = measure_in_turn([run], device, repeats)
+    return seconds
+
+
+def measure_in_turn(
+    runs: Sequence[Callable[[], object]], device: str, repeats: int
+) -> list[tuple[float, float]]:
+    """Median seconds of each call, by the clock and of the processor; two rounds to warm up.
+
+    One after the other, round by round: what else the machine does then weighs on all alike.
+    """
+    rounds = []
+    for _ in range(repeats + 2):
+        taken = []
+        for run in runs:
+            if device == "cuda":
+                torch.cuda.synchronize()
+            start, busy = time.perf_counter(), time.process_time()
+            run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            taken.append((time.perf_counter() - start, time.process_time() - busy))
+        rounds.append(taken)
+    each = zip(*rounds[2:], strict=True)
+    return [
+        (statistics.median(clock), statistics.median(busy))
+        for clock, busy in (zip(*own, strict=True) for own in each)
+    ]
 
 
 def make_encoder(size: str) -> MynaEncoder:
-    return initialise(MynaEncoder(EncoderConfig.of_size(size, patchings=BOTH)), 0).eval()
+    encoder = initialise(MynaEncoder(EncoderConfig.of_size(size, patchings=BOTH)), 0)
+    return encoder.eval().requires_grad_(False)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
@@ -137,6 +156,7 @@ def compare(
     clip_seconds: int,
     repeats: int,
     shares: Sequence[float],
+    bfloat16: bool,
     title: str,
 ) -> list[dict]:
     """Scene embeddings and mel of a batch of clips: literal, ours, ours with each option."""
@@ -149,18 +169,29 @@ def compare(
     whole = waveform[:, : waveform.shape[1] // (96 * 512) * 96 * 512 - 1]
     expected = literal(whole)
     options: dict[str, dict] = {"ours, float32": {}}
-    if device == "cuda":
+    if device == "cuda" or bfloat16:
         options["ours, bfloat16"] = {"precision": "bfloat16"}
+    if device == "cuda":
         options["ours, bfloat16, compiled"] = {"precision": "bfloat16", "compile": True}
     fastest, own = list(options.items())[-1]
     options |= {f"{fastest}, tokens={share:g}": {**own, "tokens": share} for share in shares}
-    peer = measure(lambda: literal(waveform), device, repeats)
-    rows = [("the literal pipeline", peer, "nnAudio, float32; drops the last partial chunk")]
+    runs: dict[str, Callable[[], object]] = {"the literal pipeline": partial(literal, waveform)}
+    notes = ["nnAudio, float32; drops the last partial chunk"]
     for name, chosen in options.items():
         ours = Embedder(make_encoder(size), BOTH, **chosen).to(device)
         error = relative_error(ours.embed_scenes(whole), expected)
-        seconds = measure(partial(ours.embed_scenes, waveform), device, repeats)
-        rows.append((name, seconds, f"largest relative difference {error:.1e}"))
+        runs[name] = partial(ours.embed_scenes, waveform)
+        notes.append(f"largest relative difference {error:.1e}")
+    taken = measure_in_turn([*runs.values()], device, repeats)
+    if device == "cpu":
+        peer = taken[0][1]
+        notes = [
+            f"CPU {busy * 1e3:.0f} ms, {peer / busy:.2f} times; {note}"
+            for (_, busy), note in zip(taken, notes, strict=True)
+        ]
+    rows = [
+        (name, seconds, note) for name, (seconds, _), note in zip(runs, taken, notes, strict=True)
+    ]
     audio = f"{clips} clips of {clip_seconds} s"
     results = table(f"{title}: scene embeddings, {audio}", rows, clips * clip_seconds)
     nnaudio = measure(lambda: literal.mel(waveform), device, repeats)
@@ -227,6 +258,7 @@ def main() -> None:
     add("--seconds", type=int, default=30, help="of a clip (default: 30)")
     add("--timestamp-seconds", type=int, help="of their sound (default: 60, 10 on a CPU)")
     add("--tokens", type=float, nargs="+", default=[], help="also with these shares of the tokens")
+    add("--bfloat16", action="store_true", help="also in bfloat16 on a CPU")
     add("--repeats", type=int, help="timed calls (default: 20 on CUDA, 5 on a CPU)")
     add("--threads", type=int, nargs="+", default=[1, 2], help="on a CPU (default: 1 2)")
     add("--json", type=Path, help="also write the figures to this file")
@@ -248,7 +280,8 @@ def main() -> None:
             title = f"CPU, {threads} thread{'s' * (threads > 1)}"
         for count in clips:
             results += compare(
-                *(device, options.size, count, options.seconds, repeats, options.tokens, title)
+                *(device, options.size, count, options.seconds, repeats, options.tokens),
+                *(options.bfloat16, title),
             )
     seconds = options.timestamp_seconds or (10 if on_cpu else 60)
     results += compare_timestamps(device, options.size, seconds, title)

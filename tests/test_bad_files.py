@@ -225,6 +225,7 @@ INPUTS = {
     "similar LIBRARY": ["GOOD/songs/a.wav", "BAD"],
     "plot": ["BAD", "--out", "out.png"],
     "info": ["BAD"],
+    "import": ["BAD", "--as", "myna-base"],
     "export": ["--to", "onnx", "--out", "out", "--model", "BAD"],
     "prepare": ["BAD", "out"],
     "pretrain": ["--store", "BAD", "--out", "out"],

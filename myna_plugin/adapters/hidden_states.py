@@ -6,7 +6,7 @@ so here every layer is kept and autograd is left on. Both share one time axis.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -157,9 +157,12 @@ def read_layers(
     size, n_frames = encoder.config.chunk_frames, mel.shape[-1]
     layers = range(1, encoder.config.depth + 1)
 
-    def encode(chunks: Tensor) -> Encoded:
+    def encode(cuts: Sequence[Tensor]) -> list[Encoded]:
+        return [encode_cut(cut) for cut in cuts]
+
+    def encode_cut(chunks: Tensor) -> Encoded:
         passes = [
-            encode_chunks(encoder, block, patchings, layers, normed=False)
+            encode_chunks(encoder, [block], patchings, layers, normed=False)[0]
             for block in chunks.split(CHUNKS_PER_PASS)
         ]
         encoded = [
@@ -195,11 +198,13 @@ def embed_scenes(
     """
     size = encoder.config.chunk_frames
 
-    def pool(chunks: Tensor, _: Tensor) -> Tensor:
-        blocks = chunks.split(CHUNKS_PER_PASS)
-        return torch.cat(
-            [pool_tokens(encode_chunks(encoder, b, patchings, layers), pooling) for b in blocks]
-        )
+    def pool(cuts: Sequence[Tensor], _: Sequence[Tensor]) -> list[Tensor]:
+        return [torch.cat([*pooled(cut.split(CHUNKS_PER_PASS))]) for cut in cuts]
+
+    def pooled(blocks: Sequence[Tensor]) -> Iterator[Tensor]:
+        for block in blocks:
+            (encoded,) = encode_chunks(encoder, [block], patchings, layers)
+            yield pool_tokens(encoded, pooling)
 
     frames = consecutive_frames(mel.shape[-1], size).to(mel.device)
     moments = average_chunks(pool_consecutive(pool, mel, size), frames)

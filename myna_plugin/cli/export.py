@@ -17,8 +17,8 @@ from myna_plugin.common.options import PATH
 from myna_plugin.hear import load_model
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.layouts import read_weights
 from myna_plugin.model.sources import PUBLISHED, resolve
-from myna_plugin.model.tensors import read_tensors
 
 
 def export_to_onnx(model: Embedder, out: Path, source: str, precision: str) -> str:
@@ -31,7 +31,7 @@ def export_to_onnx(model: Embedder, out: Path, source: str, precision: str) -> s
 def name_and_licence(source: str) -> dict[str, str]:
     """What is known of a checkpoint: "name", and "licence" if its file or its place says."""
     path, _ = resolve(source)
-    told = read_tensors(path)[1]
+    told = read_weights(path)[1]
     known = {"name": source, "licence": "MIT"} if source in PUBLISHED else {"name": path.stem}
     return known | {key: told[key] for key in ("name", "licence") if key in told}
 

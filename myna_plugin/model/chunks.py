@@ -40,47 +40,44 @@ COLUMN_SHIFT = 3
 """Rows from a chosen token to the next column's. It shares no factor with the 8 rows of square
 patches, so that a chunk's tokens come by every row."""
 
-Encode = Callable[[Tensor], Encoded]
-"""Encodes chunks of one width, shape (N, M, F)."""
+Encode = Callable[[Sequence[Tensor]], list[Encoded]]
+"""Encodes cuts, chunks of one width each, shape (N, M, F)."""
 
 
 def encode_chunks(
     encoder: MynaEncoder,
-    chunks: Tensor,
+    cuts: Sequence[Tensor],
     patchings: Sequence[str],
     layers: Sequence[int],
     normed: bool = True,
-    chosen: Sequence[Tensor] | None = None,
-) -> Encoded:
-    """Tokens of chunks (N, M, F) after some blocks.
-
-    Patchings whose token counts agree (48 each for a full chunk) share one pass.
+    chosen: Sequence[Sequence[Tensor] | None] | None = None,
+) -> list[Encoded]:
+    """Tokens of chunks after some blocks, for each cut, all in one pass.
 
     Args:
         encoder: the model.
-        chunks: mel power, filled up with silence to whole patches here.
+        cuts: mel power of chunks of one width, each (N, M, F), filled up with silence to whole
+            patches here.
         patchings: of the encoder's.
         layers: blocks, from 1.
         normed: whether the tokens go through the encoder's final norm.
-        chosen: for each patching, from `choose_tokens`; None for all tokens.
+        chosen: for each cut, what `choose_tokens` gives; None for all tokens of all.
     """
     transformer = encoder.transformer
-    each: Sequence[Tensor | None] = chosen or [None] * len(patchings)
-    tokens = [
-        encoder.tokens(fill_patches(chunks, patching), patching, own)
-        for patching, own in zip(patchings, each, strict=True)
-    ]
-    if len({t.shape[1] for t in tokens}) > 1:
-        states = [transformer.states(t, layers) for t in tokens]
-        return [[transformer.norm(s) for s in own] for own in states] if normed else states
-    joined = transformer.states(torch.cat(tokens), layers)
+    tokens = []
+    for i, cut in enumerate(cuts):
+        own = chosen[i] if chosen else None
+        for k, patching in enumerate(patchings):
+            filled = fill_patches(cut, patching)
+            tokens.append(encoder.tokens(filled, patching, own[k] if own else None))
+    states = transformer.states(tokens, layers)
     if normed:
-        joined = [transformer.norm(state) for state in joined]
-    return [list(own) for own in zip(*(s.chunk(len(tokens)) for s in joined), strict=True)]
+        states = [[transformer.norm(state) for state in own] for own in states]
+    return [states[i : i + len(patchings)] for i in range(0, len(states), len(patchings))]
 
 
 @cache
-def compiled_encode() -> Callable[..., Encoded]:
+def compiled_encode() -> Callable[..., list[Encoded]]:
     """`encode_chunks` through `torch.compile`; one for all models, so models stay picklable.
 
     On CUDA its kernels are replayed as one graph for each shape: short sounds are bound by
@@ -244,23 +241,28 @@ def embed_moments(moments: Tensor, pooling: str, width: int) -> Tensor:
 
 
 def pool_consecutive(
-    pool: Callable[[Tensor, Tensor], Tensor], mel: Tensor, size: int, first: int = 0
+    pool: Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]],
+    mel: Tensor,
+    size: int,
+    first: int = 0,
 ) -> Tensor:
     """One vector a consecutive chunk of `size` frames: (B, M, F) -> (B, K, D).
 
     Args:
-        pool: pools chunks of one width, (N, M, F) and their numbers (N,) -> (N, D).
+        pool: pools cuts, chunks of one width each: (N, M, F) and their numbers (N,) -> (N, D).
         mel: shape (B, M, F).
         size: frames of a full chunk.
         first: number of the first chunk in its sound.
     """
-    pooled = []
-    for cut in cut_chunks(mel, size, size):
+    cuts = cut_chunks(mel, size, size)
+    numbers = []
+    for cut in cuts:
         n_sounds, count = cut.shape[:2]
-        numbers = torch.arange(first, first + count, device=mel.device).repeat(n_sounds)
-        pooled.append(pool(cut.flatten(0, 1), numbers).unflatten(0, (n_sounds, count)))
+        numbers.append(torch.arange(first, first + count, device=mel.device).repeat(n_sounds))
         first += count
-    return torch.cat(pooled, dim=1)
+    pooled = pool([cut.flatten(0, 1) for cut in cuts], numbers)
+    each = zip(pooled, cuts, strict=True)
+    return torch.cat([vectors.unflatten(0, cut.shape[:2]) for vectors, cut in each], dim=1)
 
 
 def consecutive_frames(n_frames: int, size: int) -> Tensor:
@@ -393,10 +395,11 @@ def read_sequences(
     Returns:
         For each layer that `encode` gives, float32, shape (B, T, D).
     """
-    pieces = []
-    for cut in cut_chunks(mel, size, overlap_hop(size)):
-        encoded = encode(cut.flatten(0, 1))
-        pieces.append([[s.unflatten(0, cut.shape[:2]) for s in states] for states in encoded])
+    cuts = cut_chunks(mel, size, overlap_hop(size))
+    pieces = [
+        [[s.unflatten(0, cut.shape[:2]) for s in states] for states in encoded]
+        for cut, encoded in zip(cuts, encode([cut.flatten(0, 1) for cut in cuts]), strict=True)
+    ]
     read = []
     for i, patching in enumerate(patchings):
         width = PATCHINGS[patching][1]

@@ -293,30 +293,42 @@ class Embedder(nn.Module):
         n_frames = frame_count(sounds.shape[-1])
         for first, last in self._blocks(chunk_count(n_frames, size, size), len(sounds)):
             mel = self._frames(sounds, first * size, min(last * size, n_frames))
-            yield pool_consecutive(self.pool_chunks, mel, size, first)
+            yield pool_consecutive(self.pool_cuts, mel, size, first)
 
     def pool_chunks(self, mel: Tensor, numbers: Tensor) -> Tensor:
-        """What is averaged over chunks.
+        """What is averaged over chunks: `pool_cuts` of one cut."""
+        (pooled,) = self.pool_cuts([mel], [numbers])
+        return pooled
+
+    def pool_cuts(self, cuts: Sequence[Tensor], numbers: Sequence[Tensor]) -> list[Tensor]:
+        """What is averaged over chunks, those of all cuts in one pass.
 
         Args:
-            mel: of chunks of one width, shape (N, 128, F).
-            numbers: theirs in their sounds, from 0, int64, shape (N,).
+            cuts: mel of chunks of one width, each (N, 128, F).
+            numbers: theirs in their sounds, from 0, int64, each (N,).
 
         Returns:
-            Shape (N, D).
+            For each cut (N, D).
         """
-        chosen = choose_tokens(self.patchings, mel.shape[-1], self.tokens, numbers)
-        return pool_tokens(self._encode(mel, self.scene_layers, chosen), self.scene_pooling)
+        chosen = [
+            choose_tokens(self.patchings, cut.shape[-1], self.tokens, own)
+            for cut, own in zip(cuts, numbers, strict=True)
+        ]
+        encoded = self._encode(cuts, self.scene_layers, chosen)
+        return [pool_tokens(own, self.scene_pooling) for own in encoded]
 
     def embed_pooled(self, pooled: Tensor) -> Tensor:
         """Scene embeddings of averaged `pool_chunks`: (..., D) -> (..., D), float32."""
         return embed_moments(pooled, self.scene_pooling, self.encoder.config.embed_dim)
 
     def _encode(
-        self, chunks: Tensor, layers: Sequence[int], chosen: Sequence[Tensor] | None = None
-    ) -> Encoded:
+        self,
+        cuts: Sequence[Tensor],
+        layers: Sequence[int],
+        chosen: Sequence[Sequence[Tensor] | None] | None = None,
+    ) -> list[Encoded]:
         encode = compiled_encode() if self.compile_encoder else encode_chunks
-        return encode(self.encoder, chunks, self.patchings, layers, chosen=chosen)
+        return encode(self.encoder, cuts, self.patchings, layers, chosen=chosen)
 
     def _read(self, waveform: Tensor, positions: Tensor) -> Tensor:
         """Timestamp embeddings at some positions (in frames, ascending): (B, T, D)."""
@@ -325,7 +337,7 @@ class Embedder(nn.Module):
         start, stop = frames_needed(positions, self.patchings, n_frames, size)
         mel = self._frames(waveform, start, stop)
         (vectors,) = read_sequences(
-            lambda chunks: self._encode(chunks, (self.timestamp_layer,)),
+            lambda cuts: self._encode(cuts, (self.timestamp_layer,)),
             mel,
             start,
             positions,

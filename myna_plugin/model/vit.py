@@ -7,6 +7,8 @@ two-dimensional sine-cosine positions, pre-norm blocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from itertools import groupby
 from typing import cast
 
 import torch
@@ -14,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 HEAD_DIM = 64
+
+Groups = Sequence[tuple[int, int]]
+"""Sequences of several lengths, one after the other: how many there are, and of how many tokens."""
 
 
 def patchify(spectrogram: Tensor, patch_size: tuple[int, int]) -> Tensor:
@@ -59,6 +64,40 @@ def sincos_positions(rows: int, columns: int, dim: int) -> Tensor:
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)
 
 
+@cache
+def onednn_pays() -> bool:
+    """Whether oneDNN's products are faster than those that torch takes: on AMD with AVX-512.
+
+    MKL, which torch takes, keeps to AVX2 there: measured in benchmarks/README.md. What has not been
+    measured stays as it is.
+    """
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    known = torch.cpu.get_capabilities()
+    return str(known.get("cpu_name", "")).startswith("AMD") and known.get("avx512_bf16", False)
+
+
+def takes_onednn(layer: nn.Module, x: Tensor) -> bool:
+    """Whether a layer's product is to be oneDNN's: in inference, of a plain linear layer."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if torch.is_grad_enabled() or traced or x.device.type != "cpu" or not onednn_pays():
+        return False
+    # Others may have replaced the layer, or hooked it.
+    is_plain = type(layer) is nn.Linear and not layer._forward_hooks | layer._forward_pre_hooks
+    return is_plain and layer.weight.dtype == x.dtype in (torch.float32, torch.bfloat16)
+
+
+def project(layer: nn.Module, x: Tensor, after: str = "none") -> Tensor:
+    """A linear layer, perhaps with "gelu" (the exact one) after it: (..., D) -> (..., E).
+
+    What comes after is for those who know that the layer `takes_onednn`.
+    """
+    if not takes_onednn(layer, x):
+        return layer(x)
+    form = "none" if after == "gelu" else ""
+    return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, after, [], form)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention, pre-norm, heads of 64, no biases: (B, N, D) -> (B, N, D)."""
 
@@ -69,12 +108,29 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(dim, 3 * num_heads * HEAD_DIM, bias=False)
         self.to_out = nn.Linear(num_heads * HEAD_DIM, dim, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch, n_tokens, _ = x.shape
-        qkv = self.to_qkv(self.norm(x)).view(batch, n_tokens, 3, self.num_heads, HEAD_DIM)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        return self.to_out(mixed.transpose(1, 2).reshape(batch, n_tokens, -1))
+    def forward(self, x: Tensor, groups: Groups | None = None) -> Tensor:
+        """The same of `groups`, one after the other: (T, D) -> (T, D)."""
+        qkv = project(self.to_qkv, self.norm(x))
+        if groups is None:
+            return project(self.to_out, self._mix(qkv))
+        parts = qkv.split([count * n_tokens for count, n_tokens in groups])
+        mixed = [
+            self._mix(part.view(*group, -1)).flatten(0, 1)
+            for part, group in zip(parts, groups, strict=True)
+        ]
+        return project(self.to_out, torch.cat(mixed) if len(mixed) > 1 else mixed[0])
+
+    def _mix(self, qkv: Tensor) -> Tensor:
+        return self.attend(*self.split_heads(qkv)).flatten(2)
+
+    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, heads, N, 64) out of one product (B, N, 3 · heads · 64)."""
+        query, key, value = qkv.unflatten(-1, (3, self.num_heads, HEAD_DIM)).permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Values mixed by how much each token heeds each other: (B, N, heads, 64)."""
+        return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -90,6 +146,9 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda and x.dtype != torch.float32 and not torch.is_grad_enabled():
             return self._forward_fused(x)
+        norm, expand, _, contract = self.net
+        if takes_onednn(expand, x):
+            return project(contract, project(expand, norm(x), "gelu"))
         return self.net(x)
 
     def _forward_fused(self, x: Tensor) -> Tensor:
@@ -111,10 +170,11 @@ class Block(nn.ModuleList):
         # A list, because published checkpoints number the two: 0 and 1.
         super().__init__([Attention(dim, num_heads), FeedForward(dim, mlp_dim)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self:
-            x = x + layer(x)
-        return x
+    def forward(self, x: Tensor, groups: Groups | None = None) -> Tensor:
+        """The same of `groups`, one after the other: (T, D) -> (T, D)."""
+        attention, perceptron = self
+        x = x + attention(x, groups)
+        return x + perceptron(x)
 
 
 class Transformer(nn.Module):
@@ -130,11 +190,27 @@ class Transformer(nn.Module):
             x = block(x)
         return self.norm(x)
 
-    def states(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Tokens after some blocks, counted from 1, before the final norm: each (B, N, D)."""
-        states = {}
+    def states(self, groups: Sequence[Tensor], layers: Sequence[int]) -> list[list[Tensor]]:
+        """Tokens after some blocks, counted from 1, before the final norm.
+
+        All goes through one pass: a token's products do not ask which sequence it is of, attention
+        alone is computed for one length after the other.
+
+        Args:
+            groups: sequences, of one length in a group, each (B, N, D).
+            layers: the blocks.
+
+        Returns:
+            [group][layer]: shaped as the group.
+        """
+        shapes = [tokens.shape[:2] for tokens in groups]
+        lengths = groupby(shapes, key=lambda shape: shape[1])
+        joined = [(sum(count for count, _ in same), length) for length, same in lengths]
+        x = torch.cat([tokens.flatten(0, 1) for tokens in groups])
+        states: dict[int, list[Tensor]] = {}
         for layer, block in enumerate(self.layers[: max(layers)], start=1):
-            x = block(x)
+            x = block(x, joined)
             if layer in layers:
-                states[layer] = x
-        return [states[layer] for layer in layers]
+                parts = x.split([count * length for count, length in shapes])
+                states[layer] = [p.view(*own, -1) for p, own in zip(parts, shapes, strict=True)]
+        return [[states[layer][i] for layer in layers] for i in range(len(groups))]

@@ -20,6 +20,7 @@ from myna_plugin.model.chunks import (
 )
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
+from myna_plugin.model.vit import Transformer
 
 KINDS = {"base": "square", "vertical": "vertical", "hybrid": "hybrid"}
 
@@ -141,6 +142,23 @@ def test_a_long_sound_is_summed_as_it_is_encoded(sound, monkeypatch):
     assert len(kept) >= 12
     assert max(most) <= 2
     assert relative_error(scenes, average_chunks(*model.embed_chunks(waveform))) < 1e-6
+
+
+def test_a_sound_is_one_pass_however_long_its_last_chunk(sound, monkeypatch):
+    passes, states = [], Transformer.states
+
+    def counted(*arguments):
+        passes.append(1)
+        return states(*arguments)
+
+    monkeypatch.setattr(Transformer, "states", counted)
+    model = tiny_embedder()
+    for n_samples in (1, 20_000, 49_151, 110_000):
+        model.embed_scenes(sound[:, :n_samples])
+        assert len(passes) == 1
+        passes.clear()
+    model.embed_timestamps(sound[:, :110_000])
+    assert len(passes) == 1
 
 
 def test_layers_are_joined_as_they_are_alone_and_the_last_is_the_default(sound):

@@ -35,7 +35,7 @@ from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.chunks import cut_chunks, fill_patches
 from myna_plugin.model.encoder import POOLINGS, EncoderConfig, MynaEncoder, token_grid
 from myna_plugin.model.spectrogram import MelSpectrogram
-from myna_plugin.model.vit import HEAD_DIM, Attention, Block, FeedForward, sincos_positions
+from myna_plugin.model.vit import HEAD_DIM, Attention, Block, FeedForward, Groups, sincos_positions
 
 
 class MynaConfig(PretrainedConfig):
@@ -89,19 +89,13 @@ class MynaAttention(Attention):
         super().__init__(encoder.embed_dim, encoder.num_heads)
         self.config = config
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of tokens (B, N, D), each (B, heads, N, 64)."""
-        qkv = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.num_heads, HEAD_DIM))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        return query, key, value
-
-    def forward(self, x: Tensor) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         name = self.config._attn_implementation
         # transformers 5 has `ALL_ATTENTION_FUNCTIONS.get_interface()` for this, and lets a model's
         # implementation be changed if it finds these words in its source; transformers 4 has not.
         attend = attend_eagerly if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
-        mixed, _ = attend(self, *self.project(x), attention_mask=None, scaling=HEAD_DIM**-0.5)
-        return self.to_out(mixed.flatten(2))
+        mixed, _ = attend(self, query, key, value, attention_mask=None, scaling=HEAD_DIM**-0.5)
+        return mixed
 
 
 def weigh(query: Tensor, key: Tensor) -> Tensor:
@@ -125,8 +119,8 @@ class MynaLayer(GradientCheckpointingLayer, Block):
         perceptron = FeedForward(encoder.embed_dim, encoder.mlp_dim)
         nn.ModuleList.__init__(self, [MynaAttention(config), perceptron])
 
-    def forward(self, x: Tensor) -> Tensor:
-        return Block.forward(self, x)
+    def forward(self, x: Tensor, groups: Groups | None = None) -> Tensor:
+        return Block.forward(self, x, groups)
 
 
 @dataclass(frozen=True)
@@ -232,7 +226,8 @@ class MynaModel(MynaPreTrainedModel):
         missing = most - x.shape[1]
         weights = []
         for layer in self.model.transformer.layers:
-            query, key, _ = cast(MynaAttention, cast(MynaLayer, layer)[0]).project(x)
+            attention = cast(MynaAttention, cast(MynaLayer, layer)[0])
+            query, key, _ = attention.split_heads(attention.to_qkv(attention.norm(x)))
             filled = functional.pad(weigh(query, key), (0, missing, 0, missing))
             weights.append(filled.unflatten(0, chunks.shape[:2]))
             x = layer(x)
