@@ -19,6 +19,7 @@ from tiny_peers import (
 from myna_plugin.peers import clap_music, clmr, dasheng, mert_95m, mert_95m_public, mert_330m
 from myna_plugin.peers.card import LicenceWarning, PeerError
 from myna_plugin.peers.frames import encode_windows
+from myna_plugin.peers.weights import find_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::myna_plugin.peers.card.LicenceWarning")
 
@@ -192,14 +193,39 @@ def test_mert_that_lacks_tensors_is_refused(tmp_path):
 @pytest.mark.parametrize("module", [mert_95m, mert_330m, mert_95m_public, clap_music])
 def test_weights_are_fetched_on_request_alone(module, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: pytest.fail("asked the hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(PeerError, match="--model-options") as told:
         module.load_model()
     (line,) = told.value.lines
     assert module.CARD.repository in line
     assert len(line) < 280
+    with pytest.raises(PeerError, match="cannot be reached"):
+        module.load_model(download=True)
     with pytest.raises(PeerError, match=r"no config\.json"):
         module.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bin", "safetensors"])
+def test_one_copy_of_the_weights_is_fetched(tmp_path, monkeypatch, kind):
+    source, cache, asked = write_mert(tmp_path / "hub"), tmp_path / "cache", []
+    if kind == "safetensors":
+        (source / "model.safetensors").touch()
+    cache.mkdir()
+
+    def snapshot_download(repository, local_files_only=False, allow_patterns=()):
+        assert (repository, local_files_only) == ("m-a-p/MERT-v1-95M", False)
+        for file in (file for pattern in allow_patterns for file in source.glob(pattern)):
+            asked.append(file.name)
+            (cache / file.name).write_bytes(file.read_bytes())
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    weights = "model.safetensors" if kind == "safetensors" else "pytorch_model.bin"
+    assert find_folder(mert_95m.CARD, "", download=True) == cache
+    assert sorted(asked) == sorted(["config.json", "preprocessor_config.json", weights])
+    asked.clear()
+    find_folder(mert_95m.CARD, "", download=True, code=True)
+    assert "own_code.py" in asked
 
 
 # ------------------------------------------------------------------------------------------
