@@ -174,10 +174,12 @@ class Parts:
     """The folder of results beside a library that is being made.
 
     Args:
-        library: the file that will be made.
+        library: the file that will be made; of a link, the file that it leads to.
     """
 
     def __init__(self, library: Path) -> None:
+        if library.is_symlink() and library.is_file():  # which an update would replace by a file
+            library = library.resolve()
         self.library = library
         self.folder = library.with_name(f"{library.name}.parts")
         self.report = library.with_name(f"{library.name}.failed.csv")

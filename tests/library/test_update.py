@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from tiny_library import write_model, write_noise
 
 from myna_plugin.cli.main import main
+from myna_plugin.library.table import read_library
 from myna_plugin.library.tracks import Track
 from myna_plugin.library.update import Known, compare
 
@@ -118,6 +119,20 @@ def test_nothing_is_written_where_nothing_has_changed(tmp_path, music, embed):
         "music",
         "myna-hybrid.pth",
     ]
+
+
+def test_a_link_to_a_library_stays_one(tmp_path, music, embed):
+    (tmp_path / "disk").mkdir()
+    there, link = tmp_path / "disk" / "real.parquet", tmp_path / "library.parquet"
+    assert embed(music, there).exit_code == 0
+    link.symlink_to(there)
+    write_noise(music / "new.wav", 9_000, 200)
+
+    assert embed(music, link).exit_code == 0
+
+    assert link.is_symlink()
+    assert "new.wav" in "".join(read_library(there).paths)
+    assert [path.name for path in there.parent.iterdir()] == ["real.parquet"]
 
 
 def test_new_embeds_all_again(tmp_path, music, embed, monkeypatch):
