@@ -41,9 +41,9 @@ def find_folder(card: Card, given: str | Path, download: bool, code: bool = Fals
         wanted = ["*.json", *(["*.py"] if code else [])]
         folder = Path(fetch(allow_patterns=[*wanted, "*.safetensors"]))
         # Pickled weights only where there are no others: they are as large again.
-        return (
-            folder if any(folder.glob("*.safetensors")) else Path(fetch(allow_patterns=["*.bin"]))
-        )
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(fetch(allow_patterns=["*.bin"]))
+        return folder
     except errors.LocalEntryNotFoundError as error:
         if download:
             told = "cannot be reached; fetch it elsewhere and give it with --model FOLDER"
