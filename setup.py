@@ -57,12 +57,21 @@ DEV = [
     "types-tqdm",
 ]
 
+
+def describe_for_an_index(readme: str) -> str:
+    """The README where no other file is at hand: relative links become the names of files."""
+    text = re.sub(r"!\[([^]]*)\]\((?!https?:)([^)]*)\)", r"(Picture: \1, `\2`)", readme)
+    text = re.sub(r"\[([^]]*)\]\((?!https?:)([^)]*)\)", r"\1 (`\2`)", text)
+    return f"{text}\nThe files that this page names are in the source archive.\n"
+
+
 setup(
     name="myna-plugin",
     version=VERSION_LINE.group(1),
     description="Myna music representations: HEAR module, pre-training recipes and MIR probe tasks",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=describe_for_an_index((HERE / "README.md").read_text(encoding="utf-8")),
     long_description_content_type="text/markdown",
+    author="The myna_plugin authors",
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10",
@@ -70,6 +79,7 @@ setup(
     package_data={
         "myna_plugin": ["py.typed"],
         "myna_plugin.model": ["weights/*.safetensors"],
+        "myna_plugin.recipes": ["files/*/*"],
         "myna_plugin.hear_eval": [
             "demo_tasks/README.md",
             "demo_tasks/*/*.json",
@@ -118,6 +128,22 @@ setup(
             "myna = myna_plugin",
             "myna-square = myna_plugin.hear.square",
             "myna-vertical = myna_plugin.hear.vertical",
+            # Other people's encoders, and baselines.
+            *(
+                f"{name} = myna_plugin.peers.{name.replace('-', '_')}"
+                for name in (
+                    "chroma",
+                    "clap-music",
+                    "clmr",
+                    "krumhansl",
+                    "mel-statistics",
+                    "mert-330m",
+                    "mert-95m",
+                    "mert-95m-public",
+                    "mfcc",
+                    "random-vit",
+                )
+            ),
         ],
     },
     classifiers=[

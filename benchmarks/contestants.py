@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
-from myna_plugin.common.files import digest_path
 from myna_plugin.probing.modules import ExperimentError, LoadedModule, load_module
 
-BASELINE_FOLDER = Path(__file__).parent / "baselines"
-
-BASELINES = ("mel_statistics", "mfcc", "chroma", "krumhansl", "random_vit")
+BASELINES = ("mel-statistics", "mfcc", "chroma", "krumhansl", "random-vit")
+"""Of the modules in `myna_plugin.peers` those without weights."""
 
 WEIGHTS = click.option("--weights", multiple=True, help="FILE or NAME=FILE; may be repeated.")
 
@@ -53,11 +51,6 @@ class Contestant:
     model_file: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_baseline(self) -> bool:
-        """Whether it is one of ours that learns nothing."""
-        return self.module.startswith("benchmarks.")
-
 
 def baseline(name: str) -> Contestant:
     """A baseline by its name.
@@ -67,13 +60,13 @@ def baseline(name: str) -> Contestant:
     """
     if name not in BASELINES:
         raise ExperimentError(f"--baselines {name}: there are {', '.join(BASELINES)}")
-    return Contestant(name.replace("_", " "), f"benchmarks.baselines.{name}")
+    return Contestant(name.replace("-", " "), f"myna_plugin.peers.{name.replace('-', '_')}")
 
 
 def parse_baselines(text: str) -> list[Contestant]:
     """Baselines of "all", "none" or names joined by commas.
 
-    >>> [contestant.name for contestant in parse_baselines("chroma,random_vit")]
+    >>> [contestant.name for contestant in parse_baselines("chroma,random-vit")]
     ['chroma', 'random vit']
     """
     names = {"all": list(BASELINES), "none": []}.get(text, [n for n in text.split(",") if n])
@@ -96,12 +89,8 @@ def parse_weights(text: str, module: str, options: Mapping[str, Any]) -> Contest
 
 
 def load_contestant(contestant: Contestant, device: str) -> LoadedModule:
-    """The module of a contestant, told apart from earlier versions by all that it may depend on."""
-    module = load_module(
-        contestant.module, contestant.model_file, contestant.options, device=device
-    )
-    # The baselines build on one another.
-    return replace(module, code=digest_path(BASELINE_FOLDER)) if contestant.is_baseline else module
+    """The module of a contestant."""
+    return load_module(contestant.module, contestant.model_file, contestant.options, device=device)
 
 
 def choose_folders(contestants: Sequence[Contestant], out: Path) -> list[Path]:

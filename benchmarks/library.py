@@ -41,6 +41,7 @@ from myna_plugin.library.building import build_library, describe
 from myna_plugin.library.encoding import SceneEncoder
 from myna_plugin.library.segments import cut_segments, window_length
 from myna_plugin.library.table import read_library
+from myna_plugin.library.tracks import look_at
 from myna_plugin.model.audio import SAMPLE_RATE, average_channels, load_audio
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import SIZES, EncoderConfig, MynaEncoder, initialise
@@ -194,7 +195,7 @@ def measure_library(
     warm_up(embedder)
     start = time.perf_counter()
     outcome = build_library(
-        [str(path) for path in paths],
+        [look_at(str(path)) for path in paths],
         out,
         embedder,
         facts,

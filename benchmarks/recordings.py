@@ -223,7 +223,7 @@ def show(value: float | Mapping[str, float]) -> str:
 @WEIGHTS
 @MODULE
 @MODEL_OPTIONS
-@baselines_option("mel_statistics,mfcc,chroma,random_vit")
+@baselines_option("mel-statistics,mfcc,chroma,random-vit")
 @click.option("--seconds", type=POSITIVE_FLOAT, default=6.1, show_default=True, help="Of Emotify.")
 @click.option("--strokes", type=POSITIVE_INT, default=8, show_default=True, help="Of each kind.")
 @click.option("--repetitions", type=POSITIVE_INT, default=3, show_default=True)

@@ -63,29 +63,27 @@ class Myna:
         scene_layers: Sequence[int] | None = None,
         scene_pooling: str | None = None,
         tokens: float = 1,
+        chunk_frames: int | None = None,
         batch_size: int | None = None,
         compile: bool = False,
     ) -> Myna:
-        """Load a model.
+        """Load a model; `load_model` says more of each option.
 
         Args:
             name: as for `load_model`: "myna-base", "myna-vertical", "myna-hybrid" or "myna-85m"; a
-                .safetensors, .pth or .pt file; "hf://owner/name"; or "" for the packaged model,
-                "tiny" for the small one.
+                .safetensors, .pth or .pt file, or a folder for transformers; "owner/name"; or
+                "" for the packaged model, "tiny" for the small one.
             embedding: "square", "vertical", "hybrid" (both, concatenated), or "auto": hybrid
                 where the checkpoint has both tokenizers.
             device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N", or a
                 `torch.device`.
             precision: "float32", "bfloat16" or "float16"; bfloat16 also on CPUs that have it.
             hop_ms: milliseconds between timestamp embeddings.
-            timestamp_layer: the transformer block that they are read off, from 1; None for the one
-                that the checkpoint names, or else the last.
-            scene_layers: the blocks, from 1, whose mean tokens an embedding joins, such as [8, 12];
-                None for those that the checkpoint names, or else the last alone.
-            scene_pooling: "mean", or "mean-std" to follow each mean with the standard deviation of
-                all the sound's tokens; None for what the checkpoint names, or else "mean".
-            tokens: the share of each chunk's tokens that `embed` encodes: 1, or for speed 0.5, 0.25
-                or 0.125. `embed_timestamps` needs every column, and encodes all.
+            timestamp_layer: the block, from 1, that these are read off.
+            scene_layers: the blocks, from 1, whose mean tokens an embedding joins.
+            scene_pooling: "mean", or "mean-std" to follow each mean with the deviation.
+            tokens: the share of each chunk's tokens that `embed` encodes: 1, 0.5, 0.25 or 0.125.
+            chunk_frames: frames of 32 ms that the encoder sees at once.
             batch_size: chunks a pass of the encoder; None chooses by device.
             compile: run the encoder through `torch.compile`, for large jobs on CUDA.
 
@@ -106,6 +104,7 @@ class Myna:
             scene_layers=scene_layers,
             scene_pooling=scene_pooling,
             tokens=tokens,
+            chunk_frames=chunk_frames,
             batch_size=batch_size,
             precision=precision,
             compile=compile,

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from myna_plugin.model import sources
-from myna_plugin.model.checkpoint import read_tensors, to_safetensors
+from myna_plugin.model.checkpoint import to_safetensors
+from myna_plugin.model.layouts import read_weights
 
 TOOL = Path(__file__).parents[1] / "tools" / "make_golden.py"
 
@@ -45,7 +46,7 @@ def test_vectors_are_the_golden_ones(tool):
 
 @pytest.mark.parametrize("file", sources.PACKAGED_FILES.values())
 def test_other_weights_of_the_same_shape_are_noticed(tool, tmp_path, monkeypatch, file):
-    tensors, metadata = read_tensors(sources.PACKAGED_WEIGHTS / file)
+    tensors, metadata = read_weights(sources.PACKAGED_WEIGHTS / file)
     name = "transformer.layers.3.1.net.1.weight"
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(tensors[name].shape, generator=generator).to(tensors[name].dtype)

@@ -46,7 +46,8 @@ def test_toolkits_are_imported_on_use_only() -> None:
     loaded = modules_after(
         "import myna_plugin.common.torchaudio_bridge, myna_plugin.hear_eval.demo, "
         "myna_plugin.adapters.marble, myna_plugin.adapters.mteb, myna_plugin.adapters.onnx, "
-        "myna_plugin.adapters.s3prl, myna_plugin.adapters.xares"
+        "myna_plugin.adapters.s3prl, myna_plugin.adapters.xares, "
+        "myna_plugin.peers.mert_95m, myna_plugin.peers.clap_music, myna_plugin.peers.clmr"
     )
 
     assert not loaded & set(LAZY)

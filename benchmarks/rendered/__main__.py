@@ -90,7 +90,7 @@ SMALL = Extent(
     composed=200,
     grid="fast",
     seeds=1,
-    baselines=("mel_statistics", "chroma", "krumhansl"),
+    baselines=("mel-statistics", "chroma", "krumhansl"),
 )
 
 

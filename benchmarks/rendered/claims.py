@@ -6,8 +6,8 @@
         --variants hybrid,vertical max_steps=500
 
 STORE is made by `recipes.rendered.store`, TASKS by `benchmarks.rendered.tasks`. A variant is
-`recipes/pretrain/rendered.yaml` (--settings) with some settings changed; further KEY=VALUE change
-all of them alike. Every run is probed by `benchmarks.rendered.table`.
+the recipe `rendered` (--settings) with some settings changed; further KEY=VALUE change all of them
+alike. Every run is probed by `benchmarks.rendered.table`.
 
 OUT receives claims.md and a folder for each run. The same command goes on where it was stopped: a
 run that is trained and scored is kept, and only its results.json is needed for that. So several
@@ -31,6 +31,7 @@ from benchmarks.contestants import Contestant
 from benchmarks.rendered.reading import read_tasks
 from benchmarks.rendered.rows import COLUMNS, KEY_TASK, STYLE_TASK, TAGS_TASK
 from benchmarks.rendered.table import BATCH_SIZES, make_table
+from myna_plugin.cli.recipe_files import list_recipes
 from myna_plugin.cli.task_options import PATIENCE_OPTION
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
@@ -49,7 +50,7 @@ from myna_plugin.probing.experiment import Protocol
 from myna_plugin.probing.heads import GRIDS
 from myna_plugin.probing.report.tables import Rows, markdown
 
-SETTINGS = Path(__file__).parents[2] / "recipes" / "pretrain" / "rendered.yaml"
+SETTINGS = list_recipes()["rendered"].path
 
 REPORT = "claims.md"
 

@@ -3,7 +3,7 @@
 \b
     python -m benchmarks.rendered.table out/rendered --weights myna.safetensors --out out/table
     python -m benchmarks.rendered.table out/rendered --weights mine=run/last.pt mae=run2/last.pt \\
-        --baselines mel_statistics,chroma --device cuda --seeds 3 --out out/table
+        --baselines mel-statistics,chroma --device cuda --seeds 3 --out out/table
 
 TASKS is a folder that `benchmarks.rendered.tasks` has made. Each model embeds the clips once; the
 tasks share the embeddings. 216 heads are trained for each task and seed on the training split, the
@@ -150,8 +150,7 @@ def score_notes(
     command += ["--tasks-dir", str(tasks), "--task", NOTES_TASK, "--results", str(results)]
     command += ["--embeddings-dir", str(out / "hear-eval"), "--grid", grid]
     command += ["--grid-points", str(points)]
-    # The baselines are found from the repository's root, as this program was.
-    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
+    path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )

@@ -1,7 +1,7 @@
 """MARBLE: `class_path: myna_plugin.adapters.marble.MynaEncoder` in its configurations.
 
 Nothing of MARBLE is imported: it takes any module that turns waveforms into hidden states.
-`recipes/marble` holds configurations and how to run them.
+`myna recipes marble --out mine` copies configurations, and how to run them.
 
 Source: github.com/a43992899/MARBLE, version 2: `marble/core/base_encoder.py`,
 `marble/modules/transforms.py`.
@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from myna_plugin.adapters.hidden_states import HiddenStates
-from myna_plugin.adapters.toolkits import import_toolkit
+from myna_plugin.common.toolkits import import_toolkit
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.checkpoint import embedding_patchings, load_encoder
 from myna_plugin.model.encoder import MynaEncoder as Encoder

@@ -20,8 +20,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from myna_plugin.adapters.hidden_states import rows_by_length
-from myna_plugin.adapters.toolkits import import_toolkit
 from myna_plugin.common.devices import choose_device
+from myna_plugin.common.toolkits import import_toolkit
 from myna_plugin.hear import load_model
 from myna_plugin.model.audio import SAMPLE_RATE, resample
 from myna_plugin.model.encoder import parameter_count

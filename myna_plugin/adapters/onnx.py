@@ -9,7 +9,9 @@ mean, which is the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import numpy as np
@@ -17,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from myna_plugin.adapters.toolkits import import_toolkit
+from myna_plugin._version import __version__
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import replacing
+from myna_plugin.common.toolkits import import_toolkit
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.chunks import embed_moments, token_moments
 from myna_plugin.model.embedding import Embedder
@@ -28,11 +31,14 @@ from myna_plugin.model.spectrogram import HOP_LENGTH, MARGIN, N_FFT, MelSpectrog
 from myna_plugin.model.vit import HEAD_DIM, Attention, Block, FeedForward
 
 OPSET = 18
-TOLERANCE = 1e-4
-"""Largest distance from torch's embedding that an export may show, in parts of its norm."""
+TOLERANCES = {"float32": 1e-4, "int8": 0.2}
+"""Precision of an export's products -> the largest distance from torch's embedding that it may
+show, in parts of its norm. A fifth is a cosine of 0.98."""
 
 CHECK_SECONDS = (1.0, 3.1, 30.0)
 """Lengths at which an export is held against torch: less than a chunk, a little more, many."""
+
+EXTRA = "'myna-plugin[onnx]'"
 
 INPUT = "waveform"
 OUTPUTS = ("scene_embeddings", "chunk_embeddings", "chunk_frames")
@@ -150,35 +156,51 @@ def _attend(attention: Attention, x: Tensor, bias: Tensor) -> Tensor:
     return attention.to_out(mixed.transpose(2, 3).flatten(3))
 
 
-def export_onnx(model: Embedder, path: Path) -> dict[float, float]:
+def export_onnx(
+    model: Embedder,
+    path: Path,
+    precision: str = "float32",
+    facts: Mapping[str, str] | None = None,
+) -> dict[float, float]:
     """Write a model as ONNX and hold the file against torch.
 
     The input `waveform` is float32 (batch, samples) at 16 kHz, both of any size; the outputs are
-    `scene_embeddings` (batch, D), `chunk_embeddings` (batch, K, D) and `chunk_frames` (K,).
+    `scene_embeddings` (batch, D), `chunk_embeddings` (batch, K, D) and `chunk_frames` (K,), always
+    float32.
 
     Args:
         model: a float32 model on the CPU.
         path: the file to write, replaced as a whole and only if the check holds.
+        precision: of `TOLERANCES`. "int8": the products with weights, which are rounded a column
+            at a time to 7 bits, so that CPUs without VNNI do not overflow; tokens are rounded as
+            they come.
+        facts: for the file's metadata, such as "name" and "licence"; sample rate, patchings, layers
+            and pooling are put there too.
 
     Returns:
         The largest distance from torch's embeddings at each of `CHECK_SECONDS`, in parts of
         their norm.
 
     Raises:
-        ExportError: a difference above `TOLERANCE`, or a model that encodes a share of the tokens.
+        ExportError: a difference above the precision's, or a model that encodes a share of the
+            tokens.
         ImportError: onnx, onnxscript or onnxruntime is missing.
     """
+    tolerance = TOLERANCES[precision]
     if model.tokens != 1:
         raise ExportError(f"{path}: not written; it encodes all tokens: load with tokens=1")
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        import_toolkit(name, "'myna-plugin[onnx]'", "export to ONNX")
+        import_toolkit(name, EXTRA, "export to ONNX")
     with replacing(path) as partial:
         _write(model, partial)
+        if precision == "int8":
+            _quantise(partial)
+        _describe(partial, {**_facts(model, precision), **(facts or {})})
         differences = compare_onnx(model, partial)
-        if not all(difference <= TOLERANCE for difference in differences.values()):  # NaN too
+        if not all(difference <= tolerance for difference in differences.values()):  # NaN too
             raise ExportError(
                 f"{path}: not written; its embeddings differ from torch's by {differences} of "
-                f"their norm at these seconds, more than {TOLERANCE:.0e}"
+                f"their norm at these seconds, more than {tolerance:g}"
             )
     return differences
 
@@ -197,7 +219,49 @@ def _write(model: Embedder, path: Path) -> None:
         verbose=False,
     )
     assert program is not None
+    # Weights of any size, whose transposition torch leaves to every run, and to quantisation,
+    # which then finds no constant to round.
+    optimizer = import_toolkit("onnxscript.optimizer", EXTRA, "export to ONNX")
+    optimizer.optimize(program.model, input_size_limit=1 << 31, output_size_limit=1 << 31)
     program.save(str(path), external_data=False)
+
+
+def _quantise(path: Path) -> None:
+    """Round the products with weights of a file to 8 bits, in place."""
+    quantization = import_toolkit("onnxruntime.quantization", EXTRA, "--precision int8")
+    shapes = import_toolkit("onnxruntime.quantization.shape_inference", EXTRA, "--precision int8")
+    with TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        shapes.quant_pre_process(str(path), str(prepared))
+        quantization.quantize_dynamic(
+            str(prepared),
+            str(path),
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            reduce_range=True,
+        )
+
+
+def _facts(model: Embedder, precision: str) -> dict[str, str]:
+    """What a file says of itself."""
+    return {
+        "sample_rate": str(SAMPLE_RATE),
+        "patchings": ", ".join(model.patchings),
+        "scene_layers": ", ".join(map(str, model.scene_layers)),
+        "scene_pooling": model.scene_pooling,
+        "precision": precision,
+        "made_by": f"myna-plugin {__version__}",
+    }
+
+
+def _describe(path: Path, facts: Mapping[str, str]) -> None:
+    """Put facts into a file's metadata, and take out where each node came from in our code."""
+    onnx = import_toolkit("onnx", EXTRA, "export to ONNX")
+    content = onnx.load(path)
+    for node in content.graph.node:
+        del node.metadata_props[:]
+    onnx.helper.set_model_props(content, dict(sorted(facts.items())))
+    path.write_bytes(content.SerializeToString())
 
 
 def compare_onnx(model: Embedder, path: Path) -> dict[float, float]:
@@ -210,7 +274,7 @@ def compare_onnx(model: Embedder, path: Path) -> dict[float, float]:
     Returns:
         For each of `CHECK_SECONDS`, over the scene and chunk embeddings of two sounds.
     """
-    runtime = import_toolkit("onnxruntime", "'myna-plugin[onnx]'", "checking an ONNX file")
+    runtime = import_toolkit("onnxruntime", EXTRA, "checking an ONNX file")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     differences = {}

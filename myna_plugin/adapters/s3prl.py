@@ -10,14 +10,18 @@ Source: s3prl 0.4.18: `s3prl/hub.py`, `s3prl/nn/upstream.py`, `s3prl/upstream/ex
 from __future__ import annotations
 
 import importlib.util
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
 from myna_plugin.adapters.hidden_states import HiddenStates
-from myna_plugin.adapters.toolkits import import_toolkit
+from myna_plugin.common.toolkits import import_toolkit
+from myna_plugin.common.torchaudio_bridge import load_torchaudio
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.model.checkpoint import embedding_patchings, load_encoder
 
@@ -80,11 +84,41 @@ def myna(ckpt: str | Path | None = None, refresh: bool = False, **options: Any) 
 def register() -> None:
     """Put `myna` into `s3prl.hub`.
 
+    s3prl 0.4.18 does not import beside torchaudio 2.9 or newer, which has dropped what it calls:
+    where that is so, stand-ins are put into torchaudio before, and a warning says so.
+
     Raises:
         ImportError: s3prl is missing or lacks something it needs.
     """
+    import_toolkit("s3prl", "s3prl", "myna_plugin.adapters.s3prl")
+    if added := _complete(load_torchaudio()):
+        warnings.warn(
+            f"for s3prl, torchaudio was given stand-ins of {' and '.join(added)}, which it has "
+            "dropped; the effects are errors when called",
+            UserWarning,
+            stacklevel=2,
+        )
     hub = import_toolkit("s3prl.hub", "s3prl", "myna_plugin.adapters.s3prl")
     hub.myna = myna  # type: ignore[attr-defined]
+
+
+def _complete(torchaudio: ModuleType) -> list[str]:
+    """Put what s3prl imports, and torchaudio lacks, into it; the names of that."""
+    added = []
+    if not hasattr(torchaudio, "set_audio_backend"):
+        # Of decoders there is one left, so there is nothing to set.
+        torchaudio.set_audio_backend = lambda backend: None  # type: ignore[attr-defined]
+        added.append("set_audio_backend")
+    if not hasattr(torchaudio, "sox_effects"):
+        effects = ModuleType("torchaudio.sox_effects", "Stand-in: torchaudio has none any more.")
+        vars(effects).update(dict.fromkeys(("apply_effects_tensor", "apply_effects_file"), _refuse))
+        sys.modules[effects.__name__] = torchaudio.sox_effects = effects  # type: ignore[attr-defined]
+        added.append("sox_effects")
+    return added
+
+
+def _refuse(*_arguments: object, **_options: object) -> NoReturn:
+    raise RuntimeError("torchaudio 2.9 and newer have no sox effects; install torchaudio<2.9")
 
 
 if importlib.util.find_spec("s3prl") is not None:  # else whoever asks for the hub is told

@@ -1,8 +1,8 @@
 """X-ARES: `python -m xares.run …/myna_plugin/adapters/xares.py TASKS…`.
 
 X-ARES takes the one attribute of a file whose name ends in "Encoder" and calls it without
-arguments, which gives the packaged model here. For another one, write a file like
-`recipes/xares/myna_vertical.py` and give that.
+arguments, which gives the packaged model here. For another one, change the file that
+`myna recipes xares --out mine` copies, and give that.
 
 Nothing of X-ARES is imported. Source: github.com/jimbozhang/xares, "How to add your encoder" and
 `xares/audio_encoder_checker.py` (0.1.3).

@@ -6,6 +6,7 @@ import codecs
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from myna_plugin.cli.options import (
     SCENE_LAYERS,
     SCENE_POOLING,
     TOKENS,
+    PatternType,
     ShardType,
     hop_ms_option,
 )
@@ -31,8 +33,9 @@ from myna_plugin.common.options import (
     WORKERS,
     NamedPath,
 )
-from myna_plugin.library.building import Outcome, build_library, describe, find_tracks
+from myna_plugin.library.building import Outcome, build_library, describe
 from myna_plugin.library.parts import Parts
+from myna_plugin.library.tracks import find_tracks
 from myna_plugin.model.embedding import PRECISIONS
 
 EPILOG = """
@@ -42,6 +45,7 @@ Examples:
   myna embed music --out library.parquet
   myna embed song.mp3 other.flac --out two.parquet --model myna-hybrid
   find /music -name '*.mp3' -print0 | myna embed - --null --out library.parquet
+  myna embed music --out library.parquet --exclude Podcasts --exclude '*.tmp.mp3'
   myna embed music --out sequences.parquet --timestamps --hop-ms 500
   myna embed music --out quick.parquet --tokens 1/4
 
@@ -49,6 +53,13 @@ Examples:
   on four machines that share a disk, or by a scheduler's array of jobs:
   myna embed music --out library.parquet --shard 1/4     (2/4, 3/4, 4/4)
   myna merge library.parquet
+
+Given again, the same command brings the library up to date: it embeds what is new or has changed,
+drops what is gone, keeps the rows of files that were moved or given other tags, and says how many
+of each. A library is never left half updated.
+
+On a terminal a bar shows how far it is, elsewhere a line every half minute; --quiet keeps to what
+cannot be used.
 
 While it works, results are kept in OUT.parts; a run that was stopped, even killed, goes on where it
 was when the same command is given again. Files that cannot be used are listed in OUT.failed.csv.
@@ -69,6 +80,16 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 @click.option(
     "--null", "-0", is_flag=True, help="Paths on standard input end in NUL bytes, not in lines."
 )
+@click.option(
+    "--exclude",
+    multiple=True,
+    type=PatternType(),
+    metavar="PATTERN",
+    help="Leave out of folders what has this name, or with a slash this path from the folder on; "
+    "* stands for any characters. May be given several times.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing but what cannot be used.")
+@click.option("--new", is_flag=True, help="Embed all, also what the library has already.")
 @MODEL
 @EMBEDDING
 @SCENE_LAYERS
@@ -112,45 +133,41 @@ def embed(
     inputs: tuple[str, ...],
     out: Path,
     null: bool,
+    quiet: bool,
+    exclude: tuple[str, ...],
     model: str,
-    embedding: str,
-    timestamps: bool,
-    hop_ms: float,
-    timestamp_layer: int | None,
     device: str,
-    precision: str,
-    workers: int | None,
-    batch_seconds: float | None,
     shard: tuple[int, int] | None,
     engine: str,
-    **scenes: Any,
+    **options: Any,
 ) -> None:
     """Embed audio files, or all under a folder, or those whose paths come on standard input (-).
 
     Audio of any length and of every kind that FFmpeg's libraries, which are built in, can decode:
     WAV, FLAC, OGG, Opus, MP3, M4A, AAC, WMA, AIFF, WavPack, the sound of MP4 and WebM, and so on.
-    Of a folder, what is named ._* (macOS's metadata) or lies in .git is left out. One row a track:
-    path, duration_s, embedding, and a warning where the file is silent, damaged or cut off.
+    Of a folder, hidden files and folders are left out, and the bins and thumbnails of NAS systems;
+    what is no audio is counted by ending. A cue sheet cuts an album that is one file. One row a
+    track: path, duration_s, embedding, title, artist, album, and a warning where the file is
+    silent, damaged or cut off.
     """
     if engine == "ray" and shard is not None:
         raise InputError("--engine ray divides the work itself: leave --shard out")
-    check_layers(timestamps, timestamp_layer, scenes)
-    options: dict[str, Any] = {
-        "embedding": embedding,
-        "precision": precision,
-        "hop_ms": hop_ms,
-        "timestamp_layer": timestamp_layer,
-        **{name: value for name, value in scenes.items() if value is not None},
-    }
-    tracks = find_tracks(read_inputs(inputs, null), say)
-    myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **options)
+    check_options(options)
+    new, timestamps, workers, batch_seconds = (
+        options.pop(name) for name in ("new", "timestamps", "workers", "batch_seconds")
+    )
+    given = {name: value for name, value in options.items() if value is not None}
+    told = None if quiet else say
+    tracks = find_tracks(read_inputs(inputs, null), told, exclude)
+    myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **given)
+    precision = options["precision"]
     facts = describe(myna.embedder, model, precision=precision, timestamps=timestamps)
     run_units = None
     if engine == "ray":
         from myna_plugin.library.ray_engine import RayEngine
 
         run_units = RayEngine(
-            {"name": model, "device": device, **options},
+            {"name": model, "device": device, **given},
             facts,
             workers=workers,
             batch_seconds=batch_seconds,
@@ -163,18 +180,19 @@ def embed(
         workers=workers or available_cores(),
         batch_seconds=batch_seconds,
         shard=shard,
+        anew=new,
         run_units=run_units,
-        say=say,
+        say=told,
     )
-    sys.exit(tell(out, outcome, shard))
+    sys.exit(tell(out, outcome, shard, quiet))
 
 
-def check_layers(timestamps: bool, timestamp_layer: int | None, scenes: Mapping[str, Any]) -> None:
-    """Refuse options of what is not asked for; `scenes` are those of one vector a track."""
-    if timestamp_layer is not None and not timestamps:
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of what is not asked for."""
+    if options["timestamp_layer"] is not None and not options["timestamps"]:
         raise InputError("--timestamp-layer is for --timestamps: add that, or leave it out")
-    for name, value in scenes.items():
-        if value is not None and timestamps:
+    for name in ("scene_layers", "scene_pooling", "tokens"):
+        if options[name] is not None and options["timestamps"]:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option} is for one vector a track: leave --timestamps out")
 
@@ -207,13 +225,19 @@ def read_inputs(inputs: Sequence[str], null: bool = False) -> list[str]:
     return [path for given in inputs for path in (piped if given == "-" else [given])]
 
 
-def tell(out: Path, outcome: Outcome, shard: tuple[int, int] | None = None) -> int:
-    """Say what was done and what was not; the exit status."""
+def tell(
+    out: Path, outcome: Outcome, shard: tuple[int, int] | None = None, quiet: bool = False
+) -> int:
+    """Say what was done and what was not, `quiet` the latter alone; the exit status."""
+    if quiet:
+        outcome = replace(outcome, warned=[])
     for listed, kind in ((outcome.failed, ""), (outcome.warned, "warning: ")):
         for path, text in listed[:SHOWN_AT_MOST]:
             say(f"myna: {kind}{path}: {text}")
         if (hidden := len(listed) - SHOWN_AT_MOST) > 0:
             say(f"myna: {kind}and {hidden} more")
+    if quiet:
+        return FAILED if outcome.failed else 0
     if shard is not None:
         say(
             f"{out}: shard {shard[0]}/{shard[1]} is done, {outcome.n_tracks:,} tracks, "

@@ -14,9 +14,9 @@ from myna_plugin.model.checkpoint import PACKAGED, load_encoder
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import token_grid
 from myna_plugin.model.identity import digest_weights
+from myna_plugin.model.layouts import read_weights
 from myna_plugin.model.sources import resolve
 from myna_plugin.model.spectrogram import HOP_LENGTH
-from myna_plugin.model.tensors import read_tensors
 
 SHOWN_ELSEWHERE = ("format", "format_version", "config", "tokenizers")
 
@@ -34,8 +34,9 @@ Examples:
 @EMBEDDING
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(checkpoint: str, embedding: str, as_json: bool) -> None:
-    """Describe CHECKPOINT: a file, a published name, or hf://owner/name; every key is verified.
+    """Describe CHECKPOINT; every key is verified.
 
+    A file, a folder for transformers, a published name, or owner/name of the Hugging Face hub.
     Without one, the packaged model; "tiny" is the small one.
     """
     facts = describe_checkpoint(checkpoint, embedding)
@@ -76,7 +77,7 @@ def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, A
         ],
         "weights": digest_weights(encoder.state_dict()),
     }
-    metadata = read_tensors(path)[1]
+    metadata = read_weights(path)[1]
     facts["format"] = (
         f"{metadata['format']} {metadata.get('format_version', '')}".strip()
         if "format" in metadata

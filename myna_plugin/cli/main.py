@@ -18,9 +18,11 @@ COMMANDS = {
     "similar": "List the tracks nearest to a track.",
     "plot": "Draw a library as a picture.",
     "info": "Describe a checkpoint.",
+    "import": "Keep weights that were downloaded by hand under their name.",
     "export": "Write a model in another toolkit's format.",
     "prepare": "Make a store to train from of a folder of audio.",
     "pretrain": "Train an encoder on a store.",
+    "recipes": "List the recipes to train and evaluate by, or copy them.",
     "sweep": "Train once for every value of a setting, and compare.",
     "probe": "Score a module on a task by the paper's protocol.",
     "report": "Join probe results into one table and page.",
@@ -28,6 +30,9 @@ COMMANDS = {
     "score-keys": "Add weighted key scores to what hear-eval has scored.",
 }
 """Name -> its line in `myna --help`. `a-b` is the command `a_b` of the module `cli.a_b`."""
+
+WORDS_OF_PYTHON = {"import": "import_weights"}
+"""Names that no module can have -> its name."""
 
 EPILOG = """
 Examples:
@@ -55,7 +60,7 @@ Exit status: 0 done, 1 failed, or done but for files that are named, 2 input tha
 
 def import_command(name: str) -> click.Command:
     """A command by its name; who stops it while it is imported sees a line."""
-    module = name.replace("-", "_")
+    module = WORDS_OF_PYTHON.get(name, name.replace("-", "_"))
     with told(f"myna {name}"), importing(f"myna {name}"):
         command = getattr(importlib.import_module(f"myna_plugin.cli.{module}"), module)
     assert isinstance(command, click.Command)

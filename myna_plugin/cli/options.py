@@ -18,7 +18,8 @@ MODEL = click.option(
     default="",
     metavar="CHECKPOINT",
     help="tiny, the small packaged model; myna-base, myna-vertical, myna-hybrid or myna-85m; a "
-    ".safetensors, .pth or .pt file; or hf://owner/name.  [default: the packaged model]",
+    ".safetensors, .pth or .pt file; a folder for transformers; or owner/name.  "
+    "[default: the packaged model]",
 )
 
 EMBEDDING = click.option(
@@ -116,6 +117,19 @@ TOKENS = click.option(
     help="Of its tokens, the share that an embedding is made of: 1, or for speed 1/2, 1/4 or 1/8; "
     "sequences over time need all.  [default: 1]",
 )
+
+
+class PatternType(click.ParamType):
+    """A pattern that some name or path may match."""
+
+    name = "PATTERN"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what matches nothing, or leads elsewhere."""
+        parts = str(value).strip("/").split("/")
+        if {"", ".", ".."} & {*parts}:
+            self.fail(f"must be a name, or a path from the folder on, got {value!r}", param, ctx)
+        return str(value)
 
 
 class ShardType(click.ParamType):

@@ -1,4 +1,4 @@
-"""`myna plot`: a library as a picture."""
+"""`myna plot`: a library as a picture or a page."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from myna_plugin.common.errors import ToldCommand, say
 from myna_plugin.common.files import check_disk
 from myna_plugin.common.options import FILE, PATH, Number
 from myna_plugin.library.neighbours import join_libraries
-from myna_plugin.library.picture import METHODS, SEED, draw, folders, place, save
+from myna_plugin.library.page import write_page
+from myna_plugin.library.picture import METHODS, SEED, draw, folders, group, place, save
+from myna_plugin.library.table import Library, read_column
 
 TITLES = {"tsne": "t-SNE", "umap": "UMAP"}
+
+FOLDER = "folder"
+"""What colours by default; it is no column."""
 
 EPILOG = """
 Examples:
 
 \b
   myna plot library.parquet
+  myna plot library.parquet --colour artist --out map.html
   myna plot rock.parquet jazz.parquet --out both.svg --method umap
 
-t-SNE of 10,000 tracks takes about a minute. UMAP needs umap-learn.
+A page (.html) names the track that is under the mouse, zooms, and needs no network. t-SNE of 10,000
+tracks takes about a minute. UMAP needs umap-learn.
 """
 
 
@@ -33,7 +40,15 @@ t-SNE of 10,000 tracks takes about a minute. UMAP needs umap-learn.
     type=FILE,
     default=Path("library.png"),
     show_default=True,
-    help="Picture to write: .png, .svg, .pdf …",
+    help="Picture or page to write: .png, .svg, .pdf …, or .html.",
+)
+@click.option(
+    "--colour",
+    default=FOLDER,
+    show_default=True,
+    metavar="COLUMN",
+    help="What colours stand for: folder, artist, album, or any column of the library; numbers "
+    "become ranges.",
 )
 @click.option(
     "--method",
@@ -49,16 +64,30 @@ t-SNE of 10,000 tracks takes about a minute. UMAP needs umap-learn.
     show_default=True,
     help="Of more tracks than this, draw as many at random.",
 )
-def plot(libraries: tuple[Path, ...], out: Path, method: str, max_tracks: int) -> None:
-    """Draw the tracks of LIBRARY as points, near where they are similar, coloured by folder."""
+def plot(libraries: tuple[Path, ...], out: Path, colour: str, method: str, max_tracks: int) -> None:
+    """Draw the tracks of LIBRARY as points, near where they are similar."""
     check_disk(out.parent, 0)
     library = join_libraries(libraries, say)
+    if colour == FOLDER:
+        values = folders(library.paths)
+    else:
+        values = [value for path in libraries for value in read_column(path, colour)]
     rows = np.arange(len(library.paths))
     if len(rows) > max_tracks:
         rows = np.sort(np.random.default_rng(SEED).permutation(rows)[:max_tracks])
         say(f"{max_tracks:,} of {len(library.paths):,} tracks, at random")
     points = place(library.embeddings[rows], method)
-    groups = folders([library.paths[row] for row in rows])
+    groups = group([values[row] for row in rows])
     title = f"{', '.join(path.stem for path in libraries)}: {len(rows):,} tracks, {TITLES[method]}"
-    save(draw(points, groups, title), out)
+    if out.suffix == ".html":
+        write_page(points, groups, [_describe(library, row) for row in rows], title, out)
+    else:
+        save(draw(points, groups, title), out)
     say(f"{out}: written")
+
+
+def _describe(library: Library, row: np.intp) -> str:
+    """Artist and title, album, path: a line each, where they are known."""
+    entry = library.entries[row]
+    names = " – ".join(filter(None, (entry.artist, entry.title)))
+    return "\n".join(filter(None, (names, entry.album, library.paths[row])))

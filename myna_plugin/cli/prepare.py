@@ -101,11 +101,11 @@ def prepare(
     Every audio file under AUDIO_DIR is decoded, mixed to mono at 16 kHz, made a mel spectrogram
     (128 bands, float16) and cut into clips, which are written to the folder STORE.
 
-    Everything that FFmpeg's libraries decode, which are built in, is read. What is named ._*
-    (macOS's metadata) or lies in .git is left out. A file that is unreadable, silent or too short
-    goes into STORE/report.csv with the reason; so does one that is stored although it is damaged or
-    cut off. An interrupted run, even a killed one, goes on where it stopped when the same command
-    is given again.
+    Everything that FFmpeg's libraries decode, which are built in, is read. Hidden files and
+    folders are left out, and the bins and thumbnails of NAS systems. A file that is unreadable,
+    silent or too short goes into STORE/report.csv with the reason; so does one that is stored
+    although it is damaged or cut off. An interrupted run, even a killed one, goes on where it
+    stopped when the same command is given again.
     """
     if verify:
         if len(paths) != 1:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from myna_plugin.cli.recipe_files import RecipeFile
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import InputError, ToldCommand
 from myna_plugin.common.files import write_text
 from myna_plugin.common.launch import launched_rank
-from myna_plugin.common.options import FILE, FOLDER, PATH
+from myna_plugin.common.options import FOLDER, PATH
 from myna_plugin.common.stopping import INTERRUPTED
 from myna_plugin.pretraining.run.configuration import (
     apply_file,
@@ -37,8 +38,8 @@ Examples:
 \b
   myna pretrain --store store --out run
   myna pretrain --store store --out run --resume
-  myna pretrain --store store --out run --config recipes/pretrain/vertical.yaml seed=1
-  myna pretrain --config recipes/pretrain/base.yaml mask_ratio=0.8 --print-config
+  myna pretrain --store store --out run --config vertical seed=1
+  myna pretrain --config base mask_ratio=0.8 --print-config
 
 \b
   with probes of the encoder on a task in HEAR's format and on GTZAN, every 2,000 steps:
@@ -51,7 +52,7 @@ Examples:
 
 \b
   on a CPU, about a minute:
-  myna pretrain --store store --out run --config recipes/pretrain/smoke.yaml
+  myna pretrain --store store --out run --config smoke
 
 Exit status: 0 done or stopped by SIGTERM, 1 failed (loss not finite, disk full, ...), 2 bad input,
 130 stopped by Ctrl-C; after 0 by SIGTERM and after 130 --resume goes on.
@@ -62,7 +63,12 @@ Exit status: 0 done or stopped by SIGTERM, 1 failed (loss not finite, disk full,
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]…")
 @click.option("--store", type=PATH, help="Made by `myna prepare`.")
 @click.option("--out", type=FOLDER, metavar="RUN", help="Folder that receives everything.")
-@click.option("--config", type=FILE, metavar="FILE.yaml", help="PretrainSettings to start from.")
+@click.option(
+    "--config",
+    type=RecipeFile("pretrain"),
+    metavar="FILE.yaml",
+    help="PretrainSettings to start from: a file, or a name that `myna recipes` lists.",
+)
 @click.option(
     "--resume",
     is_flag=True,

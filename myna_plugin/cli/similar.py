@@ -1,8 +1,12 @@
-"""`myna similar`: the tracks of a library nearest to one."""
+"""`myna similar`: the recordings of a library nearest to some tracks."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,13 @@ import numpy as np
 from myna_plugin.api import Myna
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import InputError, ToldCommand, say
-from myna_plugin.common.options import DEVICE, PATH, POSITIVE_INT, NamedPath
-from myna_plugin.library.neighbours import find_row, join_libraries, nearest
-from myna_plugin.library.table import Library
+from myna_plugin.common.files import digest_path
+from myna_plugin.common.options import DEVICE, POSITIVE_INT, NamedPath
+from myna_plugin.library.decoding_pool import find_sound
+from myna_plugin.library.fingerprint import SECONDS, fingerprint
+from myna_plugin.library.neighbours import Neighbour, Seed, find_rows, join_libraries, nearest
+from myna_plugin.library.table import Entry, Library
+from myna_plugin.model.audio import SAMPLE_RATE, stream_audio
 from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.sources import resolve
 
@@ -23,18 +31,28 @@ Examples:
 
 \b
   myna similar song.mp3 library.parquet
-  myna similar song.mp3 rock.parquet jazz.parquet --count 20
+  myna similar song.mp3 other.flac library.parquet --count 20 --per-artist 1
+  myna similar song.mp3 rock.parquet jazz.parquet --json
+  myna similar song.mp3 library.parquet --m3u > like-song.m3u8
 
-Prints similarity and path, most similar first, separated by a tab. A query that is in the library
-takes its row from there; any other audio file is embedded with the library's model. Similarity is
-the cosine of vectors standardised over the library (of fewer than 20 tracks: as they are).
+Prints similarity, path, artist, title and album, most similar first, separated by tabs. Each
+recording is listed once: files of the same content, or that sound the same by a fingerprint and are
+of one length, are copies of the first, and those of the seeds are left out. A seed that is in the
+library takes its row from there, an album all its tracks' rows; any other audio file is embedded
+with the library's model. Similarity is the cosine of vectors standardised over the library (of
+fewer than 20 tracks: as they are), to the mean of the seeds.
 """
 
 
 @click.command("similar", cls=ToldCommand, epilog=EPILOG)
-@click.argument("query", type=NamedPath())
-@click.argument("libraries", nargs=-1, required=True, type=PATH, metavar="LIBRARY…")
-@click.option("--count", type=POSITIVE_INT, default=10, show_default=True, help="Tracks to list.")
+@click.argument("inputs", nargs=-1, required=True, type=NamedPath(), metavar="SEED… LIBRARY…")
+@click.option(
+    "--count", type=POSITIVE_INT, default=10, show_default=True, help="Recordings to list."
+)
+@click.option("--per-artist", type=POSITIVE_INT, help="At most so many of an artist, by tags.")
+@click.option("--json", "layout", flag_value="json", help="Print JSON, with copies and lengths.")
+@click.option("--csv", "layout", flag_value="csv", help="Print CSV with a header.")
+@click.option("--m3u", "layout", flag_value="m3u", help="Print a playlist, with absolute paths.")
 @click.option(
     "--model",
     metavar="CHECKPOINT",
@@ -42,23 +60,66 @@ the cosine of vectors standardised over the library (of fewer than 20 tracks: as
 )
 @DEVICE
 def similar(
-    query: str, libraries: tuple[Path, ...], count: int, model: str | None, device: str
+    inputs: tuple[str, ...],
+    count: int,
+    per_artist: int | None,
+    layout: str | None,
+    model: str | None,
+    device: str,
 ) -> None:
-    """List the tracks of LIBRARY that are most similar to the audio file QUERY."""
-    if os.path.isdir(query):
-        raise InputError(f"{query}: is a folder; name one audio file, such as one in it")
+    """List the recordings of LIBRARY (.parquet) that are most similar to the audio files SEED."""
+    libraries = [Path(path) for path in inputs if path.endswith(".parquet")]
+    paths = [path for path in inputs if not path.endswith(".parquet")]
+    if not (libraries and paths):
+        missing = "audio file" if libraries else "library (.parquet, from myna embed)"
+        raise InputError(f"{', '.join(inputs)}: name at least one {missing} as well")
+    for path in paths:
+        if os.path.isdir(path):
+            raise InputError(f"{path}: is a folder; name one audio file, such as one in it")
     library = join_libraries(libraries, say)
-    row = find_row(library, query)
-    if row is not None:
-        vector = library.embeddings[row]
-    else:
-        vector = embed_query(query, library, model, device)
-    for similarity, path in nearest(library, vector, count, leave_out=row):
-        click.echo(f"{similarity:.4f}\t{path}")
+    hits = nearest(library, find_seeds(paths, library, model, device), count, per_artist)
+    click.echo(LAYOUTS[layout](library, hits), nl=False)
 
 
-def embed_query(query: str, library: Library, model: str | None, device: str) -> np.ndarray:
-    """The query's vector by the library's model, shape (D,).
+def find_seeds(
+    paths: Sequence[str], library: Library, model: str | None, device: str
+) -> list[Seed]:
+    """The rows of some files, or, of those that have none, their vectors by the library's model."""
+    seeds: list[Seed] = []
+    myna = None
+    for path in paths:
+        content = digest_path(Path(path)) if os.path.isfile(path) else None
+        rows = find_rows(library, path) or [
+            row
+            for row, entry in enumerate(library.entries)
+            if content and entry.content == content and entry.start_s is None
+        ]
+        for row in rows:
+            duration_s = float(library.duration_s[row])
+            seeds.append(Seed(library.embeddings[row], duration_s, library.entries[row], row))
+        if not rows:
+            myna = myna or load_model_of(library, model, device)
+            # A library of sequences is searched by their means, which no scene embedding need be
+            # like.
+            over_time = library.facts["timestamps"]
+            vector = myna.embed_timestamps(path)[0].mean(0) if over_time else myna.embed(path)
+            seeds.append(Seed(vector, *_listen(path, content)))
+    return seeds
+
+
+def _listen(path: str, content: str | None) -> tuple[float, Entry]:
+    """A file's length in seconds, and its fingerprint; what is odd about it has been said."""
+    n_samples, beginning = 0, []
+    for block in stream_audio(path, note=lambda *_: None):
+        if n_samples < SECONDS * SAMPLE_RATE:
+            beginning.append(block)
+        n_samples += len(block)
+    heard = fingerprint(np.concatenate(beginning))
+    return n_samples / SAMPLE_RATE, Entry(content, heard, sound=find_sound(path))
+
+
+def load_model_of(library: Library, model: str | None, device: str) -> Myna:
+    """The model that made a library.
 
     Raises:
         InputError: the model at hand is another one.
@@ -83,6 +144,66 @@ def embed_query(query: str, library: Library, model: str | None, device: str) ->
         )
     # Half precision is slow on a CPU; the rounded weights give the same vector in float32.
     myna.embedder.encoder.float()
-    myna = Myna(myna.embedder.to(choose_device(device)))
-    # A library of sequences is searched by their means, which no scene embedding need be like.
-    return myna.embed_timestamps(query)[0].mean(0) if facts["timestamps"] else myna.embed(query)
+    return Myna(myna.embedder.to(choose_device(device)))
+
+
+FIELDS = ("similarity", "path", "artist", "title", "album", "start_s", "end_s", "duration_s")
+
+
+def _describe(library: Library, hit: Neighbour) -> dict[str, Any]:
+    """What is said of a recording."""
+    entry = library.entries[hit.row]
+    known = {
+        "similarity": round(hit.similarity, 4),
+        "path": library.paths[hit.row],
+        "duration_s": round(float(library.duration_s[hit.row]), 3),
+    }
+    return {name: known[name] if name in known else getattr(entry, name) for name in FIELDS}
+
+
+def _as_lines(library: Library, hits: Sequence[Neighbour]) -> str:
+    rows = [[*_describe(library, hit).values()][:5] for hit in hits]
+    lines = [[f"{first:.4f}", *(text or "" for text in rest)] for first, *rest in rows]
+    return "".join("\t".join(line).rstrip("\t") + "\n" for line in lines)
+
+
+def _as_json(library: Library, hits: Sequence[Neighbour]) -> str:
+    copies = [[library.paths[row] for row in hit.copies] for hit in hits]
+    rows = [
+        _describe(library, hit) | {"copies": paths} for hit, paths in zip(hits, copies, strict=True)
+    ]
+    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+
+
+def _as_csv(library: Library, hits: Sequence[Neighbour]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(_describe(library, hit) for hit in hits)
+    return text.getvalue()
+
+
+def _as_playlist(library: Library, hits: Sequence[Neighbour]) -> str:
+    """Extended M3U; where a track is a piece of an album, VLC's words say which."""
+    lines = ["#EXTM3U"]
+    for hit in hits:
+        track = _describe(library, hit)
+        if "\n" in track["path"]:
+            say(f"{track['path']!r}: left out, a playlist holds no name with a line break")
+            continue
+        title = track["title"] or os.path.splitext(os.path.basename(track["path"]))[0]
+        name = " - ".join(filter(None, (track["artist"], title)))
+        lines.append(f"#EXTINF:{round(track['duration_s'])},{name}")
+        for word, time in (("start", track["start_s"]), ("stop", track["end_s"])):
+            if time is not None:
+                lines.append(f"#EXTVLCOPT:{word}-time={time:.3f}")
+        lines.append(os.path.abspath(track["path"]))
+    return "\n".join(lines) + "\n"
+
+
+LAYOUTS: dict[str | None, Callable[[Library, Sequence[Neighbour]], str]] = {
+    None: _as_lines,
+    "json": _as_json,
+    "csv": _as_csv,
+    "m3u": _as_playlist,
+}

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from myna_plugin.cli.pretrain import open_probe
+from myna_plugin.cli.recipe_files import RecipeFile
 from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.launch import launched_rank
-from myna_plugin.common.options import FILE, FOLDER, PATH
+from myna_plugin.common.options import FOLDER, PATH
 from myna_plugin.pretraining.run.configuration import read_changes
 from myna_plugin.pretraining.run.plan import check_store
 from myna_plugin.pretraining.run.sweep import read_sweep, run_sweep
@@ -20,9 +21,9 @@ EPILOG = """
 Examples:
 
 \b
-  myna sweep recipes/sweeps/mask_ratio.yaml --store store --out masks
-  myna sweep recipes/sweeps/batch_size.yaml --store store --out batches epochs=5
-  myna sweep recipes/sweeps/mask_ratio.yaml --store store --out masks \\
+  myna sweep mask_ratio --store store --out masks
+  myna sweep batch_size --store store --out batches epochs=5
+  myna sweep mask_ratio --store store --out masks \\
       'probe_tasks=[tasks/esc50, gtzan=data/gtzan]'
 
 Exit status: 0 done or stopped by SIGTERM, 1 a run failed, 2 bad input, 130 stopped by Ctrl-C.
@@ -30,12 +31,14 @@ Exit status: 0 done or stopped by SIGTERM, 1 a run failed, 2 bad input, 130 stop
 
 
 @click.command("sweep", cls=ToldCommand, epilog=EPILOG)
-@click.argument("plan", type=FILE, metavar="SWEEP.yaml")
+@click.argument("plan", type=RecipeFile("sweeps"), metavar="SWEEP.yaml")
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]…")
 @click.option("--store", required=True, type=PATH, help="Made by `myna prepare`.")
 @click.option("--out", required=True, type=FOLDER, help="Folder that receives the runs.")
 def sweep(plan: Path, changes: tuple[str, ...], store: Path, out: Path) -> None:
     """Train once for every value that SWEEP.yaml lists, and compare the runs.
+
+    SWEEP.yaml is a file, or a name that `myna recipes` lists.
 
     Each run has a folder of its own under OUT, and OUT/table.md, OUT/table.csv and OUT/figure.png
     are written after each. KEY=VALUE are settings of all runs. The same command goes on where it

@@ -12,6 +12,7 @@ import path inside `myna_plugin`.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import pkgutil
 import re
@@ -93,6 +94,17 @@ def resolve(name: str, models: Sequence[HearModel]) -> HearModel:
     distribution = _distribution_of(name)
     version = importlib_metadata.version(distribution) if distribution else None
     return HearModel(name, name, distribution, version)
+
+
+def describe_needs(model: HearModel) -> str:
+    """What a module of ours says, by its `CARD`, that it lacks here; "" for any other's.
+
+    Others' modules are not imported.
+    """
+    if not _is_ours(model):
+        return ""
+    card = getattr(importlib.import_module(model.module), "CARD", None)
+    return card.needs() if card is not None else ""
 
 
 def find_fault(module: str) -> str | None:

@@ -25,6 +25,7 @@ def load_model(
     scene_layers: Sequence[int] | None = None,
     scene_pooling: str | None = None,
     tokens: float = 1,
+    chunk_frames: int | None = None,
     batch_size: int | None = None,
     precision: str = "float32",
     compile: bool = False,
@@ -32,29 +33,27 @@ def load_model(
     """Load a Myna model, ready to embed.
 
     Args:
-        model_file_path: a .safetensors, .pth or .pt file; "myna-base", "myna-vertical",
-            "myna-hybrid" or "myna-85m"; "hf://owner/name"; or "" for the packaged model,
-            "tiny" for the small one.
+        model_file_path: a .safetensors, .pth or .pt file, or a folder with one; "myna-base",
+            "myna-vertical", "myna-hybrid" or "myna-85m"; "owner/name" of the Hugging Face hub, with
+            "@revision" or not; or "" for the packaged model, "tiny" for the small one.
         embedding: "square", "vertical", "hybrid" (both, concatenated) or "auto": hybrid where the
-            checkpoint has both tokenizers. A bare state dict with one tokenizer does not say
-            which patching it is; a published name or this option does.
+            checkpoint has both tokenizers. Of a bare state dict with one it tells which that is.
         hop_ms: milliseconds between timestamp embeddings.
-        timestamp_layer: the transformer block that timestamp embeddings are read off, from 1;
-            None for the one that the checkpoint names, or else the last.
-        scene_layers: the blocks, from 1, whose mean tokens a scene embedding joins, such as
-            [8, 12]: square then vertical of block 8, then of block 12. None for those that the
-            checkpoint names, or else the last alone.
+        timestamp_layer: the block that these are read off; None: the checkpoint's, or the last.
+        scene_layers: the blocks, from 1, whose mean tokens a scene embedding joins: square, then
+            vertical of each. None for those that the checkpoint names, or the last.
         scene_pooling: "mean", or "mean-std" to follow the mean tokens of each patching of each
             block with their deviation over all the sound. None for what the checkpoint names.
         tokens: the share of each chunk's tokens that a scene embedding is made of: 1, or for speed
             0.5, 0.25 or 0.125. Timestamp embeddings need every column: they are made of all.
+        chunk_frames: frames of 32 ms that the encoder sees at once, a multiple of 16, of 2 for
+            vertical patches alone; None for what the checkpoint names, or as published, 96 or 98.
         batch_size: chunks a pass of the encoder; None chooses by device. Never changes a result.
         precision: "float32", "bfloat16" or "float16"; bfloat16 also on CPUs that have it.
         compile: run the encoder through `torch.compile`, for large jobs on CUDA.
 
     Returns:
-        A `torch.nn.Module` in eval mode on the CPU with `sample_rate`, `scene_embedding_size` and
-        `timestamp_embedding_size`; move it with `.to("cuda")`.
+        A `torch.nn.Module` in eval mode on the CPU; move it with `.to("cuda")`.
 
     Raises:
         CheckpointError: the weights cannot be found, read or verified, or cannot give `embedding`.
@@ -62,7 +61,7 @@ def load_model(
         TypeError: no path, or no number where one is needed.
         ValueError: another option outside its range.
     """
-    encoder = load_encoder(model_file_path, embedding=embedding)
+    encoder = load_encoder(model_file_path, embedding=embedding, chunk_frames=chunk_frames)
     model = Embedder(
         encoder,
         embedding_patchings(embedding, encoder.config.patchings),

@@ -13,7 +13,7 @@ from myna_plugin.common import provenance
 from myna_plugin.common.errors import FAILED, InputError, ToldCommand, say
 from myna_plugin.common.files import write_json
 from myna_plugin.common.options import DEVICE, FILE, PATH, POSITIVE_INT, JsonObject
-from myna_plugin.common.registry import GROUP, HearModel, list_models, resolve
+from myna_plugin.common.registry import GROUP, HearModel, describe_needs, list_models, resolve
 from myna_plugin.hear_eval.device import device_environment, uses_cuda
 from myna_plugin.hear_eval.evaluation import HearEvalRun, HearEvalSettings, evaluate
 from myna_plugin.hear_eval.requirements import check_requirements
@@ -226,7 +226,7 @@ def format_models(models: list[HearModel]) -> str:
     rows = [("name", "module", "distribution", "version")]
     rows += [(m.name, m.module, m.distribution or "-", m.version or "-") for m in models]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    notes = ["", *(f"cannot be used: {m.fault}" if m.fault else "" for m in models)]
+    notes = ["", *(f"cannot be used: {m.fault}" if m.fault else describe_needs(m) for m in models)]
     return "\n".join(
         "  ".join(
             [*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)), note]

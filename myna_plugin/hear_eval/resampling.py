@@ -1,20 +1,22 @@
 """A task's audio at the model's sample rate, made where the task lacks it.
 
 heareval reads `TASK/<rate>/SPLIT/NAME`. Public archives come at 48 or 44.1 kHz, and one's own tasks
-often as FLAC, OGG or MP3. The missing files are made from another folder of the task, as
-hear-preprocess makes them: mono, soxr, WAV, cut or zero-padded to the task's duration. They are
-gathered in a hidden folder beside it, which takes the name `<rate>` when it is complete; a run that
-was stopped goes on where it was. Names and labels stay as they are: a file that the task calls
-`a.mp3` is called so here too, though it holds WAV, which heareval's reader tells by content.
+often as FLAC, OGG or MP3. The missing files are made from another folder of the task, never from
+what was made here before, and as hear-preprocess makes them: mono, soxr, WAV, cut or zero-padded to
+the task's duration. They are gathered in a hidden folder beside it, which takes the name `<rate>`
+when it is complete; a run that was stopped goes on where it was. Names and labels stay as they are:
+a file that the task calls `a.mp3` is called so here too, though it holds WAV, which heareval's
+reader tells by content.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -35,7 +37,8 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 """Looked for in this order where a file is there under another suffix; lossless ones first."""
 
 RECORD = ".hear-eval.jsonl"
-"""In a folder that we made: one line for each file, with its source as it was then."""
+"""In a folder that we made, or added to: one line for each file of ours, with its source as it was
+then. It tells what is no original."""
 
 LOCK = "lock"
 """In the hidden folder: held by the run that fills it."""
@@ -66,17 +69,19 @@ class AudioPlan:
 def plan_audio(task: HearFolder, sample_rate: int) -> AudioPlan:
     """Find each file of a task at `sample_rate`, Hz, or something to make it from.
 
-    A file that we made is made again if its source has changed since.
+    A file that we made is made again if its source has changed since, or was made by us itself; and
+    it is a source of nothing else, for it has lost what its rate does not hold.
 
     Raises:
-        InputError: a file is nowhere to be found.
+        InputError: a file is nowhere to be found, or no original is.
     """
     rate_dir = task.folder / str(sample_rate)
-    record = _read_record(rate_dir)
+    read = functools.cache(_read_record)
+    record = read(rate_dir)
     present, missing = {}, []
     for key in task.files():
         path = rate_dir.joinpath(*key)
-        if path.is_file() and not (key in record and _has_changed(task.folder, record[key])):
+        if path.is_file() and not (key in record and _is_outdated(task.folder, record[key], read)):
             present[key] = path
         else:
             missing.append(key)
@@ -217,27 +222,36 @@ def _read_record(folder: Path) -> dict[Key, dict[str, Any]]:
     return record
 
 
-def _has_changed(task_folder: Path, line: dict[str, Any]) -> bool:
+def _is_outdated(
+    task_folder: Path, line: dict[str, Any], read: Callable[[Path], Mapping[Key, Any]]
+) -> bool:
+    """Whether the source of a file that we made has changed, or is ours by its folder's record."""
     source = task_folder / line["source"]
-    return source.is_file() and stamp_of(source) != line["stamp"]
+    if not source.is_file():
+        return False
+    is_ours = (source.parent.name, source.name) in read(source.parents[1])
+    return is_ours or stamp_of(source) != line["stamp"]
 
 
 def _find_sources(task: HearFolder, missing: Sequence[Key], rate_dir: Path) -> dict[Key, Path]:
     if not missing:
         return {}
     matches = [_match(folder, missing, rate_dir) for folder in _audio_folders(task, rate_dir)]
-    best = max(matches, key=len)
+    best: dict[Key, Path] = {}
+    for match in sorted(matches, key=len, reverse=True):  # of one folder, as far as that has them
+        best = match | best
     lost = [key for key in missing if key not in best]
     if len(lost) == len(missing) == len(list(task.files())):
         raise InputError(
-            f"{task.folder} has no audio: put the files that its splits list into "
-            f"{rate_dir}{os.sep}SPLIT, or into a folder of another rate, such as 48000{os.sep}SPLIT"
+            f"{task.folder} has no audio but what was resampled: put the files that its splits "
+            f"list into {rate_dir}{os.sep}SPLIT, or into a folder of another rate, such as "
+            f"48000{os.sep}SPLIT"
         )
     if lost:
         raise InputError(
             *(
-                f"{rate_dir.joinpath(*key)} is missing, at every other rate too, though "
-                f"{key[0]}.json lists it; restore it, or take it out of {key[0]}.json"
+                f"{rate_dir.joinpath(*key)} is missing, and its original at another rate too, "
+                f"though {key[0]}.json lists it; restore it, or take it out of {key[0]}.json"
                 for key in lost
             )
         )
@@ -259,6 +273,7 @@ def _audio_folders(task: HearFolder, rate_dir: Path) -> list[Path]:
 
 def _match(folder: Path, missing: Sequence[Key], rate_dir: Path) -> dict[Key, Path]:
     """The files of `folder` that can stand for `missing`: the same name, else the same stem."""
+    record = _read_record(folder)
     listings = {split: _list_files(folder / split) for split in {split for split, _ in missing}}
     matches = {}
     for split, name in missing:
@@ -266,9 +281,10 @@ def _match(folder: Path, missing: Sequence[Key], rate_dir: Path) -> dict[Key, Pa
         names = [name, *(stem + suffix for suffix in AUDIO_SUFFIXES)]
         if folder == rate_dir:  # the name itself is missing there, or outdated
             names = [other for other in names if other != name]
-        found = next((listings[split][other] for other in names if other in listings[split]), None)
-        if found is not None:
-            matches[split, name] = found
+        found = [listings[split][other] for other in names if other in listings[split]]
+        originals = [path for path in found if (split, path.name) not in record]
+        if originals:
+            matches[split, name] = originals[0]
     return matches
 
 

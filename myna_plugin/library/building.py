@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -11,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from myna_plugin._version import __version__
 from myna_plugin.common.files import check_disk
-from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Failed, LibraryError
+from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Failed, Finished
 from myna_plugin.library.encoding import Embedded, SceneEncoder, SequenceEncoder, TrackEncoder
 from myna_plugin.library.parts import Parts, Row, Unit, encode_part, plan_units
+from myna_plugin.library.progress import Progress
 from myna_plugin.library.table import Facts, check_name
+from myna_plugin.library.tracks import LibraryError, Track
+from myna_plugin.library.update import plan_update
 from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.audio_files import AUDIO_SUFFIXES, find_files
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.spectrogram import HOP_LENGTH
@@ -41,7 +40,7 @@ class Outcome:
     Attributes:
         n_rows: rows of the library; None while other shards are missing.
         failed: path and reason of the tracks that are not in it.
-        warned: path and warning of those that are, with something odd about them.
+        warned: path and warning of those that were embedded, with something odd about them.
         n_tracks: tracks of this run's share.
     """
 
@@ -49,29 +48,6 @@ class Outcome:
     failed: list[tuple[str, str]]
     warned: list[tuple[str, str]]
     n_tracks: int
-
-
-def find_tracks(inputs: Sequence[str], say: Callable[[str], None] = print) -> list[str]:
-    """Files in the order given, folders replaced by the audio files under them, each file once.
-
-    Raises:
-        LibraryError: nothing was found.
-    """
-    tracks: dict[str, None] = {}
-    for given in inputs:
-        if not os.path.isdir(given):
-            tracks[given] = None
-            continue
-        found = map(os.fsdecode, find_files(Path(given), say))
-        tracks |= dict.fromkeys(p for p in found if _suffix(p) in AUDIO_SUFFIXES)
-    if not tracks:
-        known = " ".join(sorted(AUDIO_SUFFIXES))
-        raise LibraryError(f"{', '.join(inputs) or 'no input'}: no audio files (known are {known})")
-    return list(tracks)
-
-
-def _suffix(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
 
 
 def describe(embedder: Embedder, model: str, *, precision: str, timestamps: bool) -> Facts:
@@ -94,7 +70,7 @@ def describe(embedder: Embedder, model: str, *, precision: str, timestamps: bool
 
 
 def embed_tracks(
-    tracks: Iterable[tuple[int, str]],
+    tracks: Iterable[tuple[int, Track]],
     embedder: Embedder,
     *,
     timestamps: bool = False,
@@ -107,7 +83,7 @@ def embed_tracks(
     Memory does not grow with the number of tracks, nor, but for timestamps, with their lengths.
 
     Args:
-        tracks: numbers and paths.
+        tracks: numbered.
         embedder: the model, on its device.
         timestamps: sequences instead of one vector a track.
         workers: decoding processes, >= 1.
@@ -121,19 +97,19 @@ def embed_tracks(
     encoder: TrackEncoder = (
         SequenceEncoder(embedder) if timestamps else SceneEncoder(embedder, batch_seconds)
     )
-    open_tracks: dict[int, str] = {}
-    warnings: dict[int, str] = {}
+    open_tracks: dict[int, Track] = {}
+    ends: dict[int, Finished] = {}
 
-    def opened() -> Iterator[tuple[int, str]]:
-        for number, path in tracks:
-            open_tracks[number] = path
-            yield number, path
+    def opened() -> Iterator[tuple[int, Track]]:
+        for number, track in tracks:
+            open_tracks[number] = track
+            yield number, track
 
     def rows(embedded: Iterable[Embedded]) -> Iterator[tuple[int, Row]]:
         for number, duration_s, vectors in embedded:
-            path, warning = open_tracks.pop(number), warnings.pop(number, None)
-            whole = Row(path, duration_s, vectors, warning=warning)
-            yield number, whole if np.isfinite(vectors).all() else Row(path, fault=NOT_FINITE)
+            track, end = open_tracks.pop(number), ends.pop(number)
+            whole = Row(track, duration_s, vectors, end.details, warning=end.warning or None)
+            yield number, whole if np.isfinite(vectors).all() else Row(track, fault=NOT_FINITE)
 
     flushed, decoded = time.monotonic(), 0
     with DecodingPool(workers, size, whole=timestamps) as pool:
@@ -146,8 +122,7 @@ def embed_tracks(
                 yield event.track, Row(open_tracks.pop(event.track), fault=event.reason)
             else:
                 decoded += 1
-                if event.warning:
-                    warnings[event.track] = event.warning
+                ends[event.track] = event
                 yield from rows(encoder.finish(event.track, event.n_samples))
             if decoded >= FLUSH_TRACKS or time.monotonic() - flushed > FLUSH_S:
                 yield from rows(encoder.flush())
@@ -165,58 +140,27 @@ def _seconds(event: Decoded, size: int) -> float:
 
 def embed_units(
     units: Sequence[Unit],
-    embed: Callable[[Iterable[tuple[int, str]]], Generator[tuple[int, Row], None, None]],
+    embed: Callable[[Iterable[tuple[int, Track]]], Generator[tuple[int, Row], None, None]],
 ) -> Iterator[tuple[Unit, list[Row]]]:
     """Units whose tracks are all done, with their rows in order."""
-    unit_of = {unit.start + i: unit for unit in units for i in range(len(unit.paths))}
+    unit_of = {unit.start + i: unit for unit in units for i in range(len(unit.tracks))}
     rows: dict[str, dict[int, Row]] = {unit.key: {} for unit in units}
-    tracks = ((unit.start + i, path) for unit in units for i, path in enumerate(unit.paths))
+    tracks = ((unit.start + i, track) for unit in units for i, track in enumerate(unit.tracks))
     with closing(embed(tracks)) as results:
         for number, row in results:
             unit = unit_of.pop(number)
             rows[unit.key][number] = row
-            if len(rows[unit.key]) == len(unit.paths):
+            if len(rows[unit.key]) == len(unit.tracks):
                 done = rows.pop(unit.key)
                 yield unit, [done[number] for number in sorted(done)]
 
 
-class Progress:
-    """A bar of tracks with hours of audio a minute."""
-
-    def __init__(self, total: int, done: int) -> None:
-        self._hours = 0.0
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            desc="embed",
-            unit=" tracks",
-            mininterval=0.5 if sys.stderr.isatty() else 30.0,
-        )
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def heard(self, seconds: float) -> None:
-        """Count audio."""
-        self._hours += seconds / 3600
-        minutes = max(self._bar.format_dict["elapsed"], 1e-3) / 60
-        self._bar.set_postfix_str(f"{self._hours / minutes:.1f} hours/min", refresh=False)
-        self._bar.update(0)
-
-    def done(self, tracks: int = 1) -> None:
-        """Count tracks."""
-        self._bar.update(tracks)
-
-
-RunUnits = Callable[[Sequence[Unit], "Progress"], Iterator[tuple[Unit, bytes]]]
+RunUnits = Callable[[Sequence[Unit], Progress], Iterator[tuple[Unit, bytes]]]
 """Makes the parts of units, telling how far it is."""
 
 
 def build_library(
-    tracks: Sequence[str],
+    tracks: Sequence[Track],
     out: Path,
     embedder: Embedder,
     facts: Facts,
@@ -224,13 +168,14 @@ def build_library(
     workers: int = 1,
     batch_seconds: float | None = None,
     shard: tuple[int, int] | None = None,
+    anew: bool = False,
     run_units: RunUnits | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] | None = print,
 ) -> Outcome:
-    """Make a library, or go on with one that was interrupted.
+    """Make a library, go on with one that was interrupted, or bring one up to date.
 
     Args:
-        tracks: paths.
+        tracks: all of the library's.
         out: the file to write, ending in .parquet.
         embedder: the model, on its device.
         facts: from `describe`.
@@ -238,37 +183,57 @@ def build_library(
         batch_seconds: audio a pass; None chooses by device.
         shard: (i, n) to do the i-th of n shares only, counted from 1, and leave merging to
             `Parts.merge`.
+        anew: embed all tracks, whatever the library that is there holds of them.
         run_units: makes the parts elsewhere, instead of in this process.
-        say: takes lines for the user.
+        say: takes lines for the user; None for a quiet run.
 
     Returns:
         What was done.
 
     Raises:
-        LibraryError: the library exists, cannot be written, or is being made by another process.
+        LibraryError: what is there is no library, or one made otherwise; it cannot be written, or
+            is being made by another process.
     """
     parts = Parts(out)
     check_output(out, parts)
-    units = plan_units(tracks, facts)
+    update = None
+    if out.exists() and not anew:
+        if shard is not None:
+            raise LibraryError(f"{out}: exists already; shards make it anew: add --new")
+        update = plan_update(out, tracks, facts, parts.failed_before(), say)
+    units = plan_units(tracks if update is None else update.to_embed, facts)
     mine = units if shard is None else units[shard[0] - 1 :: shard[1]]
-    n_mine = sum(len(unit.paths) for unit in mine)
-    name = "all" if shard is None else f"shard-{shard[0]}-of-{shard[1]}"
-
     if run_units is None:
         run_units = _run_here(embedder, facts, workers, batch_seconds)
-    with parts.locked(name):
+    with parts.locked("all" if shard is None else f"shard-{shard[0]}-of-{shard[1]}"):
+        if update is not None:
+            update.check_unchanged()
         parts.begin(facts, units, shared=shard is not None)
-        todo = [unit for unit in mine if not parts.has(unit)]
-        n_todo = sum(len(unit.paths) for unit in todo)
-        if n_todo < n_mine:
-            say(f"{out}: going on, {n_mine - n_todo:,} of {n_mine:,} tracks are done")
-        if todo:
-            with Progress(n_mine, n_mine - n_todo) as progress:
-                for unit, content in run_units(todo, progress):
-                    parts.write(unit, content)
+        n_mine = _make_parts(parts, mine, run_units, say)
         if shard is not None:
             return Outcome(None, *parts.texts(mine), n_mine)
-        return Outcome(*parts.merge(), n_mine)
+        if update is None:
+            return Outcome(*parts.merge(), n_mine)
+        if update.is_idle:
+            parts.remove()
+            return Outcome(len(tracks), [], [], n_mine)
+        return Outcome(*parts.merge(update.arrange), n_mine)
+
+
+def _make_parts(
+    parts: Parts, units: Sequence[Unit], run_units: RunUnits, say: Callable[[str], None] | None
+) -> int:
+    """Make those parts that are not there; the number of tracks in all of them."""
+    todo = [unit for unit in units if not parts.has(unit)]
+    n_tracks, n_todo = (sum(len(unit.tracks) for unit in some) for some in (units, todo))
+    done = n_tracks - n_todo
+    if done and say is not None:
+        say(f"{parts.library}: going on, {done:,} of {n_tracks:,} tracks are done")
+    if todo:
+        with Progress(n_tracks, done, say) as progress:
+            for unit, content in run_units(todo, progress):
+                parts.write(unit, content)
+    return n_tracks
 
 
 def _run_here(
@@ -277,9 +242,9 @@ def _run_here(
     """Decode in worker processes, and encode in this one."""
 
     def run(todo: Sequence[Unit], progress: Progress) -> Iterator[tuple[Unit, bytes]]:
-        n_tracks = sum(len(unit.paths) for unit in todo)
+        n_tracks = sum(len(unit.tracks) for unit in todo)
 
-        def embed(numbered: Iterable[tuple[int, str]]) -> Generator[tuple[int, Row], None, None]:
+        def embed(numbered: Iterable[tuple[int, Track]]) -> Generator[tuple[int, Row], None, None]:
             for result in embed_tracks(
                 numbered,
                 embedder,

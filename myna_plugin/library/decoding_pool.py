@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection
@@ -18,16 +19,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from myna_plugin.common.errors import InputError
+from myna_plugin.common.errors import reason
+from myna_plugin.common.files import digest_path
 from myna_plugin.common.orphans import end_with_parent, make_server
 from myna_plugin.common.stopping import unstopped
+from myna_plugin.library.fingerprint import SECONDS, fingerprint
 from myna_plugin.library.segments import (
     Segment,
     cut_segments,
     keep_blocks,
     largest_segment,
 )
-from myna_plugin.model.audio import AudioError, stream_audio
+from myna_plugin.library.tracks import LibraryError, Track
+from myna_plugin.model.audio import SAMPLE_RATE, AudioError, digest_sound, read_tags, stream_audio
 
 SLOTS = 6
 """Segments that a worker may be ahead: five minutes of audio, 20 MB."""
@@ -42,9 +46,8 @@ FAILED = "failed"
 
 ATTEMPTS = 2
 
-
-class LibraryError(InputError):
-    """A library that cannot be embedded, written or read; the message says what to do."""
+LONGEST_NAME = 1_000
+"""Characters of a title that are kept."""
 
 
 class Decoded(NamedTuple):
@@ -61,17 +64,39 @@ class Decoded(NamedTuple):
     first: bool
 
 
+class Details(NamedTuple):
+    """What is kept of a track's file beside the embedding.
+
+    Attributes:
+        content: SHA-256 of the file, in hexadecimal digits.
+        sound: SHA-256 of the file's sound as it is stored, whatever its tags.
+        fingerprint: of the track's sound as it is heard.
+        title: by the file's tags, or the cue sheet; None where they do not say.
+        artist: likewise.
+        album: likewise.
+    """
+
+    content: str
+    sound: str | None
+    fingerprint: bytes
+    title: str | None = None
+    artist: str | None = None
+    album: str | None = None
+
+
 class Finished(NamedTuple):
     """A track that has been decoded to its end.
 
     Attributes:
         track: number of the track.
         n_samples: its length in samples at 16 kHz.
+        details: what is kept of its file beside the embedding.
         warning: what is odd about it, "" for nothing; see `load_audio`'s `note`.
     """
 
     track: int
     n_samples: int
+    details: Details
     warning: str = ""
 
 
@@ -106,11 +131,11 @@ class DecodingPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def decode(self, tracks: Iterable[tuple[int, str]]) -> Iterator[Event]:
+    def decode(self, tracks: Iterable[tuple[int, Track]]) -> Iterator[Event]:
         """Decode tracks, several at a time; events of different tracks come mixed.
 
         Args:
-            tracks: numbers and paths, taken one by one as workers get free.
+            tracks: numbered, taken one by one as workers get free.
 
         Yields:
             For every track its segments in order, then `Finished`; or `Failed`, perhaps after
@@ -156,7 +181,7 @@ class _Lane:
         self._context, self._chunk_frames, self._whole = context, chunk_frames, whole
         self._memory = context.RawArray("f", SLOTS * largest_segment(chunk_frames))
         self._slots = np.frombuffer(self._memory, np.float32).reshape(SLOTS, -1)
-        self.tracks: deque[tuple[int, str]] = deque()
+        self.tracks: deque[tuple[int, Track]] = deque()
         self._attempts = 1  # at the first of them
         self._start()
 
@@ -172,7 +197,7 @@ class _Lane:
         theirs.close()
         self._is_ready, self._begun = False, False
 
-    def give(self, track: tuple[int, str]) -> None:
+    def give(self, track: tuple[int, Track]) -> None:
         """One more track for the worker."""
         self.tracks.append(track)
         self._send(track)
@@ -237,7 +262,7 @@ def _work(link: connection.Connection, memory: Any, chunk_frames: int, whole: bo
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     torch.set_num_threads(1)
     slots = np.frombuffer(memory, np.float32).reshape(SLOTS, -1)
-    free, tracks = deque(range(SLOTS)), deque[str]()
+    free, tracks = deque(range(SLOTS)), deque[Track]()
 
     def listen() -> None:
         message = link.recv()
@@ -256,38 +281,99 @@ def _work(link: connection.Connection, memory: Any, chunk_frames: int, whole: bo
         return  # the parent is gone
 
 
+def cut_piece(blocks: Iterable[np.ndarray], track: Track) -> Iterator[np.ndarray]:
+    """What lies between a track's start and end.
+
+    Args:
+        blocks: float32 samples at 16 kHz of the whole file.
+        track: a piece of it.
+
+    Raises:
+        AudioError: nothing does.
+    """
+    start = round((track.start_s or 0.0) * SAMPLE_RATE)
+    stop = None if track.end_s is None else round(track.end_s * SAMPLE_RATE)
+    at, is_empty = 0, True
+    for block in blocks:
+        piece = block[max(start - at, 0) : None if stop is None else max(stop - at, 0)]
+        at += len(block)
+        if len(piece):
+            is_empty = False
+            yield piece
+        if stop is not None and at >= stop:
+            break
+    if is_empty:
+        raise AudioError(f"{Path(track.path)}: ends before {start / SAMPLE_RATE:.2f} s")
+
+
+def find_sound(path: str) -> str | None:
+    """Digest of a file's sound as it is stored; None of what libsndfile alone can read."""
+    try:
+        return digest_sound(path)
+    except AudioError:
+        return None
+
+
+def read_names(track: Track) -> tuple[str | None, str | None, str | None]:
+    """Title, artist and album, composed (NFC); None for what is not said."""
+    if track.start_s is not None:
+        return track.title, track.artist, track.album
+    try:
+        tags = read_tags(track.path)
+    except AudioError:  # what libsndfile alone can read has been decoded
+        tags = {}
+    title, artist, album = (_clean(tags.get(name)) for name in ("title", "artist", "album"))
+    return title, artist or _clean(tags.get("album_artist")), album
+
+
+def _clean(text: str | None) -> str | None:
+    words = unicodedata.normalize("NFC", (text or "")[:LONGEST_NAME]).split()
+    return " ".join(words) or None
+
+
 def _decode_into(
     slots: np.ndarray,
     free: deque[int],
     send: Callable[[tuple[Any, ...]], None],
     listen: Callable[[], None],
-    path: str,
+    track: Track,
     chunk_frames: int,
     whole: bool,
 ) -> None:
     """Decode one track into slots as they get free, and say so."""
     n_samples = 0
     notes: list[str] = []
+    beginning: list[np.ndarray] = []
     cut = keep_blocks if whole else cut_segments
 
     def counted() -> Iterator[np.ndarray]:
         nonlocal n_samples
-        for block in stream_audio(path, note=lambda _, text: notes.append(text)):
+        blocks = stream_audio(track.path, note=lambda _, text: notes.append(text))
+        for block in blocks if track.start_s is None else cut_piece(blocks, track):
+            if n_samples < SECONDS * SAMPLE_RATE:
+                beginning.append(block)
             n_samples += len(block)
             yield block
 
     try:
+        # Before the sound: of a file that is changed meanwhile it shows when the two are compared.
+        content = digest_path(Path(track.path)) if os.path.isfile(track.path) else ""
         for samples, full, partial_frames in cut(counted(), chunk_frames):
             while not free:
                 listen()
             slot = free.popleft()
             slots[slot, : len(samples)] = samples
             send((SEGMENT, slot, len(samples), full, partial_frames))
-        answer: tuple[Any, ...] = FINISHED, n_samples, "; ".join(notes)
+        tags = read_names(track)
+        sound = find_sound(track.path)
+        details = Details(content, sound, fingerprint(np.concatenate(beginning)), *tags)
+        answer: tuple[Any, ...] = FINISHED, n_samples, details, "; ".join(notes)
     except AudioError as error:
-        answer = FAILED, str(error).removeprefix(f"{Path(path)}: ")
+        answer = FAILED, str(error).removeprefix(f"{Path(track.path)}: ")
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise  # the parent is gone
+    except OSError as error:
+        answer = FAILED, f"cannot be decoded ({reason(error)})"
     # Decoders are other people's code and files come from anywhere: whatever one of them raises,
     # it must not stop the other hundred thousand.
     except Exception as error:  # noqa: BLE001

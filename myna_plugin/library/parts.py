@@ -14,7 +14,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from myna_plugin.common.files import read_json, write_text, write_whole
 from myna_plugin.common.locks import locked
-from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.library.decoding_pool import Details
 from myna_plugin.library.table import (
     DAMAGE,
     Facts,
@@ -39,6 +39,7 @@ from myna_plugin.library.table import (
     schema_of,
     write_library,
 )
+from myna_plugin.library.tracks import LibraryError, Track, printable
 
 UNIT_TRACKS = 64
 """Tracks of a unit, on average; half of it at least."""
@@ -57,6 +58,12 @@ KEY = re.compile("[0-9a-f]{32}")
 OWN_NAMES = re.compile(rf"{KEY.pattern}\.parquet|plan\.json|.+\.lock|.+\.\d+\.tmp")
 """What lies in such a folder, beside the marker."""
 
+STATES = ("size", "modified_ns", "start_s", "end_s")
+"""Columns that a track has before it is decoded; its names are among `KEPT`."""
+
+KEPT = Details._fields
+"""Columns that come with a track's sound."""
+
 REPORT_COLUMNS = ("path", "reason")
 
 
@@ -67,12 +74,12 @@ class Unit:
     Attributes:
         key: digest of all that the rows depend on.
         start: number of its first track.
-        paths: of its tracks.
+        tracks: its tracks.
     """
 
     key: str
     start: int
-    paths: tuple[str, ...]
+    tracks: tuple[Track, ...]
 
 
 @dataclass(frozen=True)
@@ -80,16 +87,18 @@ class Row:
     """A track's result: an embedding or a fault.
 
     Attributes:
-        path: of the track.
+        track: what was found.
         duration_s: seconds; None for a fault.
         embedding: float32, shape (D,) or (T, D); None for a fault.
+        details: what is kept of its file; None for a fault.
         fault: why there is none.
         warning: what is odd about a track that has one.
     """
 
-    path: str
+    track: Track
     duration_s: float | None = None
     embedding: np.ndarray | None = None
+    details: Details | None = None
     fault: str | None = None
     warning: str | None = None
 
@@ -108,28 +117,27 @@ class Merged(NamedTuple):
     warned: list[tuple[str, str]]
 
 
-def plan_units(paths: Sequence[str], facts: Facts) -> list[Unit]:
+Arrange = Callable[[Iterator[pa.Table]], Iterator[pa.Table]]
+"""Tables of new rows, in order, become those of a whole library."""
+
+
+def plan_units(tracks: Sequence[Track], facts: Facts) -> list[Unit]:
     """Divide tracks into units.
 
     Where a unit ends depends on the paths around there alone, so files that are added or taken
     away leave all other units as they are.
     """
-    units, start, size, states = [], 0, 0, list[tuple[str, int, int]]()
-    for number, path in enumerate(paths):
-        states.append(_state(path))
-        size += max(states[-1][1], 0)
-        is_end = _draw(path) % (UNIT_TRACKS // 2) == 0 and number + 1 - start >= UNIT_TRACKS // 2
-        if is_end or size >= UNIT_BYTES or number + 1 == len(paths):
-            text = json.dumps([schema_of(facts).names, facts, states], sort_keys=True)
+    units, start, size = [], 0, 0
+    for end, track in enumerate(tracks, 1):
+        size += max(track.size, 0)
+        is_end = _draw(track.path) % (UNIT_TRACKS // 2) == 0 and end - start >= UNIT_TRACKS // 2
+        if is_end or size >= UNIT_BYTES or end == len(tracks):
+            inside = tuple(tracks[start:end])
+            text = json.dumps([schema_of(facts).names, facts, inside], sort_keys=True)
             key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
-            units.append(Unit(key, start, tuple(paths[start : number + 1])))
-            start, size, states = number + 1, 0, []
+            units.append(Unit(key, start, inside))
+            start, size = end, 0
     return units
-
-
-def printable(path: str) -> str:
-    """A path as text: bytes that are no UTF-8 become the replacement character."""
-    return os.fsencode(path).decode(errors="replace")
 
 
 def _draw(path: str) -> int:
@@ -137,24 +145,18 @@ def _draw(path: str) -> int:
     return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "big")
 
 
-def _state(path: str) -> tuple[str, int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return path, -1, -1
-    return path, status.st_size, status.st_mtime_ns
-
-
 def encode_part(rows: Sequence[Row], facts: Facts) -> bytes:
     """A unit's rows, in the order of its tracks, as the content of a Parquet file."""
     table = pa.Table.from_pydict(
         {
-            "path": [printable(row.path) for row in rows],
+            "path": [printable(row.track.path) for row in rows],
             "duration_s": pa.array([row.duration_s for row in rows], pa.float64()),
             "embedding": embedding_array(
                 [row.embedding for row in rows], facts["width"], facts["timestamps"]
             ),
             "warning": pa.array([row.warning for row in rows], pa.string()),
+            **{name: [getattr(row.track, name) for row in rows] for name in STATES},
+            **{name: [getattr(row.details, name, None) for row in rows] for name in KEPT},
             "fault": pa.array([row.fault for row in rows], pa.string()),
         },
         _part_schema(facts),
@@ -187,9 +189,9 @@ class Parts:
             LibraryError: one would.
         """
         is_begun = (self.folder / MARKER).is_file()
-        if os.path.lexists(self.library) and not (is_begun and is_library(self.library)):
+        if os.path.lexists(self.library) and not is_library(self.library):
             raise LibraryError(
-                f"{self.library}: exists already; give another --out, or remove it first"
+                f"{self.library}: was not made by myna embed; move it away, or give another --out"
             )
         is_folder = self.folder.is_dir() and not self.folder.is_symlink()
         foreign = {
@@ -250,8 +252,11 @@ class Parts:
         """Keep what `encode_part` has made of a unit's rows."""
         write_whole(self.path(unit.key), content)
 
-    def merge(self) -> Merged:
+    def merge(self, arrange: Arrange = iter) -> Merged:
         """Make the library of all units, in order; what failed goes into the report. Tidy up.
+
+        Args:
+            arrange: puts the rows of a former library between those of the units.
 
         Returns:
             What the library holds, and what it does not.
@@ -292,12 +297,12 @@ class Parts:
                 )
 
         # Unfinished it lies among the parts, so that a killed run leaves nothing elsewhere.
-        n_rows = write_library(self.library, tables(), plan["facts"], self.folder)
+        n_rows = write_library(self.library, arrange(tables()), plan["facts"], self.folder)
         self._report(failed)
-        self._remove()
+        self.remove()
         return Merged(n_rows, failed, warned)
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
         """Remove what is ours in the folder, the marker last, and the folder if it is then empty.
 
         Something else may lie there: what a user put into it, or what NFS keeps of open files.
@@ -319,6 +324,13 @@ class Parts:
             failed += _texts(rows, "fault")
             warned += _texts(rows, "warning")
         return failed, warned
+
+    def failed_before(self) -> set[str]:
+        """Paths that the report lists, from an earlier run."""
+        if not self.report.is_file():
+            return set()
+        with self.report.open(newline="", encoding="utf-8", errors="replace") as file:
+            return {row[REPORT_COLUMNS[0]] for row in csv.DictReader(file)}
 
     def _report(self, failed: Sequence[tuple[str, str]]) -> None:
         """Write the report, or remove that of an earlier run."""

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from myna_plugin.common.files import write_whole
-from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.library.tracks import LibraryError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEED = 0
 
-MOST_COLOURS = 10
-"""Folders with a colour of their own; matplotlib's default cycle."""
+COLOURS = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
+    *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
+)
+"""Of groups, the largest first; matplotlib's default cycle, and as many groups at most."""
+
+OTHERS = "others"
+
+UNNAMED = "(none)"
+"""Group of the tracks of which a column does not say anything."""
 
 PCA_WIDTH = 50
 """Widths above this are first reduced to it (van der Maaten and Hinton 2008, §4.1)."""
 
 PERPLEXITY = 30.0
+
+N_RANGES = 6
+"""Groups of a column of numbers."""
 
 LEAST_TRACKS = 4
 
@@ -78,15 +90,46 @@ METHODS = {"tsne": _tsne, "umap": _umap}
 
 
 def folders(paths: Sequence[str]) -> list[str]:
-    """The folder of each track, the smaller ones joined as "others".
+    """The folder of each track.
 
-    >>> folders(["rock/a.mp3", "rock/b.mp3", "jazz/c.mp3"])
-    ['rock', 'rock', 'jazz']
+    >>> folders(["rock/a.mp3", "rock/b.mp3", "c.mp3"])
+    ['rock', 'rock', '.']
     """
-    names = [os.path.basename(os.path.dirname(path)) or "." for path in paths]
+    return [os.path.basename(os.path.dirname(path)) or "." for path in paths]
+
+
+def group(values: Sequence[Any]) -> list[str]:
+    """A group for each track, at most as many as there are colours, by a value of the track.
+
+    Numbers become ranges with about as many tracks each. Of other values the rarer ones are joined
+    as "others"; composed and decomposed letters (NFC, NFD) are the same.
+
+    >>> group(["rock", None, "rock"])
+    ['rock', '(none)', 'rock']
+    >>> group([1.0, 2.0, None, 300.0])[1:]
+    ['1.5 to 2', '(none)', '101 to 300']
+    """
+    if {type(value) for value in values} - {type(None)} <= {int, float} and any(
+        value is not None for value in values
+    ):
+        names = _ranges(values)
+    else:
+        names = [UNNAMED if v is None else unicodedata.normalize("NFC", str(v)) for v in values]
     common = Counter(names).most_common()
-    kept = {name for name, _ in common[: MOST_COLOURS - 1]}
-    return [name if name in kept or len(common) <= MOST_COLOURS else "others" for name in names]
+    kept = {name for name, _ in common[: len(COLOURS) - 1]}
+    return [name if name in kept or len(common) <= len(COLOURS) else OTHERS for name in names]
+
+
+def _ranges(values: Sequence[float | None]) -> list[str]:
+    numbers = np.array([np.nan if value is None else value for value in values], float)
+    edges = np.unique(np.nanquantile(numbers, np.linspace(0, 1, N_RANGES + 1)))
+    if len(edges) == 1:
+        edges = np.repeat(edges, 2)
+    places = np.clip(np.searchsorted(edges, numbers, "right") - 1, 0, len(edges) - 2)
+    return [
+        UNNAMED if np.isnan(number) else f"{edges[i]:.3g} to {edges[i + 1]:.3g}"
+        for number, i in zip(numbers, places, strict=True)
+    ]
 
 
 def draw(points: np.ndarray, groups: Sequence[str], title: str) -> Figure:
@@ -97,15 +140,16 @@ def draw(points: np.ndarray, groups: Sequence[str], title: str) -> Figure:
     axes = figure.add_subplot()
     size = float(np.clip(6_000 / len(points), 3, 40))
     labels = np.array(groups)
-    for group, count in Counter(groups).most_common():
-        chosen = points[labels == group]
+    for colour, (name, count) in zip(COLOURS, Counter(groups).most_common(), strict=False):
+        chosen = points[labels == name]
         axes.scatter(
             chosen[:, 0],
             chosen[:, 1],
             s=size,
             alpha=0.7,
             linewidths=0,
-            label=f"{group} ({count:,})",
+            color=colour,
+            label=f"{name} ({count:,})".replace("$", r"\$"),
         )
     axes.set(title=title, xticks=[], yticks=[])
     axes.set_aspect("equal", "datalim")
@@ -126,7 +170,8 @@ def save(figure: Figure, path: Path) -> None:
     known = figure.canvas.get_supported_filetypes()
     kind = path.suffix.removeprefix(".")
     if kind not in known:
-        raise LibraryError(f"{path}: a picture's name ends in .{', .'.join(sorted(known))}")
+        endings = ", .".join(sorted([*known, "html"]))
+        raise LibraryError(f"{path}: a picture's name ends in .{endings}")
     # In memory first: where a disk is full, matplotlib's PDF hides why it could not be written.
     content = io.BytesIO()
     figure.savefig(content, format=kind, dpi=150)

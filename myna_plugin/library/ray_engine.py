@@ -5,16 +5,18 @@ An actor does what one machine does (`embed_tracks`), so the rows are the same.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from myna_plugin.api import Myna
-from myna_plugin.library.building import Progress, embed_tracks, embed_units
-from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.library.building import embed_tracks, embed_units
 from myna_plugin.library.parts import Unit, encode_part
+from myna_plugin.library.progress import Progress
 from myna_plugin.library.table import Facts
+from myna_plugin.library.tracks import LibraryError, Track
 from myna_plugin.model.identity import digest_weights
 
 
@@ -70,7 +72,8 @@ class RayEngine:
             "workers": self._workers or cores,
             "batch_seconds": self._batch_seconds,
         }
-        rows = [{"number": i, "paths": list(unit.paths)} for i, unit in enumerate(units)]
+        # As JSON: Arrow takes no names that are no UTF-8.
+        rows = [{"number": i, "tracks": json.dumps(unit.tracks)} for i, unit in enumerate(units)]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _UnitEmbedder,
             batch_size=1,
@@ -81,7 +84,7 @@ class RayEngine:
         for row in done.iter_rows():
             unit = units[row["number"]]
             progress.heard(row["seconds"])
-            progress.done(len(unit.paths))
+            progress.done(len(unit.tracks))
             yield unit, row["content"]
 
 
@@ -97,15 +100,16 @@ class _UnitEmbedder:
         self._facts, self._workers, self._batch_seconds = facts, workers, batch_seconds
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Embed one unit: its number and paths become its number, part and seconds of audio."""
-        unit = Unit("", 0, tuple(map(str, batch["paths"][0])))
+        """Embed one unit: its number and tracks become its number, part and seconds of audio."""
+        found = json.loads(batch["tracks"][0])
+        unit = Unit("", 0, tuple(Track(*fields) for fields in found))
 
         def embed(tracks: Any) -> Any:
             return embed_tracks(
                 tracks,
                 self._myna.embedder,
                 timestamps=self._facts["timestamps"],
-                workers=min(self._workers, len(unit.paths)),
+                workers=min(self._workers, len(unit.tracks)),
                 batch_seconds=self._batch_seconds,
             )
 

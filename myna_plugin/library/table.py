@@ -1,13 +1,23 @@
 """A library on disk: one row a track, in Parquet, written piece by piece.
 
-======== ===================================================================================
-column   content
-======== ===================================================================================
-path     as it was given, or as it was found under the folder that was given
-duration_s seconds
-embedding float32, D numbers a track; for sequences T times D
-warning  what is odd about the file: "silent: …", "cancelled: …", "read short: …"; null for nothing
-======== ===================================================================================
+=========== ==================================================================================
+column      content
+=========== ==================================================================================
+path        as it was given, or as it was found under the folder that was given
+duration_s  seconds
+embedding   float32, D numbers a track; for sequences T times D
+warning     what is odd about the file: "silent: …", "read short: …"; null for nothing
+size        of the file, bytes
+modified_ns time of its last change, nanoseconds since 1970
+content     SHA-256 of its bytes
+sound       SHA-256 of the sound as it is stored, which tags do not change
+fingerprint of the sound as it is heard, by which copies in other formats are known
+start_s     where a track begins in an album that is one file, seconds; null for a whole file
+end_s       where it ends; null for the end of the file
+title       by the file's tags, or the album's cue sheet; null where they do not say
+artist      likewise
+album       likewise
+=========== ==================================================================================
 
 What the rows were made with (model, weights, options) is JSON in the schema's metadata, under
 "myna".
@@ -19,7 +29,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +37,7 @@ import pyarrow.parquet as pq
 
 from myna_plugin.common.files import fault_of_place, replacing
 from myna_plugin.common.options import LARGEST
-from myna_plugin.library.decoding_pool import LibraryError
+from myna_plugin.library.tracks import LibraryError
 from myna_plugin.model.chunks import TOKEN_SHARES
 from myna_plugin.model.embedding import PRECISIONS
 from myna_plugin.model.encoder import PATCHINGS, POOLINGS
@@ -36,7 +46,21 @@ ABOUT = b"myna"
 
 ROW_GROUP = 4096
 
-COLUMNS = ["path", "duration_s", "embedding"]
+
+class Entry(NamedTuple):
+    """What a library says of a track beside its embedding; see the columns above."""
+
+    content: str | None = None
+    fingerprint: bytes | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    title: str | None = None
+    artist: str | None = None
+    album: str | None = None
+    sound: str | None = None
+
+
+COLUMNS = ["path", "duration_s", "embedding", *Entry._fields]
 """What is read of a library."""
 
 LARGEST_VALUE = 1e8
@@ -99,6 +123,8 @@ def facts_of(schema: pa.Schema) -> Facts:
 
 def is_library(path: Path) -> bool:
     """Whether a file says that `write_library` made it."""
+    if fault_of_place(path):
+        return False
     try:
         return ABOUT in (pq.read_schema(path).metadata or {})
     except DAMAGE:
@@ -135,6 +161,16 @@ def schema_of(facts: Facts) -> pa.Schema:
             pa.field("duration_s", pa.float64()),
             pa.field("embedding", embedding_type(facts["width"], facts["timestamps"])),
             pa.field("warning", pa.string()),
+            pa.field("size", pa.int64()),
+            pa.field("modified_ns", pa.int64()),
+            pa.field("content", pa.string()),
+            pa.field("sound", pa.string()),
+            pa.field("fingerprint", pa.binary()),
+            pa.field("start_s", pa.float64()),
+            pa.field("end_s", pa.float64()),
+            pa.field("title", pa.string()),
+            pa.field("artist", pa.string()),
+            pa.field("album", pa.string()),
         ],
         metadata={ABOUT: json.dumps(facts, sort_keys=True)},
     )
@@ -185,12 +221,14 @@ class Library:
         duration_s: float64, shape (N,).
         embeddings: float32, shape (N, D); of sequences their means over time.
         facts: what the rows were made with: model, weights, options.
+        entries: what else is said of the tracks.
     """
 
     paths: list[str]
     duration_s: np.ndarray
     embeddings: np.ndarray
     facts: Facts
+    entries: list[Entry]
 
 
 def read_library(path: Path) -> Library:
@@ -217,18 +255,37 @@ def read_library(path: Path) -> Library:
         ) from error
 
 
+def read_column(path: Path, name: str) -> list[Any]:
+    """One column of a library, which its user may have added.
+
+    Raises:
+        LibraryError: it has none of this name, or one of vectors.
+    """
+    schema = pq.read_schema(path)
+    plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    if name not in plain:
+        raise LibraryError(f"{path}: no column {name!r}; there are {', '.join(plain)}")
+    return pq.read_table(path, columns=[name], partitioning=None)[name].to_pylist()
+
+
 def _read(path: Path) -> Library:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         facts = facts_of(file.schema_arrow)
+        for name in COLUMNS:
+            if name not in file.schema_arrow.names:
+                raise ValueError(f"it has no column {name}, as those of earlier versions have none")
         schema = pa.schema([schema_of(facts).field(name) for name in COLUMNS])
         paths: list[str] = []
+        entries: list[Entry] = []
         durations, blocks = [np.empty(0)], [np.empty((0, facts["width"]), np.float32)]
         for batch in file.iter_batches(ROW_GROUP, columns=COLUMNS):
             rows = pa.Table.from_batches([batch]).select(COLUMNS).cast(schema)
             paths += rows["path"].to_pylist()
+            fields = (rows[name].to_pylist() for name in Entry._fields)
+            entries += map(Entry, *fields)
             durations.append(rows["duration_s"].to_numpy())
             blocks.append(embeddings_of(rows))
-    return Library(paths, np.concatenate(durations), np.concatenate(blocks), facts)
+    return Library(paths, np.concatenate(durations), np.concatenate(blocks), facts, entries)
 
 
 def embeddings_of(rows: pa.Table) -> np.ndarray:

@@ -19,6 +19,7 @@ from myna_plugin.common.errors import InputError, reason
 from myna_plugin.common.files import fault_of_place
 from myna_plugin.common.numbers import check_number
 from myna_plugin.model.containers import Block, DecodingError, Header
+from myna_plugin.model.sound_files import digest_sound as digest_file_sound
 from myna_plugin.model.sound_files import probe, read_blocks, read_header
 from myna_plugin.model.sound_files import read_tags as read_file_tags
 
@@ -132,6 +133,17 @@ def read_tags(path: str | Path) -> dict[str, str]:
     path = Path(path)
     with _named(path):
         return read_file_tags(path)
+
+
+def digest_sound(path: str | Path) -> str:
+    """SHA-256 of a file's sound as it is stored, which its tags and pictures do not change.
+
+    Raises:
+        AudioError: as `read_info`.
+    """
+    path = Path(path)
+    with _named(path):
+        return digest_file_sound(path)
 
 
 def probe_ends(path: str | Path) -> tuple[Header, str]:

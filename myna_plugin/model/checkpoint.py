@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from myna_plugin.common.files import replacing
+from myna_plugin.common.files import read_json, replacing
 from myna_plugin.model.encoder import (
     CHUNK_FRAMES,
     PATCH_AREA,
@@ -25,8 +25,9 @@ from myna_plugin.model.encoder import (
     MynaEncoder,
 )
 from myna_plugin.model.identity import digest_weights
+from myna_plugin.model.layouts import CONFIG, read_layout, read_weights, weights_bytes
 from myna_plugin.model.sources import PUBLISHED, resolve
-from myna_plugin.model.tensors import CheckpointError, list_some, read_tensors, strip_wrappers
+from myna_plugin.model.tensors import CheckpointError, list_some
 from myna_plugin.model.vit import HEAD_DIM
 
 FORMAT_VERSION = "1"
@@ -40,15 +41,20 @@ VERTICAL_CHUNK_FRAMES = 98
 """The released pipeline cuts for the vertical-only model to a multiple of 2, not of 16."""
 
 
-def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEncoder:
+def load_encoder(
+    source: str | Path = "", *, embedding: str = "auto", chunk_frames: int | None = None
+) -> MynaEncoder:
     """Load an encoder, its architecture read from the tensors themselves.
 
     Args:
-        source: a local .safetensors, .pth or .pt file; a name from `PUBLISHED`;
+        source: a local .safetensors, .pth or .pt file; a folder such as `myna export --to
+            transformers` writes, whatever transformers did to it since, or a download of a whole
+            repository; a name from `PUBLISHED`; "owner/name" of the Hugging Face hub,
             "hf://owner/name" or "hf://owner/name@revision"; "" for the packaged model; or "tiny"
             for the small one.
         embedding: "auto", "square", "vertical" or "hybrid": what will be asked of the encoder. It
             also tells which patching a bare one-tokenizer state dict has, if nothing else does.
+        chunk_frames: frames of a chunk, in whole patches; None for what the checkpoint names.
 
     Returns:
         The encoder in eval mode, on the CPU, without projector, no gradients kept.
@@ -56,6 +62,7 @@ def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEnc
     Raises:
         CheckpointError: the weights are not found, not readable with `weights_only`, not a Myna
             encoder, incomplete, or cannot give `embedding`.
+        ValueError: another option outside its range.
     """
     if not isinstance(embedding, str) or embedding not in ("auto", "hybrid", *PATCHINGS):
         raise ValueError(
@@ -63,6 +70,11 @@ def load_encoder(source: str | Path = "", *, embedding: str = "auto") -> MynaEnc
         )
     path, known = resolve(source)
     encoder = read_encoder(path, patchings=known, embedding=embedding)
+    if chunk_frames is not None:
+        # Positions are computed for whatever length; there are no weights of a length.
+        longer = _build(replace(encoder.config, chunk_frames=chunk_frames))
+        longer.load_state_dict(encoder.state_dict())
+        encoder = longer
     if not source:
         _say_which()
     return encoder.eval().requires_grad_(False)
@@ -93,9 +105,11 @@ def read_encoder(
 def _read_encoder_and_projector(
     path: Path, patchings: tuple[str, ...] | None, embedding: str
 ) -> tuple[MynaEncoder, dict[str, Tensor]]:
-    tensors, metadata = read_tensors(path)
-    tensors = strip_wrappers(tensors)
-    config = _stored_config(path, metadata) or detect_config(path, tensors, patchings, embedding)
+    tensors, metadata = read_weights(path)
+    config = _stored_config(path, metadata) or _folder_config(path)
+    if config is None:
+        told, frames = read_layout(path.with_name(CONFIG))
+        config = detect_config(path, tensors, told or patchings, embedding, frames)
     _check_size(path, config)
     _check_embedding(embedding, config.patchings, str(path))
     _check_tokenizer_order(path, tensors, metadata)
@@ -151,8 +165,17 @@ def detect_config(
     tensors: dict[str, Tensor],
     patchings: tuple[str, ...] | None = None,
     embedding: str = "auto",
+    chunk_frames: int | None = None,
 ) -> EncoderConfig:
-    """Read an encoder's configuration off the shapes of a state dict in the published layout."""
+    """Read an encoder's configuration off the shapes of a state dict in the published layout.
+
+    Args:
+        path: the file, for messages.
+        tensors: the state dict.
+        patchings: the tokenizers' patchings in order, where something tells.
+        embedding: as for `load_encoder`.
+        chunk_frames: None for what the released pipeline cuts.
+    """
 
     def shape(key: str) -> tuple[int, ...]:
         if key not in tensors:
@@ -177,6 +200,7 @@ def detect_config(
     # Blocks are counted while there are any: a name may hold any number.
     depth = next(n for n in count(1) if f"transformer.layers.{n}.0.to_qkv.weight" not in tensors)
     mlp_dim = shape("transformer.layers.0.1.net.1.weight")[0]
+    released = VERTICAL_CHUNK_FRAMES if patchings == ("vertical",) else CHUNK_FRAMES
     try:
         return EncoderConfig(
             patchings=patchings,
@@ -184,7 +208,7 @@ def detect_config(
             depth=depth,
             num_heads=inner // HEAD_DIM,
             mlp_dim=mlp_dim,
-            chunk_frames=VERTICAL_CHUNK_FRAMES if patchings == ("vertical",) else CHUNK_FRAMES,
+            chunk_frames=chunk_frames or released,
         )
     except ValueError as error:
         raise CheckpointError(f"{path}: not a Myna encoder: {error}") from error
@@ -196,7 +220,7 @@ def _guess_patchings(
     """Patchings of a bare state dict: two tokenizers are square then vertical, one is a guess."""
     if expected is not None:
         raise CheckpointError(
-            f"{path}: has {n_tokenizers} tokenizer(s) where its name promises "
+            f"{path}: has {n_tokenizers} tokenizer(s) where its name or its {CONFIG} promises "
             f"{' and '.join(expected)}; rename the file if it is another model"
         )
     if n_tokenizers == 2:
@@ -233,7 +257,7 @@ def _check_embedding(embedding: str, patchings: tuple[str, ...], name: str) -> N
 
 def _check_size(path: Path, config: EncoderConfig) -> None:
     """Refuse a configuration with more weights than the file has bytes, before they are made."""
-    n_bytes = path.stat().st_size
+    n_bytes = weights_bytes(path)
     if config.parameter_count > n_bytes:
         raise CheckpointError(
             f"{path}: claims to be an encoder of more weights than its {n_bytes:,} bytes can hold; "
@@ -299,6 +323,20 @@ def _stored_config(path: Path, metadata: dict[str, str]) -> EncoderConfig | None
         return EncoderConfig.of_fields({"patchings": (), **fields, "projector": ()})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its stored configuration is damaged ({error})") from error
+
+
+def _folder_config(path: Path) -> EncoderConfig | None:
+    """The configuration beside weights that `myna export --to transformers` wrote, or transformers
+    since; None of any other file."""
+    file = path.with_name(CONFIG)
+    content = read_json(file) if file.is_file() else None
+    fields = content.get("encoder") if isinstance(content, dict) else None
+    if not isinstance(fields, dict):  # published models, and others' files
+        return None
+    try:
+        return EncoderConfig.of_fields({**fields, "projector": ()})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: its field 'encoder' is damaged ({error})") from error
 
 
 def _json_field(path: Path, metadata: dict[str, str], name: str) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Iterator
@@ -106,6 +107,17 @@ class Container:
         # Ogg keeps them with the stream, others with the file.
         found = {**self._stream.metadata, **self._container.metadata}
         return {name.lower(): value for name, value in found.items()}
+
+    def digest(self) -> str:
+        """SHA-256 of the sound as it is stored, which tags and pictures do not change."""
+        digest, first = hashlib.sha256(), None
+        for packet in self._packets():
+            if packet.size:
+                first = packet.pts if first is None else first
+                digest.update(memoryview(packet))
+        about = (self._context.name, self._context.sample_rate, self._context.channels, first)
+        digest.update(repr(about).encode())
+        return digest.hexdigest()
 
     def blocks(self, seconds: float) -> Iterator[Block]:
         """All samples; DecodingError if there are none because all are damaged."""

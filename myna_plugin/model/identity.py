@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from myna_plugin.common.files import digest_path
+from myna_plugin.common.files import digest_pairs, digest_path
 from myna_plugin.common.registry import OUR_PACKAGE, locate_package
 
 
@@ -31,9 +31,13 @@ def digest_weights(tensors: Mapping[str, Tensor]) -> str:
 def digest_code(module: ModuleType) -> str:
     """SHA-256 of the source files that decide the vectors of a HEAR module.
 
-    Of a module of ours that is this folder, packaged weights included; of any other its whole
-    top-level package.
+    Of a module of ours that is this folder, packaged weights included, and of one in `peers` that
+    folder too; of any other its whole top-level package.
     """
-    if module.__name__.partition(".")[0] == OUR_PACKAGE:
-        return digest_path(Path(__file__).parent)
-    return digest_path(locate_package(module))
+    package, _, rest = module.__name__.partition(".")
+    if package != OUR_PACKAGE:
+        return digest_path(locate_package(module))
+    own = digest_path(Path(__file__).parent)
+    if not rest.startswith("peers."):
+        return own
+    return digest_pairs([("model", own), ("peers", digest_path(Path(str(module.__file__)).parent))])

@@ -106,6 +106,16 @@ def read_tags(path: Path) -> dict[str, str]:
         return opened.tags()
 
 
+def digest_sound(path: Path) -> str:
+    """SHA-256 of a file's sound as it is stored, which its tags do not change.
+
+    Raises:
+        DecodingError, OSError: it cannot be read.
+    """
+    with Container(path) as opened:
+        return opened.digest()
+
+
 def probe(path: Path) -> tuple[Header, str]:
     """A file's header, and what seems wrong with it, "" for nothing, without decoding all of it.
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from myna_plugin.model.hub import download
+from myna_plugin.model.layouts import SUFFIXES, choose_weights
 from myna_plugin.model.tensors import CheckpointError, list_some
 
 PACKAGED_WEIGHTS = Path(__file__).parent / "weights"
@@ -13,7 +16,8 @@ PACKAGED_WEIGHTS = Path(__file__).parent / "weights"
 PACKAGED_FILES = {"": "default.safetensors", "tiny": "tiny.safetensors"}
 """The packaged models by name: a ViT-S, and a ViT-Ti of a quarter of its size."""
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
+HUB = re.compile(r"(?:hf://(?P<asked>[^@]*)|(?P<plain>[\w.-]+/[\w.-]+))(?:@(?P<revision>.+))?")
+"""A repository of the Hugging Face hub: hf://owner/name or owner/name, and @revision."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,19 @@ def weights_folder() -> Path:
 
 
 def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
-    """Find the file behind a name, path or hf:// address, downloading if that is what it asks.
+    """Find the file behind a name, path or address, downloading if that is what it asks.
 
     Returns:
-        The local file, and its patchings where the name is a published one's (a local file called
-        "myna-vertical.pth" counts), else None.
+        The local file, or the index of a model in shards, and its patchings where the name is a
+        published one's (a local file called "myna-vertical.pth" counts), else None.
+
+    Raises:
+        CheckpointError: there is nothing, or several; says what is known, or was there.
     """
     if not isinstance(source, str | os.PathLike):
         told = 'must be a path or a name, "" or "tiny" for a packaged model'
         raise TypeError(f"the model {told}, got {source!r:.60}")
     text = str(os.fspath(source))
-    if text.startswith("hf://"):
-        address = text.removeprefix("hf://")
-        repository, _, revision = address.partition("@")
-        known = next((p.patchings for p in PUBLISHED.values() if p.repository == repository), None)
-        return _download(repository, revision or None, Path(repository).name), known
     path = Path(text).expanduser()
     if os.path.isfile(path):  # `Path.is_file` raises where a name is too long for the system
         return path, PUBLISHED[path.stem].patchings if path.stem in PUBLISHED else None
@@ -67,48 +69,43 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
             if local.is_file():
                 return local, PUBLISHED[text].patchings
         return _download(PUBLISHED[text].repository, None, text), PUBLISHED[text].patchings
+    if os.path.isdir(path):
+        return _find_in(path), PUBLISHED[path.name].patchings if path.name in PUBLISHED else None
+    address = HUB.fullmatch(text)
+    # A name in a folder that is there is a path with a slip, and asks no network.
+    if address and (address["asked"] or not (text.endswith(SUFFIXES) or path.parent.exists())):
+        repository = address["asked"] or address["plain"]
+        known = next((p.patchings for p in PUBLISHED.values() if p.repository == repository), None)
+        return _download(repository, address["revision"], Path(repository).name), known
     raise CheckpointError(
         f"{text}: no such file, and not a known name; known are "
-        f"{', '.join([*filter(None, PACKAGED_FILES), *PUBLISHED])}, "
-        "hf://owner/name, or the path of a .safetensors, .pth or .pt file"
+        f"{', '.join([*filter(None, PACKAGED_FILES), *PUBLISHED])}, owner/name of the Hugging "
+        "Face hub, or the path of a .safetensors, .pth or .pt file or a folder with one"
     )
+
+
+def _find_in(folder: Path) -> Path:
+    """The weights of a folder such as a download of a whole repository."""
+    files = [
+        str(Path(base, file).relative_to(folder).as_posix())
+        for base, _, names in os.walk(folder)
+        for file in names
+    ]
+    try:
+        chosen = choose_weights(files, folder.name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    if chosen is None:
+        raise CheckpointError(f"{folder}: no weights in it, only {list_some(sorted(files))}")
+    return folder / chosen
 
 
 def _download(repository: str, revision: str | None, name: str) -> Path:
-    """The weights file of a Hugging Face repository, from its cache or the network."""
-    # Imported on request only: it is slow to import, and most loads are local.
-    from huggingface_hub import (
-        errors,
-        hf_hub_download,
-        list_repo_files,
-        try_to_load_from_cache,
+    place = weights_folder() / name
+    return download(
+        repository,
+        revision,
+        name,
+        f"put the file at {place}.safetensors (or .pth) and load it as {name!r} if that is one of "
+        "the known names, else by its path",
     )
-
-    wanted = ["model.safetensors", f"{name}.safetensors", f"{name}.pth", "pytorch_model.bin"]
-    try:
-        for candidate in wanted:
-            cached = try_to_load_from_cache(repository, candidate, revision=revision)
-            if isinstance(cached, str):
-                return Path(cached)
-        for candidate in wanted:
-            try:
-                return Path(hf_hub_download(repository, candidate, revision=revision))
-            except errors.LocalEntryNotFoundError:  # there is no network
-                raise
-            except errors.EntryNotFoundError:
-                continue
-        files = list_repo_files(repository, revision=revision)
-        others = sorted(f for f in files if f.endswith(SUFFIXES))
-        if others:
-            return Path(hf_hub_download(repository, others[0], revision=revision))
-        reason = f"it holds no weights, only {list_some(files)}"
-    except (OSError, ValueError, RuntimeError, errors.HfHubHTTPError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, errors.LocalEntryNotFoundError):  # its own words say less
-            reason = "the Hugging Face hub cannot be reached"
-        raise CheckpointError(
-            f"hf://{repository}: cannot be downloaded ({reason}). Without network, put the file at "
-            f"{weights_folder() / name}.safetensors (or .pth) and load it as {name!r} if that is "
-            "one of the known names, else by its path"
-        ) from error
-    raise CheckpointError(f"hf://{repository}: {reason}")

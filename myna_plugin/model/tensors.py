@@ -15,9 +15,6 @@ from torch import Tensor
 
 from myna_plugin.common.errors import InputError
 
-WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")
-"""What DataParallel, training scripts and torch.compile put before every key."""
-
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 TORCH_BYTES = (b"PK\x03\x04", b"\x80")
@@ -44,14 +41,13 @@ class CheckpointError(InputError):
     """Weights that cannot be found or used; the message names the file and what to do."""
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The named tensors of a file and its metadata (empty for torch files), without unpickling.
+def read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a file has by name, and its metadata (empty for torch files), without unpickling.
 
     What kind of file it is its bytes tell, whatever its name.
 
     Raises:
-        CheckpointError: the file is damaged, or holds anything but names of dense floating-point
-            tensors of at least one dimension.
+        CheckpointError: the file is damaged, or holds no state dict.
     """
     try:
         with path.open("rb") as stream:
@@ -73,7 +69,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path}: cannot be read as tensors alone ({reason}). Is the download complete? A file "
             "with other pickled objects must be saved again as torch.save(model.state_dict(), …)"
         ) from error
-    return _check_state_dict(path, content), metadata
+    return _state_dict(path, content), metadata
 
 
 def _check_unpacked_size(stream: IO[bytes]) -> None:
@@ -85,25 +81,37 @@ def _check_unpacked_size(stream: IO[bytes]) -> None:
     stream.seek(0)
 
 
-def _check_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
+def _state_dict(path: Path, content: Any) -> dict[str, Any]:
     """The state dict itself, out of what training scripts put around it."""
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    faults = [f"{name} ({fault})" for name, fault in _faults(content)]
-    if faults:
-        raise CheckpointError(f"{path}: not a state dict; no weights under {list_some(faults)}")
+    _refuse(path, [(name, "not a name") for name in content if not isinstance(name, str)])
     return dict(content)
 
 
-def _faults(content: Mapping[Any, Any]) -> Iterable[tuple[Any, str]]:
+def check_tensors(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What can be weights alone: dense floating-point tensors of at least one dimension.
+
+    Raises:
+        CheckpointError: something else is among them.
+    """
+    _refuse(path, _faults(content))
+    return dict(content)
+
+
+def _refuse(path: Path, faults: Iterable[tuple[Any, str]]) -> None:
+    told = [f"{name} ({fault})" for name, fault in faults]
+    if told:
+        raise CheckpointError(f"{path}: not a state dict; no weights under {list_some(told)}")
+
+
+def _faults(content: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """Names of what cannot be weights, and why."""
     for name, value in content.items():
-        if not isinstance(name, str):
-            yield name, "not a name"
-        elif not isinstance(value, Tensor):
+        if not isinstance(value, Tensor):
             yield name, type(value).__name__
         elif value.is_meta:
             yield name, "meta tensor, without numbers"
@@ -113,18 +121,6 @@ def _faults(content: Mapping[Any, Any]) -> Iterable[tuple[Any, str]]:
             yield name, str(value.dtype).removeprefix("torch.")
         elif value.ndim == 0:
             yield name, "scalar"
-
-
-def strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove a known prefix that every key carries, repeatedly.
-
-    >>> list(strip_wrappers({"module.model.a": torch.zeros(1), "module.model.b": torch.zeros(1)}))
-    ['a', 'b']
-    """
-    for prefix in WRAPPER_PREFIXES:
-        if tensors and all(key.startswith(prefix) for key in tensors):
-            return strip_wrappers({k.removeprefix(prefix): v for k, v in tensors.items()})
-    return tensors
 
 
 def list_some(names: Iterable[str], limit: int = 6) -> str:

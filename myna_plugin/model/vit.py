@@ -121,12 +121,16 @@ class Attention(nn.Module):
         return project(self.to_out, torch.cat(mixed) if len(mixed) > 1 else mixed[0])
 
     def _mix(self, qkv: Tensor) -> Tensor:
-        batch, n_tokens, _ = qkv.shape
-        query, key, value = qkv.view(batch, n_tokens, 3, self.num_heads, HEAD_DIM).permute(
-            2, 0, 3, 1, 4
-        )
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        return mixed.transpose(1, 2).reshape(batch, n_tokens, -1)
+        return self.attend(*self.split_heads(qkv)).flatten(2)
+
+    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, heads, N, 64) out of one product (B, N, 3 · heads · 64)."""
+        query, key, value = qkv.unflatten(-1, (3, self.num_heads, HEAD_DIM)).permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Values mixed by how much each token heeds each other: (B, N, heads, 64)."""
+        return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 class FeedForward(nn.Module):

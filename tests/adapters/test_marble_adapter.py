@@ -2,7 +2,7 @@
 
 MARBLE is no package of an index, so its parts are written out here as its source (version 2,
 `marble/modules/transforms.py` and `decoders.py`) describes them. What its own runner said of the
-configurations is recorded in `recipes/marble/README.md`.
+configurations is recorded in `myna_plugin/recipes/files/marble/README.md`.
 """
 
 import sys
@@ -17,11 +17,12 @@ from torch import nn
 
 from myna_plugin import get_timestamp_embeddings, load_model
 from myna_plugin.adapters.marble import MynaEncoder
+from myna_plugin.cli.recipe_files import FILES
 from myna_plugin.model.tensors import CheckpointError
 from myna_plugin.probing.tasks import TASKS
 from myna_plugin.probing.tasks.export import marble_settings
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "marble"
+RECIPES = FILES / "marble"
 
 
 def decode(states, decoder, layers=(0, 1)):

@@ -14,6 +14,7 @@ from conftest import published_state_dict
 
 from myna_plugin import get_timestamp_embeddings, load_model
 from myna_plugin.adapters import xares
+from myna_plugin.cli.recipe_files import FILES
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +49,7 @@ def test_the_adapter_has_one_encoder_that_takes_no_arguments():
 def test_the_recipe_has_one_encoder_that_takes_no_arguments(tmp_path, monkeypatch):
     torch.save(published_state_dict(1), tmp_path / "myna-vertical.pth")
     monkeypatch.setenv("MYNA_PLUGIN_WEIGHTS", str(tmp_path))
-    encoder = encoder_class(ROOT / "recipes" / "xares" / "myna_vertical.py")()
+    encoder = encoder_class(FILES / "xares" / "myna_vertical.py")()
     check(encoder)
     assert encoder.model.patchings == ("vertical",)
 

@@ -73,6 +73,9 @@ TOY: dict[str, list[object]] = {
     ],
     "benchmarks.largest_batch": [*TINY, "--clips", 2],
     "benchmarks.library": [*TINY, "--tracks", 3, "--seconds", 4, "--repeats", 1, "--workers", 1],
+    "benchmarks.onnx_file": [
+        "--model", "tiny", "--seconds", 1, "--clips", 2, "--repeats", 1,
+    ],
     "benchmarks.prepare": ["--minutes", 0.5, "--repeats", 1, "--workers", 1],
     "benchmarks.pretrain_step": [
         *TINY, "--batch-size", 2, "--clips", 2, "--steps", 1, "--repeats", 1,
@@ -127,6 +130,7 @@ PRINTS = {
     "benchmarks.embed": "| the literal pipeline |",
     "benchmarks.largest_batch": "| base, literal | 2 | ",
     "benchmarks.library": "| myna embed, float32, 1 decoding, 3 tracks |",
+    "benchmarks.onnx_file": "| ONNX, int8 | ",
     "benchmarks.prepare": "| prepare, 1 worker |",
     "benchmarks.pretrain_step": "| literal | ",
     "benchmarks.probe_grid": "| emomusic | 2 | ",

@@ -72,6 +72,39 @@ def test_timestamps(tmp_path, music, layer):
         assert np.array_equal(np.array(rows, np.float32), single.embed_timestamps(path)[0])
 
 
+def test_what_is_left_aside_is_counted(tmp_path, music):
+    out, model = tmp_path / "library.parquet", write_model(tmp_path)
+    write_noise(music / "@eaDir" / "x.wav", 900)
+
+    result = myna(
+        "embed", music, "--out", out, "--model", model, "--exclude", "b", "--exclude", "c"
+    )
+
+    assert result.output.splitlines()[:4] == [
+        "hidden and system files and folders, left out: 1 (@eaDir 1)",
+        "files and folders left out by --exclude b: 1",
+        "files and folders left out by --exclude c: 0",
+        "files that are not audio, passed over: 1 (.jpg 1)",
+    ]
+    assert read_library(out).paths == [str(music / "a" / f"{i}.wav") for i in (0, 2, 4, 6)]
+    refused = myna("embed", music, "--out", out, "--exclude", "../b")
+    assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
+
+
+def test_a_quiet_run_says_what_cannot_be_used_alone(tmp_path, music):
+    out, options = tmp_path / "library.parquet", ["--model", write_model(tmp_path), "--quiet"]
+    write_noise(music / "@eaDir" / "x.wav", 900)
+
+    first = myna("embed", music, "--out", out, *options)
+    (music / "bad.wav").write_bytes(b"no audio")
+    second = myna("embed", music, "--out", out, *options)
+
+    assert (first.exit_code, first.output) == (0, "")
+    assert second.exit_code == 1
+    assert second.output.startswith(f"myna: {music}/bad.wav: cannot be decoded")
+    assert second.output.count("\n") == 1
+
+
 def test_paths_on_standard_input(tmp_path, music):
     paths = [str(music / "b" / "3.flac"), str(music / "a" / "0.wav")]
     out = tmp_path / "library.parquet"
@@ -345,7 +378,7 @@ def test_a_block_that_is_not_there_is_told_in_a_line(tmp_path, options, message,
         (["empty", "--out", "a.parquet", "--shard", "3/2"], "i/n with i from 1 to n"),
         (["x.wav", "--out", "a.parquet", "--model", "nothing.pth"], "nothing.pth: no such file"),
         (["x.wav", "--out", "a.parquet", "--device", "cuda:99"], "cuda:99"),
-        (["x.wav", "--out", "here.parquet"], "exists already"),
+        (["x.wav", "--out", "here.parquet"], "here.parquet: was not made by myna embed"),
         (["x.wav", "--out", "a.parquet", "--workers", "0"], "must be at least 1"),
     ],
 )

@@ -6,11 +6,12 @@ import sys
 import pytest
 import torch
 from click.testing import CliRunner
+from conftest import published_state_dict
 from full_disk import full_disk
 
 from myna_plugin import load_model
 from myna_plugin.adapters import onnx
-from myna_plugin.cli.export import export
+from myna_plugin.cli.export import export, name_and_licence
 from myna_plugin.model.checkpoint import load_encoder
 
 
@@ -41,12 +42,13 @@ def test_scene_layers_and_pooling_become_the_default_of_the_file(tmp_path, check
 
 
 def test_transformers_folder_loads_as_it_is_told(tmp_path, checkpoint, sound):
-    adapter = pytest.importorskip("myna_plugin.adapters.transformers", reason="extra transformers")
+    name = "myna_plugin.adapters.transformers.modeling_myna"
+    modeling = pytest.importorskip(name, reason="extra transformers")
     options = ("--embedding", "vertical", "--hop-ms", "20", "--scene-layers", "1,2")
     out = tmp_path / "exported"
     result = run("--to", "transformers", "--model", checkpoint, "--out", out, *options)
     assert result.exit_code == 0, result.output
-    model = adapter.transformers.AutoModel.from_pretrained(out)
+    model = modeling.MynaModel.from_pretrained(out)
     assert model.config.hop_ms == 20
     expected = load_model(checkpoint, embedding="vertical", scene_layers=[1, 2])(sound)
     torch.testing.assert_close(model(sound).pooler_output, expected, rtol=1e-5, atol=1e-5)
@@ -66,11 +68,26 @@ def test_a_transformers_folder_is_whole_or_not_there(tmp_path, checkpoint):
 
 def test_onnx_tells_opset_and_distance(tmp_path, checkpoint, monkeypatch):
     """The export itself is tested in tests/adapters/test_onnx_adapter.py."""
-    monkeypatch.setattr(onnx, "export_onnx", lambda model, path: {1.0: 1.5e-7, 3.1: 2e-7})
+    asked, told = [], {1.0: 1.5e-7, 3.1: 2e-7}
+    monkeypatch.setattr(onnx, "export_onnx", lambda *given: asked.append(given[1:]) or told)
     result = run("--to", "onnx", "--model", checkpoint, "--out", tmp_path / "m.onnx")
     assert result.exit_code == 0, result.output
     assert "opset 18" in result.output
     assert "1 s 1.5e-07, 3.1 s 2.0e-07" in result.output
+    assert run("--to", "onnx", "--out", tmp_path / "b", "--precision", "int8").exit_code == 0
+    assert asked == [
+        (tmp_path / "m.onnx", "float32", {"name": "weights"}),
+        (tmp_path / "b", "int8", {"name": "myna-open-22m-hybrid", "licence": "MIT"}),
+    ]
+    result = run("--to", "safetensors", "--out", tmp_path / "c", "--precision", "int8")
+    assert (result.exit_code, "is for --to onnx" in result.output) == (2, True)
+
+
+def test_published_models_have_their_name_and_licence(tmp_path, monkeypatch):
+    monkeypatch.setenv("MYNA_PLUGIN_WEIGHTS", str(tmp_path))
+    torch.save(published_state_dict(2), tmp_path / "myna-hybrid.pth")
+    assert name_and_licence("myna-hybrid") == {"name": "myna-hybrid", "licence": "MIT"}
+    assert name_and_licence(str(tmp_path / "myna-hybrid.pth")) == {"name": "myna-hybrid"}
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path, checkpoint, monkeypatch):

@@ -1,6 +1,8 @@
 """`myna similar`, `plot`, `info`, `report`, and the group itself."""
 
+import csv
 import errno
+import io
 import json
 import os
 import shutil
@@ -9,8 +11,12 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import soundfile
 from click.testing import CliRunner
+from sound_encoding import encode
 from tiny_library import FACTS, load_tiny, write_model, write_noise
 
 from myna_plugin.cli.main import main
@@ -34,18 +40,90 @@ def library(tmp_path):
     return out
 
 
-def test_the_copy_of_a_track_is_most_similar(tmp_path, library):
-    result = myna("similar", tmp_path / "music" / "0.wav", library, "--count", "2")
+def write_like_2(folder):
+    """A track whose vector is that of 2.wav, and which is another one: too short to tell."""
+    samples, rate = soundfile.read(folder / "music" / "2.wav")
+    samples[0] += 0.01
+    soundfile.write(folder / "query.wav", samples, rate)
+    return folder / "query.wav"
+
+
+def test_copies_of_a_track_are_one_hit_and_none_of_their_own(tmp_path, library):
+    music = tmp_path / "music"
+    result = myna("similar", music / "0.wav", library, "--count", "9")
 
     assert result.exit_code == 0, result.output
     lines = [line.split("\t") for line in result.output.splitlines()]
-    assert len(lines) == 2
-    assert lines[0] == ["1.0000", str(tmp_path / "music" / "5.wav")]
+    assert sorted(path for _, path in lines) == [str(music / f"{i}.wav") for i in (1, 2, 3, 4)]
+    scores = [float(score) for score, _ in lines]
+    assert scores == sorted(scores, reverse=True)
+    rows = json.loads(myna("similar", music / "1.wav", library, "--json").output)
+    both = [{row["path"], *row["copies"]} for row in rows if row["copies"]]
+    assert both == [{str(music / "0.wav"), str(music / "5.wav")}]
+    copy = shutil.copy(music / "0.wav", tmp_path / "x.wav")
+    assert myna("similar", copy, library, "--count", "9").output == result.output
+
+
+def test_several_seeds_in_every_layout(tmp_path, monkeypatch):
+    """Named by their tags; a piece of an album by its place."""
+    monkeypatch.chdir(tmp_path)
+    model = write_model(tmp_path)
+    for i in range(5):
+        tags = {"artist": f"Anna{i // 4}", "title": f'Song "{i}", é', "album": "Best of"}
+        sound = np.random.default_rng(i).uniform(-0.3, 0.3, (1, 30_000)).astype(np.float32)
+        encode(tmp_path / f"{i}.flac", "flac", sound, 16_000, tags=tags)
+    write_noise(tmp_path / "z.wav", 50_000, 9)
+    sheet = "".join(f" TRACK 0{i} AUDIO\n INDEX 01 00:0{i}:00\n" for i in (1, 2))
+    (tmp_path / "z.cue").write_text(f"FILE z.wav WAVE\n{sheet}")
+    assert myna("embed", ".", "--out", "all.parquet", "--model", model).exit_code == 0
+    seeds = ["similar", "0.flac", "1.flac", "all.parquet"]
+
+    rows = json.loads(myna(*seeds, "--json").output)
+
+    assert len(rows) == 5
+    by_path = {(row["path"], row["start_s"]): row for row in rows}
+    song = by_path["./3.flac", None]
+    assert (song["artist"], song["title"], song["album"]) == ("Anna0", 'Song "3", é', "Best of")
+    assert (by_path["./z.wav", 1]["end_s"], by_path["./z.wav", 2]["end_s"]) == (2, None)
+    table = list(csv.DictReader(io.StringIO(myna(*seeds, "--csv").output)))
+    assert [row["path"] for row in table] == [row["path"] for row in rows]
+    assert [float(row["similarity"]) for row in table] == [row["similarity"] for row in rows]
+    lines = [line.split("\t") for line in myna(*seeds).output.splitlines()]
+    assert [line[1] for line in lines] == [row["path"] for row in rows]
+    assert [f"{song['similarity']:.4f}", "./3.flac", "Anna0", 'Song "3", é', "Best of"] in lines
+    playlist = myna(*seeds, "--m3u").output.splitlines()
+    assert playlist[0] == "#EXTM3U"
+    assert [os.path.relpath(p) for p in playlist[1:] if p[0] != "#"] == [
+        row["path"].removeprefix("./") for row in rows
+    ]
+    place = playlist.index("#EXTVLCOPT:start-time=1.000")
+    assert playlist[place - 1 : place + 3] == [
+        *("#EXTINF:1,z", "#EXTVLCOPT:start-time=1.000", "#EXTVLCOPT:stop-time=2.000"),
+        str(tmp_path / "z.wav"),
+    ]
+    one = json.loads(myna(*seeds, "--json", "--per-artist", "1").output)
+    assert sorted(row["artist"] or "" for row in one) == ["", "", "Anna0", "Anna1"]
+    album = json.loads(myna("similar", "z.wav", "all.parquet", "--json").output)
+    assert [row["path"][-4:] for row in album] == ["flac"] * 5, "an album's tracks are seeds"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["a.wav"], "a.wav: name at least one library (.parquet, from myna embed) as well"),
+        (["a.parquet"], "a.parquet: name at least one audio file as well"),
+        (["gone.wav", "library.parquet"], "gone.wav: no such file"),
+    ],
+)
+def test_what_is_missing_for_a_search_is_a_line(tmp_path, monkeypatch, library, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    result = myna("similar", *arguments)
+    assert (result.exit_code, result.output) == (2, f"myna similar: {told}\n")
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_a_track_that_is_not_in_the_library_is_embedded(tmp_path, library, device):
-    query = write_noise(tmp_path / "query.wav", 20_000 + 9_000 * 2, 2)
+    query = write_like_2(tmp_path)
 
     result = myna("similar", query, library, "--device", device)
 
@@ -72,7 +150,7 @@ def test_a_library_of_sequences_is_searched_with_their_mean(tmp_path, library):
     options = ["--timestamps", "--timestamp-layer", "1", "--hop-ms", "200"]
     options += ["--model", tmp_path / "myna-hybrid.pth"]
     assert myna("embed", tmp_path / "music", "--out", sequences, *options).exit_code == 0
-    query = write_noise(tmp_path / "query.wav", 20_000 + 9_000 * 2, 2)
+    query = write_like_2(tmp_path)
 
     result = myna("similar", query, sequences, "--device", "cpu")
 
@@ -87,7 +165,7 @@ def test_a_query_is_read_off_the_librarys_blocks(tmp_path, library):
     options = ["--scene-layers", "1,2", "--scene-pooling", "mean-std"]
     options += ["--model", tmp_path / "myna-hybrid.pth"]
     assert myna("embed", tmp_path / "music", "--out", layers, *options).exit_code == 0
-    query = write_noise(tmp_path / "query.wav", 20_000 + 9_000 * 2, 2)
+    query = write_like_2(tmp_path)
     rows = read_library(layers)
     assert (rows.facts["scene_layers"], rows.facts["scene_pooling"]) == ([1, 2], "mean-std")
     assert read_library(library).facts["scene_layers"] == [2]
@@ -107,7 +185,7 @@ def test_a_library_of_a_share_of_the_tokens_is_searched_with_it(tmp_path, librar
     quick, model = tmp_path / "quick.parquet", tmp_path / "myna-hybrid.pth"
     options = ["--model", model, "--tokens", "1/4"]
     assert myna("embed", tmp_path / "music", "--out", quick, *options).exit_code == 0
-    query = write_noise(tmp_path / "query.wav", 20_000 + 9_000 * 2, 2)
+    query = write_like_2(tmp_path)
     rows = read_library(quick)
     assert rows.facts["tokens"] == 0.25
     one = load_tiny(tmp_path, tokens=0.25)
@@ -148,6 +226,29 @@ def test_plot(tmp_path, library):
     assert result.exit_code == 0, result.output
     assert "5 of 6 tracks" in result.output
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_colours_by_any_column(tmp_path, library):
+    table = pq.read_table(library)
+    wider = tmp_path / "wider.parquet"
+    genres = pa.array(["Caf\u00e9", "Cafe\u0301", "x", None, "x", "x"])
+    pq.write_table(table.append_column("genre", genres), wider)
+    out = tmp_path / "map.html"
+
+    result = myna("plot", wider, "--colour", "genre", "--out", out)
+
+    assert (result.exit_code, result.output) == (0, f"{out}: written\n")
+    text = out.read_text(encoding="utf-8")
+    for name, count in (("x", 3), ("Café", 2), ("(none)", 1)):
+        assert f'"name": "{name}", "count": {count}' in text
+    assert str(tmp_path / "music" / "0.wav") in text
+    assert myna("plot", library, "--colour", "duration_s", "--out", out).exit_code == 0
+    for wrong in ("genre", "embedding"):
+        refused = myna("plot", library, "--colour", wrong, "--out", out)
+        assert refused.exit_code == 2
+        assert refused.output.startswith(
+            f"myna plot: {library}: no column {wrong!r}; there are path, duration_s, warning, size"
+        )
 
 
 @pytest.mark.parametrize("command", [["similar", "a.mp3"], ["plot", "--out", "x.png"]])

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,11 +15,12 @@ from tiny_store import write_store
 
 from myna_plugin import load_model
 from myna_plugin.cli.pretrain import pretrain, read_settings
+from myna_plugin.cli.recipe_files import FILES
 from myna_plugin.pretraining.run.configuration import to_yaml
 from myna_plugin.pretraining.run.run_files import RunFolder, read_table
 from myna_plugin.pretraining.run.settings import PretrainSettings
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "pretrain"
+RECIPES = FILES / "pretrain"
 
 TINY = ["size=vit-ti", "depth=1", "batch_size=4", "device=cpu", "tensorboard=false"]
 
@@ -56,7 +56,7 @@ def test_recipes_are_valid_and_headed(path):
     head = path.read_text().splitlines()[:4]
     labels = [line.split(":")[0] for line in head]
     assert labels == ["# Command", "# Hardware", "# Duration", "# Score"]
-    assert f"recipes/pretrain/{path.name}" in head[0]
+    assert head[0].split("initial_weights")[0].rstrip().endswith(f"--config {path.stem}")
     if path.stem in ("base", "vertical", "hybrid"):
         wanted = {"base": ("square",), "vertical": ("vertical",), "hybrid": ("square", "vertical")}
         paper = PretrainSettings(patchings=wanted[path.stem], held_out_clips=1024)

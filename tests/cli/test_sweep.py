@@ -1,19 +1,18 @@
 """The sweep command: one run a value, one table, one figure, resumable run by run."""
 
-from pathlib import Path
-
 import pytest
 from commands import run_command
 from hear_eval.generate_tasks import scene_task
 from tiny_store import write_store
 
+from myna_plugin.cli.recipe_files import FILES
 from myna_plugin.cli.sweep import sweep as command
 from myna_plugin.pretraining.run import sweep as sweeping
 from myna_plugin.pretraining.run import trainer
 from myna_plugin.pretraining.run.sweep import read_sweep
 from myna_plugin.probing.encoders import EncoderProbe
 
-SWEEPS = Path(__file__).parents[2] / "recipes" / "sweeps"
+SWEEPS = FILES / "sweeps"
 
 YAML = """\
 vary: mask_ratio

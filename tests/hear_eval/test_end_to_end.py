@@ -162,6 +162,14 @@ def test_second_run_reuses_everything(scored):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_a_baseline_of_ours_is_scored(tmp_path):
+    scene_task(tmp_path / "tasks" / "scene", rate=16_000)
+    outcome = run(tmp_path, *QUICK, "--device", "cpu", module="myna_plugin.peers.mfcc")
+    assert outcome.status == 0, outcome.err
+    scores = dict(line.split()[1:3] for line in outcome.out.splitlines()[1:])
+    assert float(scores["mAP"]) > 0.9  # the two tones
+
+
 @pytest.fixture
 def workplace(tmp_path):
     """A folder with the tiny module and two scene tasks at its sample rate."""

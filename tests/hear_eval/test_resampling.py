@@ -1,5 +1,6 @@
 """Resampling beside the task: right samples, same names, whole or not at all, and only once."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -163,6 +164,64 @@ def test_highest_rate_is_the_source(tmp_path):
         (tmp_path / str(rate) / str(rate)).rename(folder / str(rate))
     plan = plan_audio(read_folder(folder), RATE)
     assert {path.parents[1].name for path in plan.sources.values()} == {"48000"}
+
+
+def sources(folder, rate):
+    """Names of the folders that a task's files would be made from at a rate."""
+    plan = plan_audio(read_folder(folder), rate)
+    return {path.parents[1].name for path in plan.sources.values()}
+
+
+def test_what_was_resampled_is_the_source_of_nothing(tmp_path):
+    """A rate above the task's own would else be taken for the best there is."""
+    folder = scene_task(tmp_path / "task", rate=RATE)
+    make(folder, 44_100)
+    assert sources(folder, 32_000) == {"16000"}
+    straight = scene_task(tmp_path / "other", rate=RATE)
+    for each in (folder, straight):
+        make(each, 32_000)
+    first, second = (files(each / "32000" / "test") for each in (folder, straight))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_an_original_among_what_was_resampled_is_a_source(tmp_path):
+    folder = scene_task(tmp_path / "task", rate=RATE)
+    soundfile.write(tmp_path / "test0.wav", 0.1 * np.ones(24_000), 48_000)
+    (folder / "48000" / "test").mkdir(parents=True)
+    (folder / str(RATE) / "test" / "test0.wav").unlink()
+    (tmp_path / "test0.wav").rename(folder / "48000" / "test" / "test0.wav")
+    assert make(folder) == ["test/test0.wav"]
+    plan = plan_audio(read_folder(folder), 8_000)
+    folders = {name: path.parents[1].name for (_, name), path in plan.sources.items()}
+    assert folders.pop("test0.wav") == "48000"
+    assert set(folders.values()) == {"16000"}
+
+
+def test_what_was_made_of_resampled_audio_is_made_again(tmp_path):
+    folder = scene_task(tmp_path / "task", rate=RATE)
+    make(folder, 44_100)
+    hidden = folder / "44100" / resampling.RECORD
+    record = hidden.read_text()
+    hidden.unlink()
+    make(folder, 32_000)  # as from an original
+    assert sources(folder, 32_000) == set()
+    hidden.write_text(record)
+    assert sources(folder, 32_000) == {"16000"}
+    assert len(make(folder, 32_000)) == 18
+    assert sources(folder, 32_000) == set()
+
+
+def test_without_an_original_there_is_no_other_rate(tmp_path):
+    folder = scene_task(tmp_path / "task", rate=RATE)
+    make(folder, 44_100)
+    (folder / str(RATE) / "test" / "test0.wav").unlink()
+    message = r"32000/test/test0\.wav is missing, and its original at another rate too"
+    with pytest.raises(InputError, match=message):
+        plan_audio(read_folder(folder), 32_000)
+    shutil.rmtree(folder / str(RATE))
+    with pytest.raises(InputError, match="has no audio but what was resampled"):
+        plan_audio(read_folder(folder), 32_000)
+    assert make(folder, 44_100) == []
 
 
 @pytest.mark.parametrize("place", ["audio", "."])

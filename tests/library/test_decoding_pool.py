@@ -5,17 +5,24 @@ import numpy as np
 import pytest
 from tiny_library import write_noise
 
+from myna_plugin.common.files import digest_path
 from myna_plugin.library import decoding_pool
-from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Failed, Finished
+from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Details, Failed, Finished
+from myna_plugin.library.fingerprint import fingerprint
 from myna_plugin.library.segments import SEGMENT_CHUNKS, cut_segments
-from myna_plugin.model.audio import load_audio
+from myna_plugin.library.tracks import LibraryError, Track
+from myna_plugin.model.audio import digest_sound, load_audio
+
+
+def numbered(paths):
+    return enumerate(Track(str(path)) for path in paths)
 
 
 def decode_all(paths, workers=2, whole=False):
     """Segments by track, and how each track ended."""
     segments, ends = {}, {}
     with DecodingPool(workers, 96, whole=whole) as pool:
-        for event in pool.decode(enumerate(map(str, paths))):
+        for event in pool.decode(numbered(paths)):
             if isinstance(event, Decoded):
                 if event.first:
                     segments[event.track] = []
@@ -33,7 +40,11 @@ def test_workers_give_what_decoding_here_gives(tmp_path):
     segments, ends = decode_all(paths)
 
     assert {i: end.n_samples for i, end in ends.items()} == dict(enumerate(lengths))
-    assert ends[4] == Finished(4, lengths[4])
+    assert [*ends[4][:2], ends[4].warning] == [4, lengths[4], ""]
+    heard = load_audio(paths[4]).numpy()
+    assert ends[4].details == Details(
+        digest_path(paths[4]), digest_sound(paths[4]), fingerprint(heard)
+    )
     assert ends[0].warning.startswith("silent: ")  # of one sample
     for i, path in enumerate(paths):
         expected = list(cut_segments([load_audio(path).numpy()], 96))
@@ -69,7 +80,7 @@ def test_a_worker_that_dies_once_begins_its_track_anew(tmp_path):
     paths = [write_noise(tmp_path / f"{i}.wav", 20 * 49_152 * SEGMENT_CHUNKS, i) for i in (0, 1)]
     with DecodingPool(1, 96) as pool:
         firsts, ends = [], []
-        for event in pool.decode(enumerate(map(str, paths))):
+        for event in pool.decode(numbered(paths)):
             if isinstance(event, Decoded):
                 firsts += [event.track] * event.first
                 if firsts == [0]:
@@ -79,14 +90,14 @@ def test_a_worker_that_dies_once_begins_its_track_anew(tmp_path):
                 ends.append(event)
 
     assert firsts == [0, "killed", 0, 1]
-    assert ends == [Finished(i, 20 * 49_152 * SEGMENT_CHUNKS) for i in (0, 1)]
+    assert [end[:2] for end in ends] == [(i, 20 * 49_152 * SEGMENT_CHUNKS) for i in (0, 1)]
 
 
 def test_a_track_that_kills_its_worker_twice_fails_and_the_next_goes_on(tmp_path):
     paths = [write_noise(tmp_path / f"{i}.wav", 20 * 49_152 * SEGMENT_CHUNKS, i) for i in (0, 1)]
     with DecodingPool(1, 96) as pool:
         ends = []
-        for event in pool.decode(enumerate(map(str, paths))):
+        for event in pool.decode(numbered(paths)):
             if not isinstance(event, Decoded):
                 ends.append(event)
             elif event.track == 0 and event.first:
@@ -99,7 +110,7 @@ def test_a_track_that_kills_its_worker_twice_fails_and_the_next_goes_on(tmp_path
 def test_a_pool_that_is_left_early_leaves_no_process(tmp_path):
     path = write_noise(tmp_path / "long.wav", 16_000 * 600)
     with DecodingPool(2, 96) as pool:
-        next(pool.decode(enumerate([str(path)] * 9)))
+        next(pool.decode(numbered([path] * 9)))
         processes = [lane._process for lane in pool._lanes]
 
     assert not any(process.is_alive() for process in processes)
@@ -108,7 +119,7 @@ def test_a_pool_that_is_left_early_leaves_no_process(tmp_path):
 def test_a_worker_that_cannot_start_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding_pool, "_work", os._exit)
     with (
-        pytest.raises(decoding_pool.LibraryError, match="fewer --workers"),
+        pytest.raises(LibraryError, match="fewer --workers"),
         DecodingPool(1, 96) as pool,
     ):
-        list(pool.decode([(0, "a.wav")]))
+        list(pool.decode([(0, Track("a.wav"))]))

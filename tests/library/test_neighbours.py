@@ -4,9 +4,15 @@ import pytest
 import tiny_library
 
 from myna_plugin.library import neighbours
-from myna_plugin.library.decoding_pool import LibraryError
-from myna_plugin.library.neighbours import find_row, join_libraries, nearest
-from myna_plugin.library.table import Library, embedding_array, schema_of, write_library
+from myna_plugin.library.neighbours import Seed, find_rows, is_same, join_libraries, nearest
+from myna_plugin.library.table import (
+    Entry,
+    Library,
+    embedding_array,
+    schema_of,
+    write_library,
+)
+from myna_plugin.library.tracks import LibraryError
 
 FACTS = tiny_library.FACTS | {"width": 16}
 
@@ -16,7 +22,14 @@ def library():
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((40, 16)) * generator.uniform(0.1, 9, (40, 1))
     paths = [f"{i}.mp3" for i in range(40)]
-    return Library(paths, np.ones(40), vectors.astype(np.float32), FACTS)
+    return Library(paths, np.ones(40), vectors.astype(np.float32), FACTS, [Entry()] * 40)
+
+
+def search(library, vector, count, row=None, **options):
+    """Similarities and paths of the nearest."""
+    seed = Seed(vector, 1.0, Entry(), row)
+    hits = nearest(library, [seed], count, **options)
+    return [(hit.similarity, library.paths[hit.row]) for hit in hits]
 
 
 def by_hand(vectors, vector, count):
@@ -33,42 +46,119 @@ def test_the_nearest_by_cosine_of_standardised_vectors_are_found(library, monkey
     vector = np.random.default_rng(1).standard_normal(16).astype(np.float32)
     vector[3] += 1000
 
-    result = nearest(library, vector, 7)
+    result = search(library, vector, 7)
 
     mean, deviation = library.embeddings.mean(0), library.embeddings.std(0)
     deviation[4] = 1
     expected = by_hand((library.embeddings - mean) / deviation, (vector - mean) / deviation, 7)
-    assert [n.path for n in result] == [path for _, path in expected]
-    assert np.allclose([n.similarity for n in result], [s for s, _ in expected], atol=1e-4)
+    assert [path for _, path in result] == [path for _, path in expected]
+    assert np.allclose([s for s, _ in result], [s for s, _ in expected], atol=1e-4)
 
 
 def test_a_small_library_is_ranked_by_cosine(library):
-    small = Library(library.paths[:19], library.duration_s[:19], library.embeddings[:19], FACTS)
+    small = Library(
+        *(part[:19] for part in (library.paths, library.duration_s, library.embeddings)),
+        FACTS,
+        library.entries[:19],
+    )
     vector = np.random.default_rng(1).standard_normal(16).astype(np.float32)
 
-    result = nearest(small, vector, 7)
+    result = search(small, vector, 7)
 
     expected = by_hand(small.embeddings, vector, 7)
-    assert [n.path for n in result] == [path for _, path in expected]
-    assert np.allclose([n.similarity for n in result], [s for s, _ in expected], atol=1e-6)
+    assert [path for _, path in result] == [path for _, path in expected]
+    assert np.allclose([s for s, _ in result], [s for s, _ in expected], atol=1e-6)
 
 
-def test_the_query_itself_can_be_left_out(library):
-    result = nearest(library, library.embeddings[3], 5, leave_out=3)
+def test_the_query_itself_is_left_out(library):
+    vector = library.embeddings[3]
+    result = search(library, vector, 5, row=3)
 
     assert len(result) == 5
-    assert "3.mp3" not in [n.path for n in result]
-    assert nearest(library, library.embeddings[3], 1)[0].path == "3.mp3"
-    assert len(nearest(library, library.embeddings[3], 99, leave_out=3)) == 39
+    assert "3.mp3" not in [path for _, path in result]
+    assert search(library, vector, 1)[0][1] == "3.mp3"
+    assert len(search(library, vector, 99, row=3)) == 39
+
+
+def test_several_seeds_are_averaged_at_length_one(library):
+    rows = [3, 8, 20]
+    seeds = [Seed(library.embeddings[row], 1.0, Entry(), row) for row in rows]
+
+    result = nearest(library, seeds, 7)
+
+    spread = library.embeddings.std(0)
+    standard = (library.embeddings - library.embeddings.mean(0)) / spread
+    units = standard / np.linalg.norm(standard, axis=1, keepdims=True)
+    middle = units[rows].mean(0)
+    cosines = units @ middle / np.linalg.norm(middle)
+    order = [row for row in np.argsort(-cosines) if row not in rows][:7]
+    assert [hit.row for hit in result] == order
+    assert np.allclose([hit.similarity for hit in result], cosines[order], atol=1e-5)
+
+
+def test_a_recording_is_one_hit_by_content_or_sound_and_never_by_its_vector(library):
+    """Rows of one vector: a file, its copy, it in another format, a longer one, a stranger."""
+    sound = np.random.default_rng(2).bytes(200)
+    stranger = np.random.default_rng(3).bytes(200)
+    library.embeddings[:8] = library.embeddings[0]
+    library.entries[:8] = [
+        Entry("A", sound),
+        Entry("A", sound),
+        Entry("B", sound),
+        Entry("C", sound),  # longer
+        Entry("D", stranger),
+        Entry("E", b"", sound="s"),
+        Entry("F", b"", sound="t"),
+        Entry("A", sound, 3.0, 9.0),  # a piece of an album
+    ]
+    library.duration_s[3] = 9.0
+    library.duration_s[7] = 6.0
+    near = 0.99 * library.embeddings[0]
+
+    hits = nearest(library, [Seed(near, 1.0, Entry())], 6)
+
+    assert [(hit.row, hit.copies) for hit in hits] == [
+        *((0, [1, 2]), (3, [7]), (4, []), (5, []), (6, [])),
+        (hits[5].row, []),
+    ]
+    assert hits[5].row >= 8
+    of_its_own = nearest(library, [Seed(near, 1.0, Entry("B", sound))], 2)
+    assert [hit.row for hit in of_its_own] == [3, 4], "copies of the seed are no hits"
+
+
+def test_a_file_with_other_tags_is_the_same_recording():
+    tagged, other = Entry("A", b"", sound="s"), Entry("B", b"", sound="s")
+    assert is_same(1.0, tagged, 1.0, other)
+    assert not is_same(1.0, tagged, 1.0, other._replace(sound="t"))
+    assert not is_same(1.0, tagged, 1.0, other._replace(start_s=0.0))
+    assert not is_same(1.0, Entry(), 1.0, Entry())
+
+
+def test_of_an_artist_at_most_so_many(library):
+    names = ["Beyonc\u00e9", "BEYONCE\u0301", "Anna", None]
+    library.entries[:] = [Entry(artist=names[row % 4]) for row in range(40)]
+
+    hits = nearest(library, [Seed(library.embeddings[3], 1.0, Entry(), 3)], 99, per_artist=2)
+
+    artists = [library.entries[hit.row].artist for hit in hits]
+    assert sum(artist == "Anna" for artist in artists) == 2
+    assert sum("B" in (artist or "") for artist in artists) == 2, "two spellings, one name"
+    assert sum(artist is None for artist in artists) == 9
 
 
 def test_a_track_is_found_however_its_path_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    library = Library(["a/x.mp3", "b/x.mp3"], np.ones(2), np.ones((2, 2), np.float32), FACTS)
+    paths = ["a/x.mp3", "b/x.mp3", "c/e\u0301.mp3", "b/x.mp3"]
+    library = Library(paths, np.ones(4), np.ones((4, 2), np.float32), FACTS, [Entry()] * 4)
 
-    assert find_row(library, "b/x.mp3") == 1
-    assert find_row(library, str(tmp_path / "b" / "x.mp3")) == 1
-    assert find_row(library, "x.mp3") is None
+    assert find_rows(library, "b/x.mp3") == [1, 3]
+    assert find_rows(library, str(tmp_path / "b" / "x.mp3")) == [1, 3]
+    assert find_rows(library, "x.mp3") == []
+    assert find_rows(library, "c/\u00e9.mp3") == [2]
+    assert find_rows(library, str(tmp_path / "c" / "\u00e9.mp3")) == [2]
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "\u00e9.mp3").touch()
+    assert find_rows(library, "c/\u00e9.mp3") == [], "it is another file"
 
 
 def test_libraries_of_one_model_are_joined_and_of_two_refused(tmp_path):
@@ -77,9 +167,10 @@ def test_libraries_of_one_model_are_joined_and_of_two_refused(tmp_path):
             "path": [name],
             "duration_s": [1.0],
             "embedding": embedding_array([np.ones(16, np.float32)], 16, False),
-            "warning": [None],
         }
-        write_library(tmp_path / name, [pa.Table.from_pydict(content, schema_of(facts))], facts)
+        schema = schema_of(facts)
+        content |= {name: [None] for name in schema.names if name not in content}
+        write_library(tmp_path / name, [pa.Table.from_pydict(content, schema)], facts)
         return tmp_path / name
 
     one, two = write("one.parquet", FACTS), write("two.parquet", FACTS)

@@ -1,9 +1,14 @@
+import html
+import json
+import re
+
 import numpy as np
 import pytest
 from matplotlib import image
 
-from myna_plugin.library.decoding_pool import LibraryError
-from myna_plugin.library.picture import draw, folders, place, save
+from myna_plugin.library.page import write_page
+from myna_plugin.library.picture import COLOURS, draw, folders, group, place, save
+from myna_plugin.library.tracks import LibraryError
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def test_copies_share_a_point(clusters):
 def test_small_folders_are_joined():
     paths = [f"{i % 14}/{i}.mp3" for i in range(14 * 3)] + ["13/a.mp3"]
 
-    names = folders(paths)
+    names = group(folders(paths))
 
     assert len(set(names)) == 10
     assert names.count("others") == 15
@@ -57,3 +62,48 @@ def test_a_picture_is_written_whole(tmp_path, clusters):
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
     with pytest.raises(LibraryError, match=r"a picture's name ends in \."):
         save(draw(clusters[:, :2], groups, "title"), tmp_path / "picture.txt")
+
+
+def test_spellings_of_one_name_are_one_group_and_numbers_are_ranges():
+    assert len(set(group(["Beyonc\u00e9", "Beyonce\u0301", None]))) == 2
+    values = [float(value) for value in np.random.default_rng(0).permutation(600).tolist()]
+    ranges = group([*values, None])
+    assert ranges[-1] == "(none)"
+    counts = {name: ranges.count(name) for name in {*ranges} - {"(none)"}}
+    assert [*counts.values()] == [100] * 6
+    for value, name in zip(values, ranges, strict=False):
+        low, high = map(float, name.split(" to "))
+        assert low - 1 <= value <= high + 1
+    assert group([3, 3, 3]) == ["3 to 3"] * 3
+    assert group([None, None]) == ["(none)"] * 2
+
+
+def read_page(path):
+    """The data of a page, as a browser would read them."""
+    text = path.read_text(encoding="utf-8")
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return text, json.loads(found)
+
+
+def test_a_page_names_its_points_and_fetches_nothing(tmp_path, clusters):
+    groups = ["a"] * 20 + ["b@DATA@"] * 30 + ["</script><script>alert(1)"] * 10
+    texts = [f"Anna \u2013 Song {i}\n</script>{i}.mp3" for i in range(60)]
+    path = tmp_path / "new" / "map.html"
+
+    write_page(clusters[:, :2], groups, texts, "me & @TITLE@ <b>", path)
+
+    text, data = read_page(path)
+    assert not re.search(r"https?:|src=|@import|url\(|<link", text)
+    assert text.count("<script") == 2
+    assert html.escape("me & @TITLE@ <b>") in text
+    assert [g["count"] for g in data["groups"]] == [30, 20, 10]
+    assert [g["colour"] for g in data["groups"]] == [*COLOURS[:3]]
+    named = {}
+    for (x, y, number), said in zip(data["points"], data["texts"], strict=True):
+        assert 0 <= x <= 1
+        assert 0 <= y <= 1
+        named[said] = data["groups"][number]["name"], (x, y)
+    assert [named[said][0] for said in texts] == groups
+    drawn = np.array([named[said][1] for said in texts])
+    scale = np.ptp(clusters[:, :2], axis=0).max()
+    assert np.allclose(np.diff(drawn, axis=0), np.diff(clusters[:, :2], axis=0) / scale, atol=2e-4)

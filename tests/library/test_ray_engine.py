@@ -1,5 +1,6 @@
 """A real cluster of one node: the rows are those of one machine."""
 
+import json
 import sys
 
 import numpy as np
@@ -43,7 +44,7 @@ class ActorHere:
 
     def run(self, units, progress):
         for unit in units:
-            batch = {"number": np.array([0]), "paths": np.array([unit.paths])}
+            batch = {"number": np.array([0]), "tracks": np.array([json.dumps(unit.tracks)])}
             yield unit, self.actor(batch)["content"][0]
 
 

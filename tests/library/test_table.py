@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_library import FACTS, SEQUENCES, same
 
-from myna_plugin.library.decoding_pool import LibraryError
 from myna_plugin.library.table import embedding_array, read_library, schema_of, write_library
+from myna_plugin.library.tracks import LibraryError
 
 
 def tables_of(paths, rows, facts, step=2):
@@ -21,6 +21,7 @@ def tables_of(paths, rows, facts, step=2):
                 "duration_s": [float(i) for i in range(len(paths))][some],
                 "embedding": embedding_array(rows[some], 3, facts["timestamps"]),
                 "warning": [None if i % 2 else f"silent: {i}" for i in range(len(paths))][some],
+                **dict.fromkeys(schema_of(facts).names[4:], [None] * len(paths[some])),
             },
             schema_of(facts),
         )
@@ -113,6 +114,11 @@ def test_files_that_are_no_libraries_are_named(tmp_path):
     pq.write_table(pa.table({"path": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(LibraryError, match="not a library"):
         read_library(tmp_path / "other.parquet")
+    write_library(tmp_path / "now.parquet", tables_of(["a"], [draw(3)], FACTS), FACTS)
+    old = pq.read_table(tmp_path / "now.parquet").drop_columns(["content"])
+    pq.write_table(old, tmp_path / "old.parquet")
+    with pytest.raises(LibraryError, match="it has no column content, as those of earlier"):
+        read_library(tmp_path / "old.parquet")
     with pytest.raises(LibraryError, match="is a folder, not a file; name a file"):
         read_library(tmp_path)
     with pytest.raises(LibraryError, match="is a pipe or a device, not a file; name"):

@@ -21,7 +21,7 @@ from myna_plugin.common.worker_pool import (
     begin_item,
 )
 from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.audio_files import AUDIO_SUFFIXES, estimate_seconds, find_files
+from myna_plugin.model.audio_files import AUDIO_SUFFIXES, estimate_seconds, find_files, tell_ignored
 from myna_plugin.model.spectrogram import HOP_LENGTH
 from myna_plugin.pretraining.store.reading import (
     Index,
@@ -218,11 +218,7 @@ def _scan(
     if base is None and not kinds.keys() & AUDIO_SUFFIXES:
         known_suffixes = " ".join(sorted(AUDIO_SUFFIXES))
         raise StoreError(f"{root}: no audio files found (known are {known_suffixes})")
-    ignored = [(suffix, n) for suffix, n in kinds.most_common() if suffix not in AUDIO_SUFFIXES]
-    if ignored:
-        listed = ", ".join(f"{suffix or 'no suffix'} {n:,}" for suffix, n in ignored[:8])
-        total = sum(n for _, n in ignored)
-        say(f"files that are not audio, passed over: {total:,} ({listed})")
+    tell_ignored(kinds, say)
     if changed:
         say(
             f"files that have changed since they were stored, kept as they were: {len(changed):,} "

@@ -150,6 +150,6 @@ def test_short_sounds_do_not_count():
 
 @pytest.mark.slow
 def test_heareval_scores_the_notes(rendered, tmp_path):
-    scores = table.score_notes(baseline("mel_statistics"), tmp_path, "cpu", rendered, "faster", 1)
+    scores = table.score_notes(baseline("mel-statistics"), tmp_path, "cpu", rendered, "faster", 1)
     assert set(scores) == {"event_onset_50ms_fms", "segment_1s_er"}
     assert 0 <= scores["event_onset_50ms_fms"]["mean"] <= 1

@@ -90,7 +90,7 @@ def test_bad_input_is_one_line(tmp_path, arguments, message):
     ("arguments", "message"),
     [
         (("--weights", "absent.pt"), "absent.pt: no such file"),
-        (("--baselines", "melody"), "--baselines melody: there are mel_statistics"),
+        (("--baselines", "melody"), "--baselines melody: there are mel-statistics"),
         (("--baselines", "none"), "nothing to score"),
         (("--model-options", "[1]"), "'--model-options': '[1]' is no JSON object"),
         ((), "python -m benchmarks.rendered.tasks"),

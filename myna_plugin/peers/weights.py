@@ -1,0 +1,80 @@
+"""Where a peer's weights are: a folder of the user's, the hub's cache, or, if asked, the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from myna_plugin.common.errors import reason
+from myna_plugin.model.tensors import list_some
+from myna_plugin.peers.card import Card, PeerError
+
+CONFIG = "config.json"
+
+
+def find_folder(card: Card, given: str | Path, download: bool, code: bool = False) -> Path:
+    """The folder of a peer's weights as transformers lays it out.
+
+    Args:
+        card: names the repository.
+        given: a folder; "" for the repository.
+        download: whether to fetch the repository where it is not cached.
+        code: whether to fetch its Python files too.
+
+    Raises:
+        PeerError: there is none.
+    """
+    if str(given):
+        folder = Path(given).expanduser()
+        if not (folder / CONFIG).is_file():
+            raise PeerError(f"{folder}: no {CONFIG}; give a folder as hf.co/{card.repository} has")
+        return folder
+    from huggingface_hub import errors, hf_hub_download, list_repo_files, snapshot_download
+
+    try:
+        if not download:
+            return Path(snapshot_download(card.repository, local_files_only=True))
+        # First, for what it raises without network is always the same.
+        hf_hub_download(card.repository, CONFIG)
+        files = list_repo_files(card.repository)
+        # One copy of the weights, the one that needs no unpickling if there is a choice.
+        kind = ".safetensors" if any(f.endswith(".safetensors") for f in files) else ".bin"
+        wanted = ["*.json", f"*{kind}", *(["*.py"] if code else [])]
+        return Path(snapshot_download(card.repository, allow_patterns=wanted))
+    except errors.LocalEntryNotFoundError as error:
+        if download:
+            told = "cannot be reached; fetch it elsewhere and give it with --model FOLDER"
+            raise PeerError(f"hf.co/{card.repository} {told}") from error
+        raise PeerError(
+            f"{card.name} needs hf.co/{card.repository} ({card.terms}): pass --model-options "
+            "'{\"download\": true}', or a folder with --model"
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PeerError(f"hf.co/{card.repository}: {reason(error)[:150]}") from error
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A JSON object of settings.
+
+    Raises:
+        PeerError: the file is missing or holds something else.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PeerError(f"{path}: {reason(error)}; fetch the folder anew") from error
+    if not isinstance(settings, dict):
+        raise PeerError(f"{path}: holds no settings; fetch the folder anew")
+    return settings
+
+
+def require_all(folder: Path, missing: Iterable[str]) -> None:
+    """Refuse a model of which some tensors were not in the file: they are random.
+
+    Raises:
+        PeerError: naming them.
+    """
+    if names := sorted(missing):
+        raise PeerError(f"{folder}: its weights lack {list_some(names)}; is it another model?")
