@@ -135,6 +135,7 @@ setup(
                     "chroma",
                     "clap-music",
                     "clmr",
+                    "dasheng",
                     "krumhansl",
                     "mel-statistics",
                     "mert-330m",

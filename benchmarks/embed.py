@@ -172,6 +172,8 @@ def compare(
     if device == "cuda" or bfloat16:
         options["ours, bfloat16"] = {"precision": "bfloat16"}
     if device == "cuda":
+        for name in list(options):
+            options[f"{name}, CUDA graphs"] = options[name]
         options["ours, bfloat16, compiled"] = {"precision": "bfloat16", "compile": True}
     fastest, own = list(options.items())[-1]
     options |= {f"{fastest}, tokens={share:g}": {**own, "tokens": share} for share in shares}
@@ -179,6 +181,7 @@ def compare(
     notes = ["nnAudio, float32; drops the last partial chunk"]
     for name, chosen in options.items():
         ours = Embedder(make_encoder(size), BOTH, **chosen).to(device)
+        ours.cuda_graphs = "graphs" in name
         error = relative_error(ours.embed_scenes(whole), expected)
         runs[name] = partial(ours.embed_scenes, waveform)
         notes.append(f"largest relative difference {error:.1e}")

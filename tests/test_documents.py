@@ -274,3 +274,19 @@ def test_only_what_names_a_published_checkpoint_is_marked(path):
     for block in read_blocks(path.read_text()):
         named = any(name in block.text for name in [*PUBLISHED, "hf://"])
         assert named or not block.marked, f"{path.name}, line {block.line}: can be run"
+
+
+def test_the_picture_of_shares_is_of_the_table() -> None:
+    """Every row and every score of docs/length.md is drawn, at its seconds."""
+    tool = runpy.run_path(str(ROOT / "tools" / "draw_shares.py"))
+    text = (ROOT / "docs" / "length.md").read_text()
+    figure = tool["draw"](text)
+    rows = [row.strip("|").split("|") for row in text.splitlines() if row.startswith("| ViT-")]
+    assert len(rows) == 8
+    assert len(figure.axes) == len(rows[0]) - 4 == 5
+    for column, panel in enumerate(figure.axes, start=4):
+        drawn = [point for line in panel.lines for point in zip(*line.get_data(), strict=True)]
+        assert drawn == [(float(row[1]), float(row[column])) for row in rows]
+        low, high = panel.get_ylim()
+        assert all(low < score < high for _, score in drawn)
+    assert (ROOT / "docs" / "images" / "shares.png").stat().st_size > 10_000

@@ -16,6 +16,8 @@ The rule for lengths, in frames of 32 ms (F = 1 + samples // 512):
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -41,6 +43,7 @@ from myna_plugin.model.chunks import (
     timestamp_grid,
 )
 from myna_plugin.model.encoder import POOLINGS, MynaEncoder
+from myna_plugin.model.graphs import Graphs
 from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram, frame_count
 
 PRECISIONS = {
@@ -48,6 +51,13 @@ PRECISIONS = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+GRAPHED_CHUNKS = 256
+"""Passes of no more chunks are bound, on a CUDA device, by launching kernels."""
+
+_graphs: WeakKeyDictionary[Embedder, Graphs] = WeakKeyDictionary()
+"""Not in the models, which stay picklable."""
 
 
 def as_dense(audio: object) -> Tensor:
@@ -77,11 +87,15 @@ class Embedder(nn.Module):
         scene_pooling: "mean", or "mean-std" where deviations follow the means.
         tokens: the share of the tokens that scene embeddings are made of.
         timestamp_layer: the block that timestamp embeddings are read off.
+        cuda_graphs: whether scene embeddings of short sounds replay a CUDA graph for each shape
+            that comes again. Off; to be switched on by setting it. No matter on a CPU.
         scene_embedding_size: width of a scene embedding: the encoder's, for each patching of each
             of `scene_layers`, all patchings of the first layer, then all of the second; twice that
             with "mean-std", where each patching's means are followed by its deviations.
         timestamp_embedding_size: width of a timestamp embedding: the encoder's, for each patching.
     """
+
+    cuda_graphs = False
 
     def __init__(
         self,
@@ -293,12 +307,26 @@ class Embedder(nn.Module):
         n_frames = frame_count(sounds.shape[-1])
         for first, last in self._blocks(chunk_count(n_frames, size, size), len(sounds)):
             mel = self._frames(sounds, first * size, min(last * size, n_frames))
-            yield pool_consecutive(self.pool_cuts, mel, size, first)
+            yield pool_consecutive(self._pool_fast, mel, size, first)
 
     def pool_chunks(self, mel: Tensor, numbers: Tensor) -> Tensor:
         """What is averaged over chunks: `pool_cuts` of one cut."""
         (pooled,) = self.pool_cuts([mel], [numbers])
         return pooled
+
+    def _pool_fast(self, cuts: Sequence[Tensor], numbers: Sequence[Tensor]) -> list[Tensor]:
+        """`pool_cuts`, replayed as a CUDA graph where that is faster."""
+        device = cuts[0].device.type
+        small = sum(map(len, cuts)) <= GRAPHED_CHUNKS
+        eager = self.compile_encoder or not self.cuda_graphs or torch.is_autocast_enabled(device)
+        if device != "cuda" or eager or not small:
+            return self.pool_cuts(cuts, numbers)
+        return _graphs.setdefault(self, Graphs()).call(
+            lambda given: self.pool_cuts(given[: len(cuts)], given[len(cuts) :]),
+            [*cuts, *numbers],
+            chain(self.encoder.parameters(), self.encoder.buffers()),
+            (self.patchings, self.scene_layers, self.scene_pooling, self.tokens),
+        )
 
     def pool_cuts(self, cuts: Sequence[Tensor], numbers: Sequence[Tensor]) -> list[Tensor]:
         """What is averaged over chunks, those of all cuts in one pass.

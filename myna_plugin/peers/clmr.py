@@ -26,7 +26,7 @@ CARD = Card(
     rule="22.05 kHz; output of the last convolution for each 59,049 samples, mean by length",
     code_licence="MIT, written here after the paper",
     address="github.com/Spijkervet/CLMR, release 2.0: clmr_checkpoint_10000.zip, unpacked",
-    weights_licence="Apache-2.0",
+    weights_licence="MIT",
 )
 
 WINDOW = 3**10

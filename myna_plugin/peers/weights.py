@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,18 @@ def find_folder(card: Card, given: str | Path, download: bool, code: bool = Fals
         if not (folder / CONFIG).is_file():
             raise PeerError(f"{folder}: no {CONFIG}; give a folder as hf.co/{card.repository} has")
         return folder
-    from huggingface_hub import errors, hf_hub_download, list_repo_files, snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
+    fetch = partial(snapshot_download, card.repository)
     try:
         if not download:
-            return Path(snapshot_download(card.repository, local_files_only=True))
-        # First, for what it raises without network is always the same.
-        hf_hub_download(card.repository, CONFIG)
-        files = list_repo_files(card.repository)
-        # One copy of the weights, the one that needs no unpickling if there is a choice.
-        kind = ".safetensors" if any(f.endswith(".safetensors") for f in files) else ".bin"
-        wanted = ["*.json", f"*{kind}", *(["*.py"] if code else [])]
-        return Path(snapshot_download(card.repository, allow_patterns=wanted))
+            return Path(fetch(local_files_only=True))
+        wanted = ["*.json", *(["*.py"] if code else [])]
+        folder = Path(fetch(allow_patterns=[*wanted, "*.safetensors"]))
+        # Pickled weights only where there are no others: they are as large again.
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(fetch(allow_patterns=["*.bin"]))
+        return folder
     except errors.LocalEntryNotFoundError as error:
         if download:
             told = "cannot be reached; fetch it elsewhere and give it with --model FOLDER"

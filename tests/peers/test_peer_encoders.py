@@ -6,11 +6,20 @@ Random weights in the published layouts; nothing is downloaded.
 import numpy as np
 import pytest
 import torch
-from tiny_peers import MERT_SETTINGS, transformers, write_clap, write_clmr, write_mert
+from tiny_peers import (
+    MERT_SETTINGS,
+    dasheng_package,
+    transformers,
+    write_clap,
+    write_clmr,
+    write_dasheng,
+    write_mert,
+)
 
-from myna_plugin.peers import clap_music, clmr, mert_95m, mert_95m_public, mert_330m
+from myna_plugin.peers import clap_music, clmr, dasheng, mert_95m, mert_95m_public, mert_330m
 from myna_plugin.peers.card import LicenceWarning, PeerError
 from myna_plugin.peers.frames import encode_windows
+from myna_plugin.peers.weights import find_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::myna_plugin.peers.card.LicenceWarning")
 
@@ -23,8 +32,9 @@ MODULES = {
     "mert-95m-public": (mert_95m_public, lambda folder: write_mert(folder, rate=16_000)),
     "clap-music": (clap_music, lambda folder: write_clap(folder)),
     "clmr": (clmr, lambda folder: write_clmr(folder.with_suffix(".pt"))),
+    "dasheng": (dasheng, lambda folder: write_dasheng(folder.with_suffix(".pt"))),
 }
-RATES = {"mert-95m-public": 16_000, "clap-music": 48_000, "clmr": 22_050}
+RATES = {"mert-95m-public": 16_000, "clap-music": 48_000, "clmr": 22_050, "dasheng": 16_000}
 
 
 @pytest.fixture(scope="module", params=MODULES)
@@ -51,10 +61,11 @@ def test_rate_width_and_shape(loaded):
 
 def test_a_vector_is_the_same_again_and_in_any_company(loaded):
     module, model = loaded
-    sounds = noise(3, round(1.3 * model.sample_rate))
+    levels = torch.tensor([[1.0], [0.1], [10.0]])
+    sounds = levels * noise(3, round(1.3 * model.sample_rate))
     vectors = module.get_scene_embeddings(sounds, model)
     assert torch.equal(vectors, module.get_scene_embeddings(sounds, model))
-    alone = module.get_scene_embeddings(100 * sounds[1:2] / 100, model)
+    alone = module.get_scene_embeddings(sounds[1:2].clone(), model)
     torch.testing.assert_close(vectors[1:2], alone, rtol=1e-4, atol=1e-5)
     given = module.get_scene_embeddings(sounds.numpy().astype(np.float64), model)
     torch.testing.assert_close(given, vectors, rtol=1e-4, atol=1e-5)
@@ -182,14 +193,39 @@ def test_mert_that_lacks_tensors_is_refused(tmp_path):
 @pytest.mark.parametrize("module", [mert_95m, mert_330m, mert_95m_public, clap_music])
 def test_weights_are_fetched_on_request_alone(module, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: pytest.fail("asked the hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(PeerError, match="--model-options") as told:
         module.load_model()
     (line,) = told.value.lines
     assert module.CARD.repository in line
     assert len(line) < 280
+    with pytest.raises(PeerError, match="cannot be reached"):
+        module.load_model(download=True)
     with pytest.raises(PeerError, match=r"no config\.json"):
         module.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bin", "safetensors"])
+def test_one_copy_of_the_weights_is_fetched(tmp_path, monkeypatch, kind):
+    source, cache, asked = write_mert(tmp_path / "hub"), tmp_path / "cache", []
+    if kind == "safetensors":
+        (source / "model.safetensors").touch()
+    cache.mkdir()
+
+    def snapshot_download(repository, local_files_only=False, allow_patterns=()):
+        assert (repository, local_files_only) == ("m-a-p/MERT-v1-95M", False)
+        for file in (file for pattern in allow_patterns for file in source.glob(pattern)):
+            asked.append(file.name)
+            (cache / file.name).write_bytes(file.read_bytes())
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    weights = "model.safetensors" if kind == "safetensors" else "pytorch_model.bin"
+    assert find_folder(mert_95m.CARD, "", download=True) == cache
+    assert sorted(asked) == sorted(["config.json", "preprocessor_config.json", weights])
+    asked.clear()
+    find_folder(mert_95m.CARD, "", download=True, code=True)
+    assert "own_code.py" in asked
 
 
 # ------------------------------------------------------------------------------------------
@@ -271,3 +307,40 @@ def test_clmr_of_another_kind_is_refused(tmp_path):
         torch.save(changed, path)
         with pytest.raises(PeerError, match=told):
             clmr.load_model(path)
+
+
+# ------------------------------------------------------------------------------------------
+# Dasheng
+# ------------------------------------------------------------------------------------------
+
+
+def test_dasheng_is_what_its_class_gives(tmp_path):
+    path = write_dasheng(tmp_path / "d.pt")
+    content = torch.load(path, weights_only=True)
+    encoder = dasheng_package().Dasheng(embed_dim=32, depth=2, num_heads=2).eval()
+    encoder.load_state_dict(content["model"])
+    sound = noise(1, 16_000)
+    with torch.no_grad():
+        expected = encoder(sound).mean(1)
+    actual = dasheng.get_scene_embeddings(sound, dasheng.load_model(path))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dasheng_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(PeerError, match=r"dasheng needs .*zenodo"):
+        dasheng.load_model()
+    path = write_dasheng(tmp_path / "d.pt")
+    content = torch.load(path, weights_only=True)
+    for changed in (
+        {},
+        [1],
+        {**content, "model": {}},
+        {**content, "config": {"target_length": "x"}},
+    ):
+        torch.save(changed, path)
+        with pytest.raises(PeerError, match=r"d\.pt: cannot be read as a Dasheng"):
+            dasheng.load_model(path)
+    content["model"].popitem()
+    torch.save(content, path)
+    with pytest.raises(PeerError, match="Missing key"):
+        dasheng.load_model(path)
