@@ -107,7 +107,7 @@ def group(values: Sequence[Any]) -> list[str]:
     >>> group(["rock", None, "rock"])
     ['rock', '(none)', 'rock']
     >>> group([1.0, 2.0, None, 300.0])[1:]
-    ['1.5 to 2', '(none)', '101 to 300']
+    ['2 to 101', '(none)', '201 to 300']
     """
     if {type(value) for value in values} - {type(None)} <= {int, float} and any(
         value is not None for value in values

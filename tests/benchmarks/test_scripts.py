@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import published_state_dict
 
 ROOT = Path(__file__).parents[2]
 MAIN = re.compile(r'^if __name__ == "__main__":', re.MULTILINE)
@@ -74,7 +75,7 @@ TOY: dict[str, list[object]] = {
     "benchmarks.largest_batch": [*TINY, "--clips", 2],
     "benchmarks.library": [*TINY, "--tracks", 3, "--seconds", 4, "--repeats", 1, "--workers", 1],
     "benchmarks.onnx_file": [
-        "--model", "tiny", "--seconds", 1, "--clips", 2, "--repeats", 1,
+        "--model", "small.pth", "--seconds", 1, "--clips", 2, "--repeats", 1,
     ],
     "benchmarks.prepare": ["--minutes", 0.5, "--repeats", 1, "--workers", 1],
     "benchmarks.pretrain_step": [
@@ -153,8 +154,10 @@ def outputs() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where scripts are run."""
-    return tmp_path_factory.mktemp("scripts")
+    """Where scripts are run; two blocks of random weights lie there."""
+    made = tmp_path_factory.mktemp("scripts")
+    torch.save(published_state_dict(2), made / "small.pth")
+    return made
 
 
 @pytest.fixture

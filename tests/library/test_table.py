@@ -112,7 +112,9 @@ def test_files_that_are_no_libraries_are_named(tmp_path):
     with pytest.raises(LibraryError, match=r"broken\.parquet: not a library, or damaged"):
         read_library(tmp_path / "broken.parquet")
     pq.write_table(pa.table({"path": ["a"]}), tmp_path / "other.parquet")
-    with pytest.raises(LibraryError, match=r"not a library.* no metadata called myna; pandas drops"):
+    with pytest.raises(
+        LibraryError, match=r"not a library.* no metadata called myna; pandas drops"
+    ):
         read_library(tmp_path / "other.parquet")
     write_library(tmp_path / "now.parquet", tables_of(["a"], [draw(3)], FACTS), FACTS)
     old = pq.read_table(tmp_path / "now.parquet").drop_columns(["content"])
