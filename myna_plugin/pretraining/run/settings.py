@@ -163,7 +163,9 @@ class PretrainSettings:
             count_kept(1, self.mask_ratio)
             self.encoder_config()
         except ValueError as error:
-            raise SettingsError(str(error)) from error
+            # The encoder's chunks are cut as crops are here.
+            told = str(error).replace("chunk_frames", "crop_frames")
+            raise SettingsError(told) from error
 
     def _check_names(self) -> None:
         tables: dict[str, Collection[str]] = {

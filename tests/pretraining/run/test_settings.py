@@ -64,7 +64,7 @@ def test_mapping_round_trip():
         ({"loss": "simclr"}, "loss: unknown 'simclr'; known: decoupled"),
         ({"mask_ratio": 1.0}, r"mask_ratio must lie in \[0, 1\)"),
         ({"patchings": ["round"]}, "patchings must be different ones of"),
-        ({"crop_frames": 100}, "100 frames"),
+        ({"crop_frames": 100}, "crop_frames must be a multiple of 16 .* got 100"),
         ({"held_out_clips": 1}, "held_out_clips: must be 0 or at least 2"),
         ({"probe_every": 5}, "probe_every: needs probe_tasks"),
         ({"schedule": "linear"}, "schedule: unknown 'linear'; known: constant, cosine"),
