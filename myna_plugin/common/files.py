@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator
@@ -279,6 +280,17 @@ def read_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[str, list[str]
             raise InputError(f"{place}: not CSV (a quote is not closed in its line)")
         if delimiter.join(row).strip():
             yield place, row
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether something names a file in its folder, wherever it is joined to a path as it is.
+
+    >>> is_plain_name("a.wav"), is_plain_name("../a.wav"), is_plain_name("a/b.wav")
+    (True, False, False)
+    """
+    if not isinstance(name, str) or name in ("", ".", ".."):
+        return False
+    return not re.search("[/\\\\\0\ud800-\udfff]", name)
 
 
 def digest_path(path: Path) -> str:

@@ -106,9 +106,13 @@ def _read_encoder_and_projector(
     path: Path, patchings: tuple[str, ...] | None, embedding: str
 ) -> tuple[MynaEncoder, dict[str, Tensor]]:
     tensors, metadata = read_weights(path)
-    config = _stored_config(path, metadata) or _folder_config(path)
+    config = _stored_config(path, metadata)
     if config is None:
-        told, frames = read_layout(path.with_name(CONFIG))
+        beside = path.with_name(CONFIG)
+        content = read_json(beside) if beside.is_file() else None
+        config = _folder_config(beside, content)
+    if config is None:
+        told, frames = read_layout(beside, content)
         config = detect_config(path, tensors, told or patchings, embedding, frames)
     _check_size(path, config)
     _check_embedding(embedding, config.patchings, str(path))
@@ -325,11 +329,9 @@ def _stored_config(path: Path, metadata: dict[str, str]) -> EncoderConfig | None
         raise CheckpointError(f"{path}: its stored configuration is damaged ({error})") from error
 
 
-def _folder_config(path: Path) -> EncoderConfig | None:
+def _folder_config(file: Path, content: Any) -> EncoderConfig | None:
     """The configuration beside weights that `myna export --to transformers` wrote, or transformers
-    since; None of any other file."""
-    file = path.with_name(CONFIG)
-    content = read_json(file) if file.is_file() else None
+    since; None of what another file holds."""
     fields = content.get("encoder") if isinstance(content, dict) else None
     if not isinstance(fields, dict):  # published models, and others' files
         return None

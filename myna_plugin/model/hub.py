@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from myna_plugin.model.layouts import CONFIG, INDEX, choose_weights, shards_of
+from myna_plugin.model.layouts import CONFIG, INDEX, choose_weights, list_files, shards_of
 from myna_plugin.model.tensors import CheckpointError, list_some
 
 
@@ -82,12 +81,7 @@ def _find_cached(repository: str, revision: str | None, name: str) -> Path | Non
         folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except errors.LocalEntryNotFoundError:
         return None
-    files = [
-        Path(base, file).relative_to(folder).as_posix()
-        for base, _, names in os.walk(folder)
-        for file in names
-    ]
-    chosen = choose_weights(files, name)
+    chosen = choose_weights(list_files(folder), name)
     if chosen is None:
         return None
     path = folder / chosen

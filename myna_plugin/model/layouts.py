@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from myna_plugin.common.files import is_plain_name
 from myna_plugin.model.encoder import PATCHINGS, TOKENIZER_NAMES
 from myna_plugin.model.spectrogram import HOP_LENGTH
 from myna_plugin.model.tensors import CheckpointError, check_tensors, list_some, read_file
@@ -64,6 +66,15 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 raise CheckpointError(f"{path.with_name(shard)}: missing, and {path} lists it")
             content |= read_file(path.with_name(shard))[0]
     return check_tensors(path, encoder_part(path, content)), metadata
+
+
+def list_files(folder: Path) -> list[str]:
+    """All files below a folder, as POSIX paths within it."""
+    return [
+        Path(base, file).relative_to(folder).as_posix()
+        for base, _, names in os.walk(folder)
+        for file in names
+    ]
 
 
 def choose_weights(files: Iterable[str], name: str) -> str | None:
@@ -115,7 +126,8 @@ def shards_of(index: Path) -> list[str]:
         shards = sorted(set(listed))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index}: not a list of shards; download it anew") from error
-    if odd := [shard for shard in shards if not is_plain(shard)]:
+    # A colon leads to another disk of Windows.
+    if odd := [shard for shard in shards if not is_plain_name(shard) or ":" in shard]:
         raise CheckpointError(f"{index}: names {odd[0]!r}, which is no file beside it")
     return shards
 
@@ -124,11 +136,6 @@ def weights_bytes(path: Path) -> int:
     """Size of a weights file, or of all shards that an index lists."""
     files = [path.with_name(s) for s in shards_of(path)] if path.name.endswith(INDEX) else [path]
     return sum(file.stat().st_size for file in files)
-
-
-def is_plain(name: str) -> bool:
-    """Whether a name leads nowhere else."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0:")
 
 
 def encoder_part(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,10 +167,14 @@ def encoder_part(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     return part
 
 
-def read_layout(config: Path) -> tuple[tuple[str, ...] | None, int | None]:
+def read_layout(config: Path, content: Any) -> tuple[tuple[str, ...] | None, int | None]:
     """Patchings and frames of a chunk that the `config.json` of a published model tells.
 
     Its fields are `patch_size` and `additional_patch_size`, `n_frames` or `n_samples`.
+
+    Args:
+        config: the file, for messages.
+        content: what it holds; None where there is none.
 
     Returns:
         The patchings in the tokenizers' order, and frames, in whole patches; None where the file
@@ -172,10 +183,6 @@ def read_layout(config: Path) -> tuple[tuple[str, ...] | None, int | None]:
     Raises:
         CheckpointError: patches or frames that Myna does not have.
     """
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None, None
     if not isinstance(content, dict) or not content.get("patch_size"):
         return None, None
     sizes = (content["patch_size"], content.get("additional_patch_size"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from myna_plugin.model.hub import download
-from myna_plugin.model.layouts import INDEX, SHARD, SUFFIXES, choose_weights
+from myna_plugin.model.layouts import INDEX, SHARD, SUFFIXES, choose_weights, list_files
 from myna_plugin.model.tensors import CheckpointError, list_some
 
 PACKAGED_WEIGHTS = Path(__file__).parent / "weights"
@@ -87,11 +87,7 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
 
 def _find_in(folder: Path) -> Path:
     """The weights of a folder such as a download of a whole repository."""
-    files = [
-        str(Path(base, file).relative_to(folder).as_posix())
-        for base, _, names in os.walk(folder)
-        for file in names
-    ]
+    files = list_files(folder)
     try:
         chosen = choose_weights(files, folder.name)
     except CheckpointError as error:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from myna_plugin.common.errors import reason
-from myna_plugin.common.files import read_rows
-from myna_plugin.probing.tasks.task import TaskError, is_plain_name
+from myna_plugin.common.files import is_plain_name, read_rows
+from myna_plugin.probing.tasks.task import TaskError
 
 
 def audio_folders(root: Path, patterns: Sequence[str]) -> list[Path]:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from myna_plugin.common.files import read_json_object, read_rows
-from myna_plugin.probing.tasks.task import SPLITS, TaskError, is_plain_name
+from myna_plugin.common.files import is_plain_name, read_json_object, read_rows
+from myna_plugin.probing.tasks.task import SPLITS, TaskError
 
 METADATA = "task_metadata.json"
 VOCABULARY = "labelvocabulary.csv"

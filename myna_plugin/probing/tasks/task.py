@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.common.files import is_plain_name
 from myna_plugin.probing.tasks.layouts import JukemirLayout, MarbleLayout, PublicLayout
 
 SPLITS = ("train", "valid", "test")
@@ -179,17 +179,6 @@ def validate_items(task: Task, items: Sequence[Item]) -> None:
             )
     for split in SPLITS:
         _validate_split(task, split, [item for item in items if item.split == split])
-
-
-def is_plain_name(name: object) -> bool:
-    """Whether something names a file in its folder, wherever it is joined to a path as it is.
-
-    >>> is_plain_name("a.wav"), is_plain_name("../a.wav"), is_plain_name("a/b.wav")
-    (True, False, False)
-    """
-    if not isinstance(name, str) or name in ("", ".", ".."):
-        return False
-    return not re.search("[/\\\\\0\ud800-\udfff]", name)
 
 
 def check_plain(name: str) -> str:
