@@ -18,7 +18,13 @@ import mir_eval.key
 import numpy as np
 import torch
 from scipy.stats import norm
-from sklearn.metrics import accuracy_score, average_precision_score, r2_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    r2_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from myna_plugin.probing.heads import LOSSES
 from myna_plugin.probing.heads.combining import ItemRows
@@ -34,6 +40,13 @@ Higher is better for all of them.
 def accuracy(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
     """Share of rows whose greatest output is the target's."""
     return float(accuracy_score(targets, outputs.argmax(axis=1)))
+
+
+def class_mean_accuracy(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
+    """Accuracy of each class that is there, mean over them: what rare classes count as much in."""
+    return float(
+        recall_score(targets, outputs.argmax(axis=1), labels=np.unique(targets), average="macro")
+    )
 
 
 def chroma_accuracy(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
@@ -129,6 +142,7 @@ def r2_valence(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) 
 
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
+    "class_mean_accuracy": class_mean_accuracy,
     "chroma_accuracy": chroma_accuracy,
     "roc_auc_macro": roc_auc_macro,
     "average_precision_macro": average_precision_macro,

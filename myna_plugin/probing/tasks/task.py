@@ -17,6 +17,9 @@ from myna_plugin.probing.tasks.layouts import JukemirLayout, MarbleLayout, Publi
 
 SPLITS = ("train", "valid", "test")
 
+MIDI_NOTES = tuple(map(str, range(128)))
+"""Labels of a task that asks for pitch: semitones, so that classes tell the pitch class too."""
+
 UNSPLIT = ""
 """The split of a clip for which no public list says one; `splits.assign_splits` decides."""
 
