@@ -23,6 +23,7 @@ from myna_plugin.probing.tasks.jamendo import INSTRUMENTS as JAMENDO_INSTRUMENTS
 from myna_plugin.probing.tasks.jamendo import MOODS, TOP_50
 from myna_plugin.probing.tasks.magnatagatune import TAGS
 from myna_plugin.probing.tasks.mridangam import TONICS
+from myna_plugin.probing.tasks.openmic import INSTRUMENTS as OPENMIC_INSTRUMENTS
 from myna_plugin.probing.tasks.task import SPLITS
 from myna_plugin.probing.tasks.vocalset import SINGERS as VOCALSET_SINGERS
 
@@ -512,6 +513,25 @@ def fma_small(root: Path) -> None:
     write_text(root / "fma_metadata/tracks.csv", "\n".join(lines) + "\n")
 
 
+def openmic(root: Path) -> None:
+    """Three clips an artist: two with every other instrument, and one asked about for one alone."""
+    labels, artists = ["sample_key,instrument,relevance,num_responses"], ["sample_key,artist_id,x"]
+    partitions: dict[str, list[str]] = {"train": [], "test": []}
+    for artist, (clip, pitch) in product(range(7), enumerate((0, 7, 3))):
+        key = f"{100 * artist + clip:06}_{3_840 * (clip + 1)}"
+        partitions["train" if artist < 5 else "test"].append(key)
+        artists.append(f'{key},{artist},"of two\nlines"')
+        asked = [artist] if clip == 2 else range(len(OPENMIC_INSTRUMENTS))
+        for k in asked:
+            relevance = 0.5 if (k + clip) % 2 == 0 else 0.49
+            labels.append(f"{key},{OPENMIC_INSTRUMENTS[k]},{relevance},3")
+        write_tone(root / f"audio/{key[:3]}/{key}.ogg", pitch, 10.0)
+    for name, keys in partitions.items():
+        write_text(root / f"partitions/split01_{name}.csv", "\n".join(keys) + "\n")
+    write_text(root / "openmic-2018-aggregated-labels.csv", "\n".join(labels) + "\n")
+    write_text(root / "openmic-2018-metadata.csv", "\n".join(artists) + "\n")
+
+
 def jamendo(root: Path, subset: str, tags: Sequence[str]) -> None:
     """Three tracks a split: one with every tag, one with every second, one with the first alone.
 
@@ -540,6 +560,7 @@ ONE_LAYOUT: dict[str, tuple[Callable[[Path], None], tuple[int, int, int]]] = {
     "vocalset_technique": (vocalset, (48, 12, 20)),
     "vocalset_singer": (vocalset, (96, 12, 12)),
     "fma_small": (fma_small, (5, 4, 4)),
+    "openmic": (openmic, (12, 3, 6)),
     "jamendo_top50": (partial(jamendo, subset="top50tags", tags=TOP_50), (3, 3, 3)),
     "jamendo_genre": (partial(jamendo, subset="genre", tags=JAMENDO_GENRES), (3, 3, 3)),
     "jamendo_instrument": (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from task_layouts import BUILDERS, SIZES, write_kfold_task, write_tone
+from task_layouts import BUILDERS, ONE_LAYOUT, SIZES, write_kfold_task, write_tone
 
 from myna_plugin.cli.probe import probe
 from myna_plugin.probing import probes
@@ -17,6 +17,7 @@ from myna_plugin.probing.heads import FAST_GRID, GRID, GRIDS, RULES, select
 from myna_plugin.probing.modules import ExperimentError
 from myna_plugin.probing.probes import probe_vectors
 from myna_plugin.probing.tasks import TASKS, Item
+from myna_plugin.probing.tasks.task import SPLITS
 
 pytest_plugins = ("tiny_data_sets",)
 
@@ -142,6 +143,20 @@ def test_whole_recipe(built, bands, tmp_path, task, layout):
         assert f"| {theirs[column]} |" in row
         # By another grid: what is not comparable is not compared.
         assert f"| {ours - theirs[column]:+.1f} |" not in row
+
+
+@pytest.mark.parametrize("grid", ["fast", "full"])
+def test_labels_that_nobody_decided_on(bands, tmp_path, monkeypatch, grid):
+    """From the folder to the page, by both kinds of grid."""
+    monkeypatch.setitem(GRIDS, "full", GRID[-4:])
+    root = tmp_path / "openmic"
+    root.mkdir()
+    ONE_LAYOUT["openmic"][0](root)
+    content = score("openmic", root, tmp_path / "out", "--module", "bands", "--grid", grid)
+    assert content["task"]["clips"] == dict(zip(SPLITS, ONE_LAYOUT["openmic"][1], strict=True))
+    # Labels stand for sounds, so that every head tells them.
+    assert content["scores"]["average_precision_macro"]["mean"] > 0.9
+    assert (tmp_path / "out/figures/tag_areas.png").is_file()
 
 
 def test_hear_task(quick, built, bands, tmp_path):

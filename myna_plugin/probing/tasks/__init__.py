@@ -22,6 +22,7 @@ from myna_plugin.probing.tasks import (
     medley_solos,
     mridangam,
     nsynth,
+    openmic,
     tinysol,
     vocalset,
 )
@@ -46,6 +47,7 @@ BUILT_IN: dict[str, Task] = {
     "vocalset_technique": vocalset.TECHNIQUE,
     "vocalset_singer": vocalset.SINGER,
     "fma_small": fma.TASK,
+    "openmic": openmic.TASK,
     "jamendo_top50": jamendo.TOP_50_TAGS,
     "jamendo_genre": jamendo.GENRE,
     "jamendo_instrument": jamendo.INSTRUMENT,

@@ -83,7 +83,11 @@ class Row(NamedTuple):
 
 
 def table_rows(
-    path: Path, columns: Sequence[str], optional: Sequence[str] = (), delimiter: str = ","
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    delimiter: str = ",",
+    multiline: bool = False,
 ) -> Iterator[Row]:
     """Rows of a table with a header.
 
@@ -95,12 +99,13 @@ def table_rows(
         columns: those that are wanted.
         optional: ones that are wanted if the table has them.
         delimiter: what stands between fields.
+        multiline: whether a field may go on in the next line.
 
     Raises:
         InputError: the file cannot be read; a column is lacking or there twice; a row is longer
             than the header. Names the file, and the line.
     """
-    rows = read_rows(path, delimiter)
+    rows = read_rows(path, delimiter, multiline)
     place, first = next(rows, (f"{path}: line 1", []))
     header = [name.strip().casefold() for name in first]
     places = {}

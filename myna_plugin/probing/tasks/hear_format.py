@@ -141,8 +141,11 @@ def prediction_type(task: Task) -> str:
     """HEAR's name for the kind of a task.
 
     Raises:
-        TaskError: a regression task, for which HEAR has neither a kind nor a score.
+        TaskError: a regression task, for which HEAR has neither a kind nor a score, or one with
+            labels that are not known of every clip.
     """
+    if task.is_partial:
+        raise TaskError(f"{task.name}: HEAR has no place for labels that are not known of a clip")
     for kind, loss in LOSSES.items():
         if loss == task.loss:
             return kind

@@ -60,8 +60,7 @@ def roc_auc_macro(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str
     Raises:
         TaskError: a label is on none of the rows, or on all of them.
     """
-    _require_classes(targets, labels)
-    return float(roc_auc_score(targets, outputs, average="macro"))
+    return float(label_scores(roc_auc_score, outputs, targets, labels).mean())
 
 
 def average_precision_macro(
@@ -72,8 +71,7 @@ def average_precision_macro(
     Raises:
         TaskError: a label is on none of the rows, or on all of them.
     """
-    _require_classes(targets, labels)
-    return float(average_precision_score(targets, outputs, average="macro"))
+    return float(label_scores(average_precision_score, outputs, targets, labels).mean())
 
 
 def d_prime(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
@@ -82,17 +80,26 @@ def d_prime(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> 
     Raises:
         TaskError: a label is on none of the rows, or on all of them.
     """
-    _require_classes(targets, labels)
-    areas = roc_auc_score(targets, outputs, average=None)
+    areas = label_scores(roc_auc_score, outputs, targets, labels)
     return float(np.mean(np.sqrt(2.0) * norm.ppf(areas)))
 
 
-def _require_classes(targets: np.ndarray, labels: Sequence[str]) -> None:
-    counts = targets.sum(axis=0)
-    for label, count in zip(labels, counts, strict=True):
-        if count in (0, len(targets)):
+def label_scores(
+    score: Callable[[np.ndarray, np.ndarray], float],
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    labels: Sequence[str],
+) -> np.ndarray:
+    """A score of each label, over the clips of which it is known; shape (C,)."""
+    scores = []
+    for label, found, wanted in zip(labels, outputs.T, targets.T, strict=True):
+        is_known = ~np.isnan(wanted)
+        n_known, count = is_known.sum(), np.nansum(wanted)
+        if count in (0, n_known):
             which = "none" if count == 0 else "every one"
-            raise TaskError(f"label {label!r} is on {which} of {len(targets)} clips: no ROC curve")
+            raise TaskError(f"label {label!r} is on {which} of {n_known} clips: no ROC curve")
+        scores.append(score(wanted[is_known], found[is_known]))
+    return np.array(scores)
 
 
 def weighted_key_score(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:

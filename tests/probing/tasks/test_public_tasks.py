@@ -1,6 +1,7 @@
 """Tasks whose audio anyone can download, each in its real layout."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,19 @@ from sklearn.metrics import balanced_accuracy_score
 from task_layouts import ONE_LAYOUT, write_text, write_tone
 
 from myna_plugin.common.errors import InputError
-from myna_plugin.probing.tasks import TASKS, check, load_folds, load_task, usable_items
+from myna_plugin.probing.tasks import (
+    TASKS,
+    check,
+    encode_targets,
+    load_folds,
+    load_task,
+    usable_items,
+    validate_items,
+)
+from myna_plugin.probing.tasks.hear_format import write_task
 from myna_plugin.probing.tasks.metrics import METRICS, class_mean_accuracy
 from myna_plugin.probing.tasks.task import SPLITS, TaskError
+from myna_plugin.probing.tasks.task_data import TaskData
 
 
 @pytest.fixture
@@ -114,6 +125,37 @@ def test_jamendo_takes_small_files_and_orders_tags(built):
     assert clips["track_0001002"].target == ("instrument---accordion",)
 
 
+def test_openmic_knows_what_nobody_knows(built, tmp_path):
+    root = built("openmic")
+    task, items = load_task("openmic", root)
+    first, second, third = items[:3]
+    assert first.target == task.labels[::2]
+    assert second.target == task.labels[1::2]
+    assert (third.target, third.known) == (("accordion",), ("accordion",))
+    assert first.known == second.known == task.labels
+    targets = encode_targets(task, items)
+    np.testing.assert_array_equal(targets[0], [1, 0] * 10)
+    np.testing.assert_array_equal(targets[2], [1] + [np.nan] * 19)
+    with pytest.raises(TaskError, match="not known"):
+        write_task(task, items, tmp_path / "hear")
+    # A label that is decided on one way alone cannot be scored.
+    alone = [replace(i, known=i.target) if i.split == "test" else i for i in items]
+    with pytest.raises(TaskError, match="every clip has label 'accordion'"):
+        validate_items(task, alone)
+    undecided = [replace(items[0], known=()), *items[1:]]
+    with pytest.raises(TaskError, match="is not of the task's"):
+        validate_items(task, undecided)
+
+
+def test_what_is_known_is_part_of_the_data(built):
+    task, items = load_task("openmic", built("openmic"))
+    digests = {item.path: "0f" for item in items}
+    third = replace(items[2], known=task.labels)
+    assert TaskData(task, {0: items}, digests).digest == TaskData(task, {0: items}, digests).digest
+    other = TaskData(task, {0: [*items[:2], third, *items[3:]]}, digests)
+    assert TaskData(task, {0: items}, digests).digest != other.digest
+
+
 CASES = [
     ("nsynth_pitch", "nsynth-valid/examples.json", None, "cannot be read (no such file)"),
     ("nsynth_pitch", "nsynth-test/examples.json", ('"pitch": 67', '"pitch": 128'), "'128' is not"),
@@ -127,6 +169,16 @@ CASES = [
     ("tinysol_instrument", "annotation/*.csv", (",Ob,", ",Lute,"), "'Lute' is not one of BTb"),
     ("tinysol_pitch", "annotation/*.csv", ("Winds/Flute", "../Flute"), "leads out of the data"),
     ("vocalset_singer", "FULL", None, "no recordings like female1"),
+    ("openmic", "openmic-2018-metadata.csv", None, "holds none of openmic-2018-metadata.csv"),
+    ("openmic", "partitions/split01_test.csv", ("000501", "000999"), "is not in the tables"),
+    (
+        "openmic",
+        "partitions/split01_test.csv",
+        ("000500", "000400"),
+        "'000400_3840' is listed 2 times",
+    ),
+    ("openmic", "openmic-2018-aggregated-labels.csv", (",0.49,", ",no,"), "relevance: 'no'"),
+    ("openmic", "openmic-2018-aggregated-labels.csv", ("banjo", "lute"), "'lute' is not one of"),
     ("fma_small", "fma_metadata/tracks.csv", None, "holds none of fma_metadata/tracks.csv"),
     ("fma_small", "fma_metadata/tracks.csv", ("genre_top", "genre"), "column 'track genre_top'"),
     ("fma_small", "fma_metadata/tracks.csv", (",small,Folk", ",small,Polka"), "'Polka' is not"),
