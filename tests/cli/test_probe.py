@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from task_layouts import BUILDERS, ONE_LAYOUT, SIZES, write_kfold_task, write_tone
+from task_layouts import (
+    BUILDERS,
+    ONE_LAYOUT,
+    SIZES,
+    write_kfold_task,
+    write_strokes,
+    write_tone,
+)
 
 from myna_plugin.cli.probe import probe
 from myna_plugin.probing import probes
@@ -265,6 +272,25 @@ def test_of_two_probes_into_one_folder_the_second_is_refused(quick, bands, emomu
         assert not bands.CALLS
     assert not out.exists()
     score("emomusic", emomusic, out, "--module", "bands")
+
+
+def test_neighbours_vote_beside_the_heads(quick, built, bands, tmp_path):
+    """Of every part and fold, into the results and their table; of tags and numbers not at all."""
+    root, out = built("gtzan", "folder"), tmp_path / "out"
+    options = ["--module", "bands", "--neighbours"]
+    content = score("gtzan", root, out, *options)
+    assert content["probe"]["neighbours"] == 10
+    voted = content["parts"]["scene"]["neighbours"]
+    # A genre is a pitch here, but ten of twelve training clips vote: only their shares tell.
+    assert voted == {"accuracy": {"mean": 1.0, "deviation": None}}
+    assert "| bands, scene, nearest neighbours |  | 100.0 |" in (out / "results.md").read_text()
+    strokes = tmp_path / "strokes"
+    write_strokes(strokes)
+    content = score("mridangam_stroke", strokes, tmp_path / "folds", *options)
+    assert content["parts"]["scene"]["neighbours"]["accuracy"]["deviation"] is not None
+    result = run("emomusic", built("emomusic", "folder"), "--out", tmp_path / "no", *options)
+    assert result.exit_code == 2
+    assert "--neighbours: emomusic has not one label" in result.output
 
 
 def test_seeds_give_mean_and_deviation(quick, built, bands, tmp_path):
