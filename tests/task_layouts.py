@@ -551,6 +551,28 @@ def jamendo(root: Path, subset: str, tags: Sequence[str]) -> None:
         write_text(root / "data/splits/split-0" / name, "\r\n".join(lines) + "\r\n")
 
 
+BALLROOM = (
+    *("Albums-Fire-08", "Albums-Fire-09", "Albums-Latin_Jam-01", "Albums-Latin_Jam-02"),
+    *(f"Media-10{n:04}" for n in range(9)),
+)
+"""The second is a replica of the first, and left out."""
+
+
+def ballroom_beats(root: Path) -> None:
+    """A click on every beat, at a tempo of its own, in noise; each bar has four beats."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(BALLROOM):
+        beats = np.arange(0.3 + 0.05 * number, 29.5, 0.3 + 0.03 * number)
+        lines = [f"{time:.10f} {i % 4 + 1}\n" for i, time in enumerate(beats)]
+        write_text(root / f"BallroomAnnotations/{name}.beats", "".join(lines))
+        sound = 0.01 * rng.normal(size=30 * RATE)
+        for start in (beats * RATE).astype(int):
+            sound[start : start + 800] += 0.3 * np.exp(-np.arange(800) / 200) * rng.normal(size=800)
+        path = root / f"BallroomData/{('Samba', 'Waltz')[number % 2]}/{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, sound.clip(-1, 1), RATE)
+
+
 ONE_LAYOUT: dict[str, tuple[Callable[[Path], None], tuple[int, int, int]]] = {
     "nsynth_instrument": (nsynth, (4, 4, 4)),
     "nsynth_pitch": (nsynth, (4, 4, 4)),
@@ -568,6 +590,7 @@ ONE_LAYOUT: dict[str, tuple[Callable[[Path], None], tuple[int, int, int]]] = {
         (3, 3, 3),
     ),
     "jamendo_moodtheme": (partial(jamendo, subset="moodtheme", tags=MOODS), (3, 3, 3)),
+    "ballroom_beats": (ballroom_beats, (10, 1, 1)),
 }
 """Builder, and clips of each split in its copy."""
 

@@ -75,6 +75,23 @@ class Protocol:
                 "every seed gives the same; leave it out, or choose --grid full"
             )
 
+    def check(self, task: Task) -> None:
+        """Refuse a task that it is not for.
+
+        Raises:
+            ExperimentError: the task is of events; or neighbours are to vote, and clips have not
+                one label each.
+        """
+        if task.loss == "beats":
+            raise ExperimentError(
+                f"{task.name} asks when something happens, not about clips: "
+                "use myna export-task --to hear, then hear-eval"
+            )
+        if self.neighbours and task.loss != "cross_entropy":
+            raise ExperimentError(
+                f"--neighbours: {task.name} has not one label a clip to vote for; leave it out"
+            )
+
     @property
     def _is_random(self) -> bool:
         return any(isinstance(config, HeadConfig) for config in GRIDS[self.grid])
@@ -170,14 +187,10 @@ def run(
 
     Raises:
         AudioError, TaskError: a clip cannot be decoded, or what is left cannot be scored.
-        ExperimentError: the module failed on a clip, or features or targets cannot be used; or
-            neighbours are to vote in a task that is not of classes.
+        ExperimentError: the module failed on a clip, or features, targets or protocol do not fit.
         OSError: what is to be kept cannot be written.
     """
-    if protocol.neighbours and data.task.loss != "cross_entropy":
-        raise ExperimentError(
-            f"--neighbours: {data.task.name} has not one label a clip to vote for; leave it out"
-        )
+    protocol.check(data.task)
     began = time.monotonic()
     vectors, undecodable = embed_clips(
         data,

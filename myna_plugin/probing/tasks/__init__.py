@@ -10,6 +10,7 @@ from pathlib import Path
 
 from myna_plugin.common.plugins import PluginTable
 from myna_plugin.probing.tasks import (
+    ballroom,
     emomusic,
     emotify,
     fma,
@@ -52,6 +53,7 @@ BUILT_IN: dict[str, Task] = {
     "jamendo_genre": jamendo.GENRE,
     "jamendo_instrument": jamendo.INSTRUMENT,
     "jamendo_moodtheme": jamendo.MOOD,
+    "ballroom_beats": ballroom.TASK,
 }
 """The paper's four tasks (§4.2), and tasks on recordings that anyone can get, by name."""
 

@@ -24,7 +24,8 @@ UNSPLIT = ""
 """The split of a clip for which no public list says one; `splits.assign_splits` decides."""
 
 Target = str | tuple[str, ...] | tuple[float, ...]
-"""One label (cross_entropy), any number of labels (bce), or numbers (mse)."""
+"""One label (cross_entropy), any number of labels (bce), numbers (mse), or times of events in
+seconds (beats)."""
 
 
 class TaskError(InputError):
@@ -85,7 +86,9 @@ class Task:
         title: the data set's own name.
         source: who made it.
         labels: classes, tags or output names, in the order of a head's outputs.
-        loss: "cross_entropy" (one label), "bce" (any number of labels) or "mse" (numbers).
+        loss: "cross_entropy" (one label), "bce" (any number of labels) or "mse" (numbers); or
+            "beats" for when something happens, which heads on clips do not tell: such a task is
+            for hear-eval.
         metrics: names in `metrics.METRICS`.
         primary: the metric that selects on validation.
         reported_as: metric -> column of the paper's Table 1.
@@ -105,7 +108,7 @@ class Task:
     title: str
     source: str
     labels: tuple[str, ...]
-    loss: Literal["cross_entropy", "bce", "mse"]
+    loss: Literal["cross_entropy", "bce", "mse", "beats"]
     metrics: tuple[str, ...]
     primary: str
     reported_as: Mapping[str, str]
@@ -214,7 +217,7 @@ def check_names(task: Task, items: Sequence[Item]) -> None:
 def _validate_split(task: Task, split: str, items: Sequence[Item]) -> None:
     if not items:
         raise TaskError(f"{task.name}: no clips in split {split!r}")
-    if task.loss == "mse" or split == "train":
+    if task.loss in ("mse", "beats") or split == "train":
         return
     where = f"{task.name}: split {split!r}"
     if task.loss == "cross_entropy":
@@ -235,6 +238,8 @@ def _is_target(task: Task, target: Target, vocabulary: set[str]) -> bool:
         return target in vocabulary
     if task.loss == "bce":
         return isinstance(target, tuple) and vocabulary.issuperset(map(str, target))
+    if task.loss == "beats":
+        return all(isinstance(x, float) and 0.0 <= x < math.inf for x in target)
     return len(target) == len(task.labels) and all(
         isinstance(x, float) and math.isfinite(x) for x in target
     )
