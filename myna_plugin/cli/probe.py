@@ -269,7 +269,7 @@ def _default_name(module: str, model_file: str) -> str:
 @click.option(
     "--neighbours",
     is_flag=True,
-    help=f"Score the {NEIGHBOURS} nearest training clips' vote as well, as X-ARES does (classes).",
+    help=f"Score the {NEIGHBOURS} nearest training clips' vote as well (classes).",
 )
 @DEVICE
 @WORKERS
