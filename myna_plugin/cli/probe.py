@@ -37,7 +37,7 @@ from myna_plugin.common.options import (
 )
 from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder, open_cache
 from myna_plugin.probing.experiment import FILE, Protocol, run, write_results, writing
-from myna_plugin.probing.heads import GRIDS
+from myna_plugin.probing.heads import GRIDS, NEIGHBOURS
 from myna_plugin.probing.modules import POOLS, ExperimentError, load_module
 from myna_plugin.probing.report.figures import draw_figures
 from myna_plugin.probing.report.results import FIGURES, read_result
@@ -63,6 +63,7 @@ Examples:
   myna probe --task gtzan --root data/gtzan --scene-layers 4,8,12 --out out/layers
   myna probe --task giantsteps --root data/giantsteps \\
       --module my_package.hear --model-options '{"size": "small"}' --out out/mine
+  myna probe --task tinysol_pitch --root data/TinySOL --grid fast --neighbours --out out/tinysol
   myna probe --task hear --root tasks/esc50-v2.0.0-full --out out/esc50
 
 Exit status: 0 done, 1 failed, 2 bad input, or --check found the data set incomplete, 130 stopped by
@@ -92,6 +93,7 @@ class ProbeOptions:
     grid: str
     seeds: int
     patience: int
+    neighbours: bool
     device: str
     workers: int
     batch_size: int
@@ -180,7 +182,9 @@ def score(settings: ProbeOptions, out: Path, task: Task, folds: Folds, report: C
         data,
         module,
         open_cache(settings.cache / task.name, module),
-        Protocol(settings.grid, settings.seeds, settings.device, settings.patience),
+        Protocol(
+            settings.grid, settings.seeds, settings.device, settings.patience, settings.neighbours
+        ),
         batch_size=settings.batch_size,
         out=out,
         **options,
@@ -262,6 +266,11 @@ def _default_name(module: str, model_file: str) -> str:
     help="Runs of the full grid to average.",
 )
 @PATIENCE_OPTION
+@click.option(
+    "--neighbours",
+    is_flag=True,
+    help=f"Score the {NEIGHBOURS} nearest training clips' vote as well, as X-ARES does (classes).",
+)
 @DEVICE
 @WORKERS
 @click.option(
