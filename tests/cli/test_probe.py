@@ -72,7 +72,7 @@ def quick(monkeypatch):
     """Four heads and no figures, for tests of what comes before them."""
     monkeypatch.setitem(GRIDS, "fast", FAST_GRID[-4:])
     monkeypatch.setitem(GRIDS, "full", GRID[-4:])
-    monkeypatch.setattr("myna_plugin.cli.probe.draw_figures", lambda *arguments: None)
+    monkeypatch.setattr("myna_plugin.probing.scoring.draw_figures", lambda *arguments: None)
 
 
 def run(task: str, root: Path, *arguments: object):

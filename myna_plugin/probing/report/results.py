@@ -33,6 +33,7 @@ class Result:
         scores: by part, then metric: mean and deviation over folds or seeds, None for a single run.
         valid_scores: by part.
         cost: seconds of computing for an hour of audio, and the device; None if not known.
+        parameters: that the model has learned; None if not known.
         grid: name of the grid.
         patience: evaluations without a new best after which a head stopped.
         n_missing: clips left out.
@@ -50,6 +51,7 @@ class Result:
     scores: dict[str, dict[str, tuple[float, float | None]]]
     valid_scores: dict[str, float]
     cost: Cost | None
+    parameters: int | None
     grid: str
     patience: int
     n_missing: int
@@ -91,6 +93,7 @@ def read_result(path: Path) -> Result:
 
 def _parse(path: Path, content: dict[str, Any]) -> Result:
     task, cost = content["task"], content["module"]["cost"]
+    parameters = content["module"].get("parameters")  # not in files of older versions
     scores = {
         name: {
             metric: (
@@ -115,6 +118,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
             name: _number(part["valid_score"]) for name, part in content["parts"].items()
         },
         cost=Cost(_number(cost["seconds_per_hour"]), str(cost["device"])) if cost else None,
+        parameters=None if parameters is None else int(parameters),
         grid=str(content["probe"]["grid"]),
         patience=int(content["probe"].get("patience", PATIENCE)),
         n_missing=len(content["data"]["left_out"]),
