@@ -49,8 +49,8 @@ def find_folder(card: Card, given: str | Path, download: bool, code: bool = Fals
             told = "cannot be reached; fetch it elsewhere and give it with --model FOLDER"
             raise PeerError(f"hf.co/{card.repository} {told}") from error
         raise PeerError(
-            f"{card.name} needs hf.co/{card.repository} ({card.terms}): pass --model-options "
-            "'{\"download\": true}', or a folder with --model"
+            f"{card.name} needs hf.co/{card.repository} ({card.terms}): hf download "
+            f"{card.repository}, or --model-options '{{\"download\": true}}', or --model FOLDER"
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise PeerError(f"hf.co/{card.repository}: {reason(error)[:150]}") from error
