@@ -189,6 +189,9 @@ def _load_model(
     arguments = [model_file] if model_file else []
     try:
         model = module.load_model(*arguments, **options)
+    except InputError as error:  # one of ours says what is to be done
+        told = str(error)
+        raise ExperimentError(told if told.startswith(name) else f"{name}: {told}") from error
     except Exception as error:
         raise ExperimentError(f"{name}: load_model failed: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
