@@ -229,13 +229,21 @@ def test_what_cannot_run_is_a_row_that_says_so(quick, small, bands, tmp_path, mo
 
 def test_all_that_is_registered_takes_part_and_the_checkpoints_that_are_here(tmp_path, monkeypatch):
     monkeypatch.setenv("MYNA_PLUGIN_WEIGHTS", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     names = {entrant.name for entrant in list_entrants()}
     assert {"myna", "mert-95m", "clmr", "mfcc", "random-vit"} <= names
     # What a Myna is probed with anyway.
     assert not {"myna-square", "myna-vertical"} & names
     torch.save(published_state_dict(2), tmp_path / "myna-hybrid.pth")
     assert {e.name for e in list_entrants()} - names == {"myna myna-hybrid"}
+    cached = tmp_path / "hub" / "models--oriyonay--myna-base"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    (cached / "snapshots" / "abc").mkdir(parents=True)
+    (cached / "snapshots" / "abc" / "config.json").write_text("{}")
+    assert len(list_entrants()) == len(names) + 1  # no weights yet
+    (cached / "snapshots" / "abc" / "model.safetensors").write_bytes(b"")
+    assert {e.name for e in list_entrants()} - names == {"myna myna-base", "myna myna-hybrid"}
 
 
 @pytest.mark.parametrize(
