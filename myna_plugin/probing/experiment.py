@@ -289,6 +289,7 @@ def describe_module(module: LoadedModule, cost: Cost | None) -> dict[str, Any]:
         **module.identity(),
         "distribution": module.distribution,
         "model": module.model_file,
+        "parameters": module.parameters,
         "warnings": list(module.warnings),
         "cost": None if cost is None else asdict(cost),
     }

@@ -359,16 +359,8 @@ def draw_cost(results: Sequence[Result]) -> Figure | None:
                 continue
             x, y = result.cost.seconds_per_hour, 100 * result.best[result.primary][0]
             panel.scatter(x, y, color=f"C{devices.index(result.cost.device)}")
-            to_left = x > middle  # names run inwards, not into the next panel
-            name = panel.annotate(
-                result.name,
-                (x, y),
-                xytext=(-5 if to_left else 5, 5),
-                textcoords="offset points",
-                size=9,
-                ha="right" if to_left else "left",
-            )
-            name.set_in_layout(False)  # however long it is, the panel keeps its size
+            # Names run inwards, not into the next panel.
+            name_point(panel, result.name, x, y, to_left=x > middle)
             metric = result.primary
         panel.set_xscale("log")
         panel.margins(0.25)
@@ -381,6 +373,19 @@ def draw_cost(results: Sequence[Result]) -> Figure | None:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(devices))
     return figure
+
+
+def name_point(panel: Axes, name: str, x: float, y: float, to_left: bool) -> None:
+    """Write a name beside a point, to its left or right."""
+    written = panel.annotate(
+        name,
+        (x, y),
+        xytext=(-5 if to_left else 5, 5),
+        textcoords="offset points",
+        size=9,
+        ha="right" if to_left else "left",
+    )
+    written.set_in_layout(False)  # however long it is, the panel keeps its size
 
 
 Drawing = Callable[[Task, ProbeResult], Figure]

@@ -34,6 +34,7 @@ class Result:
         neighbours: as scores, of the rule of nearest neighbours; empty where it was not asked.
         valid_scores: by part.
         cost: seconds of computing for an hour of audio, and the device; None if not known.
+        parameters: that the model has learned; None if not known.
         grid: name of the grid.
         patience: evaluations without a new best after which a head stopped.
         n_missing: clips left out.
@@ -52,6 +53,7 @@ class Result:
     neighbours: dict[str, dict[str, tuple[float, float | None]]]
     valid_scores: dict[str, float]
     cost: Cost | None
+    parameters: int | None
     grid: str
     patience: int
     n_missing: int
@@ -93,6 +95,7 @@ def read_result(path: Path) -> Result:
 
 def _parse(path: Path, content: dict[str, Any]) -> Result:
     task, cost = content["task"], content["module"]["cost"]
+    parameters = content["module"].get("parameters")  # not in files of older versions
     parts = content["parts"]
     scores = {name: _parse_scores(part["scores"]) for name, part in parts.items()}
     neighbours = {
@@ -115,6 +118,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
             name: _number(part["valid_score"]) for name, part in content["parts"].items()
         },
         cost=Cost(_number(cost["seconds_per_hour"]), str(cost["device"])) if cost else None,
+        parameters=None if parameters is None else int(parameters),
         grid=str(content["probe"]["grid"]),
         patience=int(content["probe"].get("patience", PATIENCE)),
         n_missing=len(content["data"]["left_out"]),
