@@ -36,7 +36,7 @@ from myna_plugin.common.options import (
 )
 from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder
 from myna_plugin.probing.experiment import FILE, Protocol, writing
-from myna_plugin.probing.heads import GRIDS
+from myna_plugin.probing.heads import GRIDS, NEIGHBOURS
 from myna_plugin.probing.modules import POOLS, ExperimentError, load_module, name_of
 from myna_plugin.probing.report.results import FIGURES
 from myna_plugin.probing.report.tables import describe_result
@@ -53,6 +53,7 @@ Examples:
   myna probe --task gtzan --root data/gtzan --scene-layers 4,8,12 --out out/layers
   myna probe --task giantsteps --root data/giantsteps \\
       --module my_package.hear --model-options '{"size": "small"}' --out out/mine
+  myna probe --task tinysol_pitch --root data/TinySOL --grid fast --neighbours --out out/tinysol
   myna probe --task hear --root tasks/esc50-v2.0.0-full --out out/esc50
 
 Exit status: 0 done, 1 failed, 2 bad input, or --check found the data set incomplete, 130 stopped by
@@ -82,6 +83,7 @@ class ProbeOptions:
     grid: str
     seeds: int
     patience: int
+    neighbours: bool
     device: str
     workers: int
     batch_size: int
@@ -145,7 +147,9 @@ def score_module(settings: ProbeOptions, out: Path, source: Source) -> str:
     for warning in module.warnings:
         say(f"{module.name}: {warning}")
     means = Means(
-        Protocol(settings.grid, settings.seeds, settings.device, settings.patience),
+        Protocol(
+            settings.grid, settings.seeds, settings.device, settings.patience, settings.neighbours
+        ),
         settings.cache,
         settings.batch_size,
         settings.workers,
@@ -219,6 +223,11 @@ def score_module(settings: ProbeOptions, out: Path, source: Source) -> str:
     help="Runs of the full grid to average.",
 )
 @PATIENCE_OPTION
+@click.option(
+    "--neighbours",
+    is_flag=True,
+    help=f"Score the {NEIGHBOURS} nearest training clips' vote as well, as X-ARES does (classes).",
+)
 @DEVICE
 @WORKERS
 @click.option(

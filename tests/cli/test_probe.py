@@ -7,15 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from task_layouts import BUILDERS, SIZES, write_kfold_task, write_tone
+from task_layouts import (
+    BUILDERS,
+    ONE_LAYOUT,
+    SIZES,
+    write_kfold_task,
+    write_strokes,
+    write_tone,
+)
 
 from myna_plugin.cli.probe import probe
 from myna_plugin.probing import probes
 from myna_plugin.probing.experiment import UNFINISHED, writing
-from myna_plugin.probing.heads import FAST_GRID, RULES, select
+from myna_plugin.probing.heads import FAST_GRID, GRID, GRIDS, RULES, select
 from myna_plugin.probing.modules import ExperimentError
 from myna_plugin.probing.probes import probe_vectors
 from myna_plugin.probing.tasks import TASKS, Item
+from myna_plugin.probing.tasks.task import SPLITS
 
 pytest_plugins = ("tiny_data_sets", "tiny_module")
 
@@ -87,6 +95,20 @@ def test_whole_recipe(built, bands, tmp_path, task, layout):
         assert f"| {theirs[column]} |" in row
         # By another grid: what is not comparable is not compared.
         assert f"| {ours - theirs[column]:+.1f} |" not in row
+
+
+@pytest.mark.parametrize("grid", ["fast", "full"])
+def test_labels_that_nobody_decided_on(bands, tmp_path, monkeypatch, grid):
+    """From the folder to the page, by both kinds of grid."""
+    monkeypatch.setitem(GRIDS, "full", GRID[-4:])
+    root = tmp_path / "openmic"
+    root.mkdir()
+    ONE_LAYOUT["openmic"][0](root)
+    content = score("openmic", root, tmp_path / "out", "--module", "bands", "--grid", grid)
+    assert content["task"]["clips"] == dict(zip(SPLITS, ONE_LAYOUT["openmic"][1], strict=True))
+    # Labels stand for sounds, so that every head tells them.
+    assert content["scores"]["average_precision_macro"]["mean"] > 0.9
+    assert (tmp_path / "out/figures/tag_areas.png").is_file()
 
 
 def test_hear_task(quick, built, bands, tmp_path):
@@ -195,6 +217,25 @@ def test_of_two_probes_into_one_folder_the_second_is_refused(quick, bands, emomu
         assert not bands.CALLS
     assert not out.exists()
     score("emomusic", emomusic, out, "--module", "bands")
+
+
+def test_neighbours_vote_beside_the_heads(quick, built, bands, tmp_path):
+    """Of every part and fold, into the results and their table; of tags and numbers not at all."""
+    root, out = built("gtzan", "folder"), tmp_path / "out"
+    options = ["--module", "bands", "--neighbours"]
+    content = score("gtzan", root, out, *options)
+    assert content["probe"]["neighbours"] == 10
+    voted = content["parts"]["scene"]["neighbours"]
+    # A genre is a pitch here, but ten of twelve training clips vote: only their shares tell.
+    assert voted == {"accuracy": {"mean": 1.0, "deviation": None}}
+    assert "| bands, scene, nearest neighbours |  | 100.0 |" in (out / "results.md").read_text()
+    strokes = tmp_path / "strokes"
+    write_strokes(strokes)
+    content = score("mridangam_stroke", strokes, tmp_path / "folds", *options)
+    assert content["parts"]["scene"]["neighbours"]["accuracy"]["deviation"] is not None
+    result = run("emomusic", built("emomusic", "folder"), "--out", tmp_path / "no", *options)
+    assert result.exit_code == 2
+    assert "--neighbours: emomusic has not one label" in result.output
 
 
 def test_seeds_give_mean_and_deviation(quick, built, bands, tmp_path):

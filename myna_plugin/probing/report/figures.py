@@ -19,6 +19,7 @@ from myna_plugin.probing.experiment import Experiment
 from myna_plugin.probing.heads import ProbeResult
 from myna_plugin.probing.report.results import Result
 from myna_plugin.probing.tasks import Item, Task, giantsteps
+from myna_plugin.probing.tasks.metrics import label_scores
 from myna_plugin.probing.tasks.task import SPLITS
 
 DPI = 120
@@ -271,11 +272,11 @@ def draw_key_circle(task: Task, run: ProbeResult) -> Figure:
 
 def draw_tag_areas(task: Task, run: ProbeResult) -> Figure:
     """Area under the ROC curve of each tag, the best first."""
-    areas = roc_auc_score(run.targets, run.outputs, average=None)
+    areas = label_scores(roc_auc_score, run.outputs, run.targets, task.labels)
     order = np.argsort(areas)
     figure = Figure(figsize=(7, 1.5 + 0.2 * len(areas)), layout="constrained")
     axes = figure.subplots()
-    names = [f"{task.labels[i]} ({int(run.targets[:, i].sum())})" for i in order]
+    names = [f"{task.labels[i]} ({int(np.nansum(run.targets[:, i]))})" for i in order]
     axes.barh(names, 100 * areas[order], color="tab:blue")
     axes.axvline(100 * areas.mean(), color="black", linestyle="--", linewidth=1)
     axes.axvline(50, color="grey", linewidth=0.8)

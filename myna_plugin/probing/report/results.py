@@ -31,6 +31,7 @@ class Result:
         reported_as: column of the paper's table by metric.
         reported: the part that was best on validation.
         scores: by part, then metric: mean and deviation over folds or seeds, None for a single run.
+        neighbours: as scores, of the rule of nearest neighbours; empty where it was not asked.
         valid_scores: by part.
         cost: seconds of computing for an hour of audio, and the device; None if not known.
         parameters: that the model has learned; None if not known.
@@ -49,6 +50,7 @@ class Result:
     reported_as: dict[str, str]
     reported: str
     scores: dict[str, dict[str, tuple[float, float | None]]]
+    neighbours: dict[str, dict[str, tuple[float, float | None]]]
     valid_scores: dict[str, float]
     cost: Cost | None
     parameters: int | None
@@ -94,15 +96,12 @@ def read_result(path: Path) -> Result:
 def _parse(path: Path, content: dict[str, Any]) -> Result:
     task, cost = content["task"], content["module"]["cost"]
     parameters = content["module"].get("parameters")  # not in files of older versions
-    scores = {
-        name: {
-            metric: (
-                _number(score["mean"]),
-                None if score["deviation"] is None else _number(score["deviation"]),
-            )
-            for metric, score in part["scores"].items()
-        }
-        for name, part in content["parts"].items()
+    parts = content["parts"]
+    scores = {name: _parse_scores(part["scores"]) for name, part in parts.items()}
+    neighbours = {
+        name: _parse_scores(part["neighbours"])
+        for name, part in parts.items()
+        if "neighbours" in part
     }
     result = Result(
         path=path,
@@ -114,6 +113,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
         reported_as={metric: str(column) for metric, column in task["reported_as"].items()},
         reported=str(content["reported"]),
         scores=scores,
+        neighbours=neighbours,
         valid_scores={
             name: _number(part["valid_score"]) for name, part in content["parts"].items()
         },
@@ -124,7 +124,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
         n_missing=len(content["data"]["left_out"]),
         content=content,
     )
-    for part in (result.best, *scores.values()):
+    for part in (result.best, *scores.values(), *neighbours.values()):
         for metric in (*result.metrics, result.primary, *result.reported_as):
             if metric not in part:
                 raise KeyError(metric)
@@ -136,6 +136,17 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
         if field not in place:
             raise KeyError(field)
     return result
+
+
+def _parse_scores(scores: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
+    """Mean and deviation by metric."""
+    return {
+        metric: (
+            _number(score["mean"]),
+            None if score["deviation"] is None else _number(score["deviation"]),
+        )
+        for metric, score in scores.items()
+    }
 
 
 def _number(value: Any) -> float:

@@ -71,6 +71,9 @@ def task_rows(result: Result) -> Rows:
                 *blank,
             ]
         )
+    for part, scores in result.neighbours.items():
+        voted = [format_score(*scores[metric]) for metric in columns]
+        rows.append([f"{result.name}, {part}, nearest neighbours", ABSENT, *voted, *blank])
     for row in published:
         rows.append(
             [
@@ -104,13 +107,19 @@ def summary_rows(results: Sequence[Result], reference: PublishedScores) -> Rows:
 
 
 def other_rows(results: Sequence[Result]) -> Rows:
-    """Scores that the paper's table has no column for, a line for each model, task and metric."""
+    """Scores that the paper's table has no column for, a line for each model, task and metric.
+
+    Nearest neighbours' too, of the part that is reported.
+    """
     rows = [["task", "metric", "model", "score, percent"]]
     for result in results:
         for metric in result.metrics:
             if metric not in result.reported_as:
                 score = format_score(*result.best[metric])
                 rows.append([result.title, metric, result.name, score])
+        for metric, voted in result.neighbours.get(result.reported, {}).items():
+            told = f"{metric}, nearest neighbours"
+            rows.append([result.title, told, result.name, format_score(*voted)])
     return rows
 
 
