@@ -19,10 +19,9 @@ from myna_plugin.library.progress import Progress
 from myna_plugin.library.table import Facts, check_name
 from myna_plugin.library.tracks import LibraryError, Track
 from myna_plugin.library.update import plan_update
-from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.audio import HOP_LENGTH, SAMPLE_RATE
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.identity import digest_weights
-from myna_plugin.model.spectrogram import HOP_LENGTH
 
 FLUSH_S = 30.0
 """Chunks wait no longer than this for a fuller batch, so that little is lost by kill -9."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from myna_plugin.common.errors import reason
 from myna_plugin.common.files import digest_path
@@ -284,7 +283,6 @@ def _work(link: connection.Connection, memory: Any, kind: _Kind) -> None:
     end_with_parent()
     # Decoders written in C talk over the progress bar; what matters comes back as a message.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    torch.set_num_threads(1)
     slots = np.frombuffer(memory, np.float32).reshape(SLOTS, -1)
     free, tracks = deque(range(SLOTS)), deque[Track]()
 

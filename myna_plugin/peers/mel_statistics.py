@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.spectrogram import HOP_LENGTH, N_MELS, MelSpectrogram
+from myna_plugin.model.audio import HOP_LENGTH, SAMPLE_RATE
+from myna_plugin.model.spectrogram import N_MELS, MelSpectrogram
 from myna_plugin.peers.card import Card, refuse_weights
 
 CARD = Card(
