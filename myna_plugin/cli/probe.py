@@ -226,7 +226,7 @@ def score_module(settings: ProbeOptions, out: Path, source: Source) -> str:
 @click.option(
     "--neighbours",
     is_flag=True,
-    help=f"Score the {NEIGHBOURS} nearest training clips' vote as well, as X-ARES does (classes).",
+    help=f"Score the {NEIGHBOURS} nearest training clips' vote as well (classes).",
 )
 @DEVICE
 @WORKERS

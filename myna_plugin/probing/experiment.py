@@ -56,7 +56,7 @@ class Protocol:
         device: where heads are trained.
         patience: evaluations without a new best after which a head stops; nothing to the fast
             grid's heads, which are fitted to the end.
-        neighbours: score X-ARES's rule of nearest neighbours as well.
+        neighbours: score the rule of nearest neighbours as well.
 
     Raises:
         ExperimentError: several seeds of a grid with nothing random.

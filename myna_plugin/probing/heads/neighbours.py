@@ -1,9 +1,12 @@
-"""Classes by the nearest training clips, with nothing trained and nothing chosen: X-ARES's rule.
+"""Classes by the nearest training clips, with nothing trained and nothing chosen.
 
 Of each clip the ten training clips of greatest cosine vote for their classes, each with its share
 of a softmax over the ten cosines at temperature 0.07. Features are taken as they are.
 
-Source: `KNN` of `xares/trainer.py` (github.com/jimbozhang/xares). Nothing looks at validation.
+Source: Caron et al., "Emerging properties in self-supervised vision transformers", 2021, whose rule
+and numbers are those of X-ARES (`KNN` of `xares/trainer.py`, github.com/jimbozhang/xares). There,
+training features are divided not by each clip's norm but by each feature's over all training clips,
+a matrix being transposed first: scores differ.
 """
 
 from __future__ import annotations

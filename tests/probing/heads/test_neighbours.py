@@ -1,4 +1,4 @@
-"""The vote of nearest neighbours is X-ARES's, written out, and scikit-learn's."""
+"""The vote of nearest neighbours is its rule's, written out, and scikit-learn's."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def votes_written_out(train, features, n_classes):
     return shares
 
 
-def test_votes_are_those_of_x_ares():
+def test_votes_are_those_of_the_rule():
     train, test = make_split(80, 1), make_split(40, 2)
     found = count_votes(train, test.features, 6)
     np.testing.assert_allclose(found, votes_written_out(train, test.features, 6), atol=1e-5)
