@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from myna_plugin.common.numbers import check_number
-from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.audio import HOP_LENGTH, SAMPLE_RATE, frame_count
 from myna_plugin.model.chunks import (
     SHORTEST_HOP_MS,
     Encoded,
@@ -44,7 +44,7 @@ from myna_plugin.model.chunks import (
 )
 from myna_plugin.model.encoder import POOLINGS, MynaEncoder
 from myna_plugin.model.graphs import Graphs
-from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram, frame_count
+from myna_plugin.model.spectrogram import MelSpectrogram
 
 PRECISIONS = {
     "float32": torch.float32,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from myna_plugin.model.spectrogram import HOP_LENGTH, N_MELS, MelSpectrogram
+from myna_plugin.model.audio import HOP_LENGTH
+from myna_plugin.model.spectrogram import N_MELS, MelSpectrogram
 from myna_plugin.peers.card import Card, refuse_weights
 from myna_plugin.peers.features import Features, get_scene_embeddings, get_timestamp_embeddings
 
