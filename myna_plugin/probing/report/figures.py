@@ -197,14 +197,16 @@ def _paint_values(
 def draw_confusion(task: Task, run: ProbeResult) -> Figure:
     """Annotated against predicted class, in percent of each annotated class.
 
-    Keys stand in the order of the circle of fifths, major keys before minor ones, so that fifths
-    are beside the diagonal and parallel keys lie on the other blocks' diagonals.
+    Classes that are neither are left out: of 128 notes most tasks have some. Keys stand in the
+    order of the circle of fifths, major keys before minor ones, so that fifths are beside the
+    diagonal and parallel keys lie on the other blocks' diagonals.
     """
-    labels = FIFTHS if task.labels == giantsteps.KEYS else task.labels
     names = np.array(task.labels)
-    counts = confusion_matrix(
-        names[run.targets], names[run.outputs.argmax(axis=1)], labels=list(labels)
-    )
+    annotated, predicted = names[run.targets], names[run.outputs.argmax(axis=1)]
+    seen = {*annotated, *predicted}
+    is_key = task.labels == giantsteps.KEYS
+    labels = FIFTHS if is_key else tuple(label for label in task.labels if label in seen)
+    counts = confusion_matrix(annotated, predicted, labels=list(labels))
     totals = counts.sum(axis=1, keepdims=True)
     shares = 100.0 * counts / np.maximum(totals, 1)
     size = 4.0 + 0.32 * len(labels)
@@ -217,7 +219,7 @@ def draw_confusion(task: Task, run: ProbeResult) -> Figure:
     axes.set_xticks(range(len(labels)), labels, rotation=90)
     ticks = [f"{label} ({total})" for label, total in zip(labels, totals[:, 0], strict=True)]
     axes.set_yticks(range(len(labels)), ticks)
-    if labels == FIFTHS:
+    if is_key:
         axes.axhline(11.5, color="grey", linewidth=0.8)
         axes.axvline(11.5, color="grey", linewidth=0.8)
     axes.set_xlabel("predicted")
