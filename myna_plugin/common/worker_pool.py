@@ -49,7 +49,9 @@ class _Shared(NamedTuple):
 class _Lane:
     """One worker process and its place in the arrays that it shares with its parent."""
 
-    def __init__(self, context: ForkServerContext | SpawnContext, place: int, shared: _Shared) -> None:
+    def __init__(
+        self, context: ForkServerContext | SpawnContext, place: int, shared: _Shared
+    ) -> None:
         self._context, self.place, self._shared = context, place, shared
         self.executor = self._start()
 
