@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from myna_plugin.model.audio import SAMPLE_RATE, load_audio
-from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram
+from myna_plugin.model.audio import HOP_LENGTH, SAMPLE_RATE, load_audio
+from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store.preparation import prepare, settings_of
 
 FILE_SECONDS = 30

@@ -24,6 +24,7 @@ FACTS = {
     "scene_layers": [2],
     "scene_pooling": "mean",
     "tokens": 1.0,
+    "seconds": None,
     "version": "0",
 }
 """What a library of embeddings of three numbers says it was made with."""

@@ -23,11 +23,11 @@ from myna_plugin._version import __version__
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import replacing
 from myna_plugin.common.toolkits import import_toolkit
-from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.audio import HOP_LENGTH, MARGIN, N_FFT, SAMPLE_RATE
 from myna_plugin.model.chunks import embed_moments, token_moments
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import PATCHINGS, token_grid
-from myna_plugin.model.spectrogram import HOP_LENGTH, MARGIN, N_FFT, MelSpectrogram
+from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.model.vit import HEAD_DIM, Attention, Block, FeedForward
 
 OPSET = 18

@@ -47,7 +47,7 @@ Examples:
   find /music -name '*.mp3' -print0 | myna embed - --null --out library.parquet
   myna embed music --out library.parquet --exclude Podcasts --exclude '*.tmp.mp3'
   myna embed music --out sequences.parquet --timestamps --hop-ms 500
-  myna embed music --out quick.parquet --tokens 1/4
+  myna embed music --out quick.parquet --tokens 1/4 --seconds 60
 
 \b
   on four machines that share a disk, or by a scheduler's array of jobs:
@@ -95,6 +95,12 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 @SCENE_LAYERS
 @SCENE_POOLING
 @TOKENS
+@click.option(
+    "--seconds",
+    type=POSITIVE_FLOAT,
+    metavar="S",
+    help="Embed only so much from the middle of each track, and decode no more.  [default: all]",
+)
 @click.option("--timestamps", is_flag=True, help="A sequence of vectors a track instead of one.")
 @hop_ms_option("Milliseconds between vectors, with --timestamps.")
 @click.option(
@@ -153,15 +159,17 @@ def embed(
     if engine == "ray" and shard is not None:
         raise InputError("--engine ray divides the work itself: leave --shard out")
     check_options(options)
-    new, timestamps, workers, batch_seconds = (
-        options.pop(name) for name in ("new", "timestamps", "workers", "batch_seconds")
+    new, timestamps, workers, batch_seconds, seconds = (
+        options.pop(name) for name in ("new", "timestamps", "workers", "batch_seconds", "seconds")
     )
     given = {name: value for name, value in options.items() if value is not None}
     told = None if quiet else say
     tracks = find_tracks(read_inputs(inputs, null), told, exclude)
     myna = Myna.from_pretrained(model, device="cpu" if engine == "ray" else device, **given)
     precision = options["precision"]
-    facts = describe(myna.embedder, model, precision=precision, timestamps=timestamps)
+    facts = describe(
+        myna.embedder, model, precision=precision, timestamps=timestamps, seconds=seconds
+    )
     run_units = None
     if engine == "ray":
         from myna_plugin.library.ray_engine import RayEngine
@@ -191,7 +199,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Refuse options of what is not asked for."""
     if options["timestamp_layer"] is not None and not options["timestamps"]:
         raise InputError("--timestamp-layer is for --timestamps: add that, or leave it out")
-    for name in ("scene_layers", "scene_pooling", "tokens"):
+    for name in ("scene_layers", "scene_pooling", "tokens", "seconds"):
         if options[name] is not None and options["timestamps"]:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option} is for one vector a track: leave --timestamps out")

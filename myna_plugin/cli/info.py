@@ -9,14 +9,13 @@ import click
 
 from myna_plugin.cli.options import EMBEDDING
 from myna_plugin.common.errors import ToldCommand
-from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.audio import HOP_LENGTH, SAMPLE_RATE
 from myna_plugin.model.checkpoint import PACKAGED, load_encoder
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import token_grid
 from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.layouts import read_weights
 from myna_plugin.model.sources import resolve
-from myna_plugin.model.spectrogram import HOP_LENGTH
 
 SHOWN_ELSEWHERE = ("format", "format_version", "config", "tokenizers")
 

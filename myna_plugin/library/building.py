@@ -19,10 +19,9 @@ from myna_plugin.library.progress import Progress
 from myna_plugin.library.table import Facts, check_name
 from myna_plugin.library.tracks import LibraryError, Track
 from myna_plugin.library.update import plan_update
-from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.audio import HOP_LENGTH, SAMPLE_RATE
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.identity import digest_weights
-from myna_plugin.model.spectrogram import HOP_LENGTH
 
 FLUSH_S = 30.0
 """Chunks wait no longer than this for a fuller batch, so that little is lost by kill -9."""
@@ -50,7 +49,14 @@ class Outcome:
     n_tracks: int
 
 
-def describe(embedder: Embedder, model: str, *, precision: str, timestamps: bool) -> Facts:
+def describe(
+    embedder: Embedder,
+    model: str,
+    *,
+    precision: str,
+    timestamps: bool,
+    seconds: float | None = None,
+) -> Facts:
     """What the rows of a library depend on, beside the audio."""
     width = embedder.timestamp_embedding_size if timestamps else embedder.scene_embedding_size
     return {
@@ -65,6 +71,7 @@ def describe(embedder: Embedder, model: str, *, precision: str, timestamps: bool
         "scene_layers": None if timestamps else list(embedder.scene_layers),
         "scene_pooling": None if timestamps else embedder.scene_pooling,
         "tokens": None if timestamps else embedder.tokens,
+        "seconds": seconds,
         "version": __version__,
     }
 
@@ -76,6 +83,7 @@ def embed_tracks(
     timestamps: bool = False,
     workers: int = 1,
     batch_seconds: float | None = None,
+    seconds: float | None = None,
     heard: Callable[[float], None] = lambda seconds: None,
 ) -> Generator[tuple[int, Row], None, None]:
     """Decode tracks in worker processes and encode them here, chunks of several in a batch.
@@ -88,6 +96,7 @@ def embed_tracks(
         timestamps: sequences instead of one vector a track.
         workers: decoding processes, >= 1.
         batch_seconds: audio a pass of the encoder; None chooses by device.
+        seconds: only as much from the middle of each track; None for all.
         heard: told how many seconds of audio have been decoded since it was told last.
 
     Yields:
@@ -112,7 +121,7 @@ def embed_tracks(
             yield number, whole if np.isfinite(vectors).all() else Row(track, fault=NOT_FINITE)
 
     flushed, decoded = time.monotonic(), 0
-    with DecodingPool(workers, size, whole=timestamps) as pool:
+    with DecodingPool(workers, size, whole=timestamps, seconds=seconds) as pool:
         for event in pool.decode(opened()):
             if isinstance(event, Decoded):
                 heard(_seconds(event, size))
@@ -251,6 +260,7 @@ def _run_here(
                 timestamps=facts["timestamps"],
                 workers=max(min(workers, n_tracks), 1),
                 batch_seconds=batch_seconds,
+                seconds=facts["seconds"],
                 heard=progress.heard,
             ):
                 progress.done()

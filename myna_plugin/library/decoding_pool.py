@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from myna_plugin.common.errors import reason
 from myna_plugin.common.files import digest_path
@@ -31,7 +30,14 @@ from myna_plugin.library.segments import (
     largest_segment,
 )
 from myna_plugin.library.tracks import LibraryError, Track
-from myna_plugin.model.audio import SAMPLE_RATE, AudioError, digest_sound, read_tags, stream_audio
+from myna_plugin.model.audio import (
+    SAMPLE_RATE,
+    AudioError,
+    digest_sound,
+    find_middle,
+    read_tags,
+    stream_audio,
+)
 
 SLOTS = 6
 """Segments that a worker may be ahead: five minutes of audio, 20 MB."""
@@ -70,7 +76,7 @@ class Details(NamedTuple):
     Attributes:
         content: SHA-256 of the file, in hexadecimal digits.
         sound: SHA-256 of the file's sound as it is stored, whatever its tags.
-        fingerprint: of the track's sound as it is heard.
+        fingerprint: of the track's sound as it is heard, so far as it was decoded.
         title: by the file's tags, or the cue sheet; None where they do not say.
         artist: likewise.
         album: likewise.
@@ -117,13 +123,22 @@ class DecodingPool:
         n_workers: number of processes, >= 1.
         chunk_frames: frames of a full chunk.
         whole: whether tracks come as they are instead of cut into chunks with margins.
+        seconds: only as much from the middle of each; None for all.
     """
 
-    def __init__(self, n_workers: int, chunk_frames: int, *, whole: bool = False) -> None:
+    def __init__(
+        self,
+        n_workers: int,
+        chunk_frames: int,
+        *,
+        whole: bool = False,
+        seconds: float | None = None,
+    ) -> None:
         if n_workers < 1:
             raise ValueError(f"at least 1 worker is needed, got {n_workers}")
         context = make_server([__name__])
-        self._lanes = [_Lane(context, chunk_frames, whole) for _ in range(n_workers)]
+        kind = _Kind(chunk_frames, whole, seconds)
+        self._lanes = [_Lane(context, kind) for _ in range(n_workers)]
 
     def __enter__(self) -> DecodingPool:
         return self
@@ -174,12 +189,20 @@ class DecodingPool:
             lane.stop()
 
 
+class _Kind(NamedTuple):
+    """What is made of tracks; see `DecodingPool`."""
+
+    chunk_frames: int
+    whole: bool
+    seconds: float | None
+
+
 class _Lane:
     """One worker process, its pipe, its slots and the tracks that it was given."""
 
-    def __init__(self, context: Any, chunk_frames: int, whole: bool) -> None:
-        self._context, self._chunk_frames, self._whole = context, chunk_frames, whole
-        self._memory = context.RawArray("f", SLOTS * largest_segment(chunk_frames))
+    def __init__(self, context: Any, kind: _Kind) -> None:
+        self._context, self._kind = context, kind
+        self._memory = context.RawArray("f", SLOTS * largest_segment(kind.chunk_frames))
         self._slots = np.frombuffer(self._memory, np.float32).reshape(SLOTS, -1)
         self.tracks: deque[tuple[int, Track]] = deque()
         self._attempts = 1  # at the first of them
@@ -189,7 +212,7 @@ class _Lane:
         self.connection, theirs = self._context.Pipe()
         self._process = self._context.Process(
             target=_work,
-            args=(theirs, self._memory, self._chunk_frames, self._whole),
+            args=(theirs, self._memory, self._kind),
             daemon=True,
         )
         with unstopped():
@@ -253,14 +276,13 @@ class _Lane:
         self.connection.close()
 
 
-def _work(link: connection.Connection, memory: Any, chunk_frames: int, whole: bool) -> None:
+def _work(link: connection.Connection, memory: Any, kind: _Kind) -> None:
     """The life of a worker: it ends with its parent."""
     # Ctrl-C reaches the whole process group; the parent alone decides what follows from it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     # Decoders written in C talk over the progress bar; what matters comes back as a message.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    torch.set_num_threads(1)
     slots = np.frombuffer(memory, np.float32).reshape(SLOTS, -1)
     free, tracks = deque(range(SLOTS)), deque[Track]()
 
@@ -276,34 +298,9 @@ def _work(link: connection.Connection, memory: Any, chunk_frames: int, whole: bo
         while True:
             while not tracks:
                 listen()
-            _decode_into(slots, free, link.send, listen, tracks.popleft(), chunk_frames, whole)
+            _decode_into(slots, free, link.send, listen, tracks.popleft(), kind)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone
-
-
-def cut_piece(blocks: Iterable[np.ndarray], track: Track) -> Iterator[np.ndarray]:
-    """What lies between a track's start and end.
-
-    Args:
-        blocks: float32 samples at 16 kHz of the whole file.
-        track: a piece of it.
-
-    Raises:
-        AudioError: nothing does.
-    """
-    start = round((track.start_s or 0.0) * SAMPLE_RATE)
-    stop = None if track.end_s is None else round(track.end_s * SAMPLE_RATE)
-    at, is_empty = 0, True
-    for block in blocks:
-        piece = block[max(start - at, 0) : None if stop is None else max(stop - at, 0)]
-        at += len(block)
-        if len(piece):
-            is_empty = False
-            yield piece
-        if stop is not None and at >= stop:
-            break
-    if is_empty:
-        raise AudioError(f"{Path(track.path)}: ends before {start / SAMPLE_RATE:.2f} s")
 
 
 def find_sound(path: str) -> str | None:
@@ -337,19 +334,21 @@ def _decode_into(
     send: Callable[[tuple[Any, ...]], None],
     listen: Callable[[], None],
     track: Track,
-    chunk_frames: int,
-    whole: bool,
+    kind: _Kind,
 ) -> None:
     """Decode one track into slots as they get free, and say so."""
-    n_samples = 0
+    n_samples, n_in_all = 0, None
     notes: list[str] = []
     beginning: list[np.ndarray] = []
-    cut = keep_blocks if whole else cut_segments
+    cut = keep_blocks if kind.whole else cut_segments
 
     def counted() -> Iterator[np.ndarray]:
-        nonlocal n_samples
-        blocks = stream_audio(track.path, note=lambda _, text: notes.append(text))
-        for block in blocks if track.start_s is None else cut_piece(blocks, track):
+        nonlocal n_samples, n_in_all
+        span = (track.start_s or 0.0, track.end_s)
+        if kind.seconds is not None:
+            span, length_s = find_middle(track.path, kind.seconds, span)
+            n_in_all = round(length_s * SAMPLE_RATE)
+        for block in stream_audio(track.path, note=lambda _, text: notes.append(text), span=span):
             if n_samples < SECONDS * SAMPLE_RATE:
                 beginning.append(block)
             n_samples += len(block)
@@ -358,7 +357,7 @@ def _decode_into(
     try:
         # Before the sound: of a file that is changed meanwhile it shows when the two are compared.
         content = digest_path(Path(track.path)) if os.path.isfile(track.path) else ""
-        for samples, full, partial_frames in cut(counted(), chunk_frames):
+        for samples, full, partial_frames in cut(counted(), kind.chunk_frames):
             while not free:
                 listen()
             slot = free.popleft()
@@ -367,7 +366,7 @@ def _decode_into(
         tags = read_names(track)
         sound = find_sound(track.path)
         details = Details(content, sound, fingerprint(np.concatenate(beginning)), *tags)
-        answer: tuple[Any, ...] = FINISHED, n_samples, details, "; ".join(notes)
+        answer: tuple[Any, ...] = FINISHED, n_in_all or n_samples, details, "; ".join(notes)
     except AudioError as error:
         answer = FAILED, str(error).removeprefix(f"{Path(track.path)}: ")
     except (EOFError, BrokenPipeError, ConnectionResetError):

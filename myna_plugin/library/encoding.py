@@ -17,10 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from myna_plugin.library.segments import Segment, window_length
-from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.audio import HOP_LENGTH, MARGIN, SAMPLE_RATE
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import PATCHINGS
-from myna_plugin.model.spectrogram import HOP_LENGTH, MARGIN
 
 MARGIN_FRAMES = MARGIN // HOP_LENGTH
 """Frames whose centres lie in the margin before a window's first frame."""

@@ -25,7 +25,7 @@ SAME_SPACE = (
     "scene_pooling",
 )
 """Facts that must agree for embeddings to be comparable. Those made of different shares of the
-tokens are, if less exactly."""
+tokens, or of the tracks, are, if less exactly."""
 
 ENOUGH_TRACKS = 20
 """Of which a library's mean and deviation are taken."""
@@ -71,7 +71,7 @@ def join_libraries(paths: Sequence[Path], say: Callable[[str], None] = print) ->
 
     Args:
         paths: theirs.
-        say: told where their shares of the tokens differ.
+        say: told where their shares of the tokens or of the tracks differ.
 
     Raises:
         LibraryError: one cannot be read, or they were made with different models, or read off
@@ -90,6 +90,12 @@ def join_libraries(paths: Sequence[Path], say: Callable[[str], None] = print) ->
                 f"{path}: made of {library.facts['tokens']} of the tokens, {paths[0]} of "
                 f"{first.facts['tokens']}: tracks of the two are compared less exactly"
             )
+        if library.facts["seconds"] != first.facts["seconds"]:
+            shares = [_share(one.facts["seconds"]) for one in (library, first)]
+            say(
+                f"{path}: made of {shares[0]}, {paths[0]} of {shares[1]}: tracks of the two are "
+                "compared less exactly, and copies known by their stored sound alone"
+            )
     if not any(library.paths for library in libraries):
         raise LibraryError(f"{', '.join(map(str, paths))}: no tracks in it; name another library")
     return Library(
@@ -99,6 +105,10 @@ def join_libraries(paths: Sequence[Path], say: Callable[[str], None] = print) ->
         first.facts,
         [entry for library in libraries for entry in library.entries],
     )
+
+
+def _share(seconds: float | None) -> str:
+    return "whole tracks" if seconds is None else f"{seconds:g} s of each track"
 
 
 def find_rows(library: Library, path: str) -> list[int]:

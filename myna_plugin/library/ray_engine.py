@@ -111,6 +111,7 @@ class _UnitEmbedder:
                 timestamps=self._facts["timestamps"],
                 workers=min(self._workers, len(unit.tracks)),
                 batch_seconds=self._batch_seconds,
+                seconds=self._facts["seconds"],
             )
 
         ((_, rows),) = embed_units([unit], embed)

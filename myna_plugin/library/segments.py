@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from myna_plugin.model.spectrogram import HOP_LENGTH, MARGIN, frame_count
+from myna_plugin.model.audio import HOP_LENGTH, MARGIN, frame_count
 
 SEGMENT_CHUNKS = 16
 """Full chunks of a segment at most: 49 s, 3 MB."""

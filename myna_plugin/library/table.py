@@ -92,6 +92,7 @@ FACTS: dict[str, Callable[[Any], bool]] = {
     ),
     "scene_pooling": lambda value: value in [None, *POOLINGS],
     "tokens": lambda value: value in [None, *TOKEN_SHARES],
+    "seconds": lambda value: value is None or (type(value) is float and 0 < value <= LARGEST),
 }
 """What a library must say it was made with -> whether a value can be meant."""
 
@@ -108,7 +109,7 @@ def check_facts(facts: Any) -> Facts:
         if not is_meant(facts.get(name)):
             raise ValueError(f"{name} in its metadata is {str(facts.get(name))[:40]!r}")
     # Libraries of before there was a choice do not say.
-    defaults = {"scene_pooling": "mean", "tokens": 1.0}
+    defaults = {"scene_pooling": "mean", "tokens": 1.0, "seconds": None}
     return {**(dict.fromkeys(defaults) if facts["timestamps"] else defaults), **facts}
 
 

@@ -20,9 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from myna_plugin.common.numbers import check_number
-from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.audio import HOP_LENGTH, SAMPLE_RATE
 from myna_plugin.model.encoder import PATCHINGS, MynaEncoder, token_grid
-from myna_plugin.model.spectrogram import HOP_LENGTH
 
 SHORTEST_HOP_MS = 1000 / SAMPLE_RATE
 """A sample: nothing is between two."""

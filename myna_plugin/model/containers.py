@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -40,6 +41,9 @@ TAGS_AS_BYTES: dict[str, Any] = (
     {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 """Tags that are not UTF-8 are kept, as PyAV 19 and newer always do, which lost the argument."""
+
+LEAD_S = 1.0
+"""What is decoded before the part that is wanted, and dropped: decoders remember a little."""
 
 
 class DecodingError(Exception):
@@ -101,6 +105,8 @@ class Container:
         self._n_damaged = self._first_position = self._ticks = 0
         self._last_packet: av.Packet | None = None
         self._decoded_s, self._failure = 0.0, ""
+        self._skip_to: int | None = None  # packets before this timestamp are passed over
+        self._is_left = False  # before its end
 
     def __enter__(self) -> Container:
         return self
@@ -127,25 +133,66 @@ class Container:
         digest.update(repr(about).encode())
         return digest.hexdigest()
 
-    def blocks(self, seconds: float) -> Iterator[Block]:
-        """All samples; DecodingError if there are none because all are damaged."""
+    def blocks(
+        self, seconds: float, start_s: float = 0.0, stop_s: float = math.inf
+    ) -> Iterator[Block]:
+        """Samples from `start_s` to `stop_s`, or a little longer, at most `seconds` a block.
+
+        DecodingError if there are none because all are damaged.
+        """
         queue, kind, rate = av.AudioFifo(), ("", "", 0), 0
-        for frame in self._frames():
-            if not frame.sample_rate or not frame.samples:
-                continue
+        for frame, n_before in self._frames_from(start_s):
             frame.pts = None  # or gaps would be refused
             now = frame.format.name, frame.layout.name, frame.sample_rate
             if now != kind:  # the queue itself would crash
                 yield from _drain(queue, rate)
                 queue, kind, rate = av.AudioFifo(), now, frame.sample_rate
             queue.write(frame)
-            self._decoded_s += frame.samples / rate
+            if n_before:
+                queue.read(n_before)
+            self._decoded_s += (frame.samples - n_before) / rate
             size = max(int(seconds * rate), 1)
             while queue.samples >= size:
                 yield Block(rate, _to_float(queue.read(size)))
+            if self._decoded_s >= stop_s:
+                self._is_left = True
+                break
         yield from _drain(queue, rate)
         if not self._decoded_s and (self._failure or self._n_damaged):
             raise DecodingError(self._failure or "all of it is damaged")
+
+    def _frames_from(self, start_s: float) -> Iterator[tuple[av.AudioFrame, int]]:
+        """Frames that hold samples, with the number of those at their beginning to be dropped.
+
+        Packets up to `LEAD_S` before `start_s` are read and not decoded: going by timestamps alone
+        is exact where an index of the file is not. They count from the first sample.
+        """
+        frames = (frame for frame in self._frames() if frame.sample_rate and frame.samples)
+        passed_s, origin_s = 0.0, None
+        for frame in frames:
+            begin_s = passed_s if frame.time is None else frame.time - (origin_s or 0.0)
+            if start_s and frame.time is not None and origin_s is None:
+                origin_s, begin_s = frame.time, 0.0
+                if start_s > LEAD_S:
+                    self._skip_before(origin_s + start_s - LEAD_S)
+            n_before = max(round((start_s - begin_s) * frame.sample_rate), 0)
+            if n_before < frame.samples:
+                break
+            passed_s += frame.samples / frame.sample_rate
+        else:
+            self._is_left = start_s > 0  # what there is has not been added up
+            return
+        if start_s:
+            self._n_damaged, self._failure, self._decoded_s = 0, "", start_s
+        yield frame, n_before if start_s else 0
+        for frame in frames:
+            yield frame, 0
+
+    def _skip_before(self, time_s: float) -> None:
+        """Pass over packets before a time, by the file's own timestamps; decoders forget."""
+        if self._stream.time_base:
+            self._skip_to = int(time_s / self._stream.time_base)
+            self._context.flush_buffers()
 
     def _frames(self) -> Iterator[av.AudioFrame]:
         for packet in self._packets():
@@ -176,6 +223,8 @@ class Container:
                 if self._last_packet is None:
                     self._first_position = packet.pos or 0
                 self._last_packet = packet
+                if self._skip_to is not None and (packet.pts or 0) < self._skip_to:
+                    continue
             yield packet
 
     def fault_of_packets(self) -> str:
@@ -190,6 +239,8 @@ class Container:
         """What is wrong with a file whose blocks have been read."""
         if self._n_damaged:
             yield f"damaged: {self._n_damaged:,} parts were passed over"
+        if self._is_left:
+            return
         stated_s, tolerance_s = self.stated_s(), LENGTH_TOLERANCE_S
         if self._format in EXACT_FORMATS:
             tolerance_s = 0.5 / max(self._context.sample_rate, 1)

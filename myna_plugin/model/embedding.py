@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from myna_plugin.common.numbers import check_number
-from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.audio import HOP_LENGTH, SAMPLE_RATE, frame_count
 from myna_plugin.model.chunks import (
     SHORTEST_HOP_MS,
     Encoded,
@@ -45,7 +45,7 @@ from myna_plugin.model.chunks import (
 )
 from myna_plugin.model.encoder import POOLINGS, MynaEncoder
 from myna_plugin.model.graphs import Graphs
-from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram, frame_count
+from myna_plugin.model.spectrogram import MelSpectrogram
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -360,8 +360,19 @@ class Embedder(nn.Module):
         layers: Sequence[int],
         chosen: Sequence[Sequence[Tensor] | None] | None = None,
     ) -> list[Encoded]:
-        encode = compiled_encode() if self.compile_encoder else encode_chunks
-        return encode(self.encoder, cuts, self.patchings, layers, chosen=chosen)
+        if not self.compile_encoder:
+            return encode_chunks(self.encoder, cuts, self.patchings, layers, chosen=chosen)
+        # Whole chunks alone: of nearly every other width something else would be compiled, and
+        # after the eighth torch compiles nothing any more.
+        encoded = []
+        for cut, own in zip(cuts, chosen or [None] * len(cuts), strict=True):
+            is_whole = cut.shape[-1] == self.encoder.config.chunk_frames
+            encode = compiled_encode() if is_whole else encode_chunks
+            cut = cut.contiguous()
+            (states,) = encode(self.encoder, [cut], self.patchings, layers, chosen=[own])
+            # Copied, as the next call may write where these lie.
+            encoded.append([[tokens.clone() for tokens in group] for group in states])
+        return encoded
 
     def _read(self, waveform: Tensor, positions: Tensor) -> Tensor:
         """Timestamp embeddings at some positions (in frames, ascending): (B, T, D)."""

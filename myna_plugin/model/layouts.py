@@ -18,8 +18,8 @@ from typing import Any
 from torch import Tensor
 
 from myna_plugin.common.files import is_plain_name
+from myna_plugin.model.audio import HOP_LENGTH
 from myna_plugin.model.encoder import PATCHINGS, TOKENIZER_NAMES
-from myna_plugin.model.spectrogram import HOP_LENGTH
 from myna_plugin.model.tensors import CheckpointError, check_tensors, list_some, read_file
 
 CONFIG = "config.json"

@@ -11,6 +11,7 @@ is taken off. A damaged frame is passed over, as the program ffmpeg does.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Generator, Iterator
@@ -36,8 +37,10 @@ Fault = Callable[[str], None]
 """Told what is wrong with a file that can be used nevertheless."""
 
 
-def read_blocks(path: Path, seconds: float, fault: Fault) -> Generator[Block, None, None]:
-    """All samples of the first audio stream of a file.
+def read_blocks(
+    path: Path, seconds: float, fault: Fault, start_s: float = 0.0, stop_s: float = math.inf
+) -> Generator[Block, None, None]:
+    """Samples of the first audio stream of a file, all of them or a part.
 
     Integers are divided by the largest power of two that they reach, so that they lie in [-1, 1).
 
@@ -46,6 +49,10 @@ def read_blocks(path: Path, seconds: float, fault: Fault) -> Generator[Block, No
         seconds: length of a block; the last one, and those where the rate or the number of
             channels changes, are shorter.
         fault: told, at the latest at the end, if samples are missing.
+        start_s: where the part begins, seconds; what lies before it is not decoded, but for a
+            second. To the sample, if the file's timestamps are as exact: those of Matroska and ASF
+            are in milliseconds.
+        stop_s: where it ends at the earliest.
 
     Yields:
         The samples in order.
@@ -58,20 +65,25 @@ def read_blocks(path: Path, seconds: float, fault: Fault) -> Generator[Block, No
     if (file := _open_plain(path)) is not None:
         with file:
             try:
+                first = min(round(start_s * file.samplerate), file.frames)
+                if first:
+                    file.seek(first)
                 for block in _libsndfile_blocks(file, seconds):
                     n_read += len(block.samples)
                     yield block
+                    if first + n_read >= stop_s * file.samplerate:
+                        return
             except soundfile.SoundFileError:
                 is_whole = False  # FFmpeg goes on from there: these formats lose no sample
             else:
                 is_whole = True
-            if is_whole and (missing := _missing(file, n_read)):
+            if is_whole and (missing := _missing(file, first + n_read)):
                 fault(missing)
         if is_whole:
             return
     skip = n_read
     try:
-        for rate, samples in _ffmpeg_blocks(path, seconds, fault):
+        for rate, samples in _ffmpeg_blocks(path, seconds, fault, start_s, stop_s):
             if len(samples) > skip:
                 yield Block(rate, samples[skip:])
             skip = max(skip - len(samples), 0)
@@ -184,9 +196,11 @@ def _missing(file: soundfile.SoundFile, n_read: int) -> str:
     return ""
 
 
-def _ffmpeg_blocks(path: Path, seconds: float, fault: Fault) -> Iterator[Block]:
+def _ffmpeg_blocks(
+    path: Path, seconds: float, fault: Fault, start_s: float, stop_s: float
+) -> Iterator[Block]:
     with Container(path) as opened:
-        for rate, samples in opened.blocks(seconds):
+        for rate, samples in opened.blocks(seconds, start_s, stop_s):
             yield Block(rate, samples)
         for text in opened.faults():
             fault(text)

@@ -6,24 +6,9 @@ import torch
 from nnAudio.librosa_functions import get_mel
 from torch import Tensor, nn
 
-from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.audio import HOP_LENGTH, MARGIN, N_FFT, SAMPLE_RATE, frame_count
 
-N_FFT = 2048
-HOP_LENGTH = 512
 N_MELS = 128
-MARGIN = N_FFT // 2
-"""Samples that a centred frame reaches to either side."""
-
-
-def frame_count(n_samples: int) -> int:
-    """Frames of a sound of `n_samples`: one every hop, centred, the first on sample 0.
-
-    >>> [frame_count(n) for n in (1, 511, 512, 50_000)]
-    [1, 1, 2, 98]
-    """
-    if n_samples < 1:
-        raise ValueError(f"a sound needs at least 1 sample, got {n_samples}")
-    return 1 + n_samples // HOP_LENGTH
 
 
 class MelSpectrogram(nn.Module):

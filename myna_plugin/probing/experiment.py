@@ -17,7 +17,14 @@ from myna_plugin.common.files import write_json
 from myna_plugin.common.locks import locked
 from myna_plugin.common.provenance import now, versions
 from myna_plugin.probing.embeddings import Cost, EmbeddingCache, embed_clips
-from myna_plugin.probing.heads import GRIDS, PATIENCE, HeadConfig, ProbeResult
+from myna_plugin.probing.heads import (
+    GRIDS,
+    NEIGHBOURS,
+    PATIENCE,
+    HeadConfig,
+    ProbeResult,
+    summarize_scores,
+)
 from myna_plugin.probing.modules import ExperimentError, LoadedModule
 from myna_plugin.probing.probes import PartResult, Probed, probe_vectors
 from myna_plugin.probing.tasks import Item, Task
@@ -50,6 +57,7 @@ class Protocol:
         device: where heads are trained; on the CPU where it is MPS, which lacks float64.
         patience: evaluations without a new best after which a head stops; nothing to the fast
             grid's heads, which are fitted to the end.
+        neighbours: score the rule of nearest neighbours as well.
 
     Raises:
         ExperimentError: several seeds of a grid with nothing random.
@@ -59,12 +67,30 @@ class Protocol:
     seeds: int = 1
     device: str = "cpu"
     patience: int = PATIENCE
+    neighbours: bool = False
 
     def __post_init__(self) -> None:
         if self.seeds > 1 and not self._is_random:
             raise ExperimentError(
                 f"--seeds {self.seeds}: nothing is random in the {self.grid} grid, "
                 "every seed gives the same; leave it out, or choose --grid full"
+            )
+
+    def check(self, task: Task) -> None:
+        """Refuse a task that it is not for.
+
+        Raises:
+            ExperimentError: the task is of events; or neighbours are to vote, and clips have not
+                one label each.
+        """
+        if task.loss == "beats":
+            raise ExperimentError(
+                f"{task.name} asks when something happens, not about clips: "
+                "use myna export-task --to hear, then hear-eval"
+            )
+        if self.neighbours and task.loss != "cross_entropy":
+            raise ExperimentError(
+                f"--neighbours: {task.name} has not one label a clip to vote for; leave it out"
             )
 
     @property
@@ -80,6 +106,7 @@ class Protocol:
             "seeds": self.seeds,
             "device": without_mps(self.device),
             **({"patience": self.patience} if self._is_random else {}),
+            **({"neighbours": NEIGHBOURS} if self.neighbours else {}),
         }
 
 
@@ -161,9 +188,10 @@ def run(
 
     Raises:
         AudioError, TaskError: a clip cannot be decoded, or what is left cannot be scored.
-        ExperimentError: the module failed on a clip, or features or targets cannot be used.
+        ExperimentError: the module failed on a clip, or features, targets or protocol do not fit.
         OSError: what is to be kept cannot be written.
     """
+    protocol.check(data.task)
     began = time.monotonic()
     vectors, undecodable = embed_clips(
         data,
@@ -187,6 +215,7 @@ def run(
         patience=protocol.patience,
         progress=progress,
         records=out / UNFINISHED if out else None,
+        neighbours=protocol.neighbours,
     )
     return Experiment(data, module, protocol, probed, cache.cost(), embedded_s)
 
@@ -261,6 +290,7 @@ def describe_module(module: LoadedModule, cost: Cost | None) -> dict[str, Any]:
         **module.identity(),
         "distribution": module.distribution,
         "model": module.model_file,
+        "parameters": module.parameters,
         "warnings": list(module.warnings),
         "cost": None if cost is None else asdict(cost),
     }
@@ -272,6 +302,11 @@ def _describe_part(part: PartResult, folds: Sequence[int]) -> dict[str, Any]:
         "width": part.width,
         "valid_score": part.valid_score,
         "scores": _describe_scores(part.scores),
+        **(
+            {"neighbours": _describe_scores(summarize_scores(part.of_neighbours))}
+            if part.of_neighbours
+            else {}
+        ),
         "runs": [
             {"fold": fold, **_describe_run(run)}
             for fold, runs in zip(folds, part.folds, strict=True)

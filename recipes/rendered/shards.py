@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from myna_plugin.common.errors import UnfinishedError
-from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.spectrogram import MelSpectrogram, frame_count
+from myna_plugin.model.audio import SAMPLE_RATE, frame_count
+from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store.preparation import FLOAT16_MAX, SILENCE_AMPLITUDE, settings_of
 from myna_plugin.pretraining.store.reading import StoreSettings
 from myna_plugin.pretraining.store.writing import WORK, write_arrays, write_shard_file

@@ -20,7 +20,9 @@ from tiny_library import load_tiny, same, write_model, write_noise
 from myna_plugin.cli.embed import read_inputs
 from myna_plugin.cli.main import main
 from myna_plugin.common.errors import InputError
+from myna_plugin.library.fingerprint import fingerprint
 from myna_plugin.library.table import read_library
+from myna_plugin.model.audio import load_audio
 
 
 def myna(*arguments, **options):
@@ -55,6 +57,37 @@ def test_a_folder_becomes_a_row_a_track(tmp_path, music):
         assert duration_s in np.array([1, 800, 16_000, 49_152, 70_000, 500_000, 960_000]) / 16_000
     assert library.facts["model"] == str(model)
     assert not list(tmp_path.glob("*.parts")), "tidied up"
+
+
+def test_the_middle_of_a_track_alone_is_embedded(tmp_path, music):
+    """And a track that is no longer is embedded whole, to the bit; all keep their own length."""
+    out, whole, model = tmp_path / "a.parquet", tmp_path / "b.parquet", write_model(tmp_path)
+    options = ["--model", model, "--device", "cpu"]
+
+    result = myna("embed", music, "--out", out, "--seconds", 5, *options)
+
+    assert result.exit_code == 0, result.output
+    assert myna("embed", music, "--out", whole, *options).exit_code == 0
+    middles, library = read_library(out), read_library(whole)
+    assert (middles.facts["seconds"], library.facts["seconds"]) == (5.0, None)
+    assert np.array_equal(middles.duration_s, library.duration_s)
+    single, n_longer = load_tiny(tmp_path), 0
+    for i, path in enumerate(library.paths):
+        if library.duration_s[i] <= 5:
+            assert np.array_equal(middles.embeddings[i], library.embeddings[i])
+            assert middles.entries[i] == library.entries[i]
+            continue
+        n_longer += 1
+        samples = load_audio(path).numpy()
+        start = (len(samples) - 80_000) // 2
+        expected = single.embed(samples[start : start + 80_000], 16_000)
+        assert np.allclose(middles.embeddings[i], expected, rtol=1e-4, atol=1e-5)
+        assert not np.allclose(middles.embeddings[i], library.embeddings[i], rtol=1e-4, atol=1e-5)
+        assert middles.entries[i].content == library.entries[i].content
+        assert middles.entries[i].fingerprint == fingerprint(samples[start : start + 80_000])
+    assert n_longer == 2
+    again = myna("embed", music, "--out", out, "--seconds", 5, *options)
+    assert "7 as they were" in again.output
 
 
 @pytest.mark.parametrize("layer", [None, 1])
@@ -348,6 +381,8 @@ def test_nothing_of_others_is_removed_or_written_over(tmp_path, name):
         (["--timestamps", "--scene-pooling", "mean"], "--scene-pooling is for one vector a track"),
         (["--scene-pooling", "std"], "Invalid value for '--scene-pooling'"),
         (["--timestamps", "--tokens", "1/4"], "--tokens is for one vector a track"),
+        (["--timestamps", "--seconds", "60"], "--seconds is for one vector a track"),
+        (["--seconds", "0"], "Invalid value for '--seconds': must be"),
         (["--tokens", "1/3"], "Invalid value for '--tokens': must be 1, 1/2, 1/4 or 1/8"),
         (
             ["--scene-layers", "1,3"],

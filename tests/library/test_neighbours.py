@@ -178,7 +178,8 @@ def test_libraries_of_one_model_are_joined_and_of_two_refused(tmp_path):
 
     assert join_libraries([one, two]).paths == ["one.parquet", "two.parquet"]
     # Of before there was a choice.
-    silent = {name: fact for name, fact in FACTS.items() if name not in ("scene_pooling", "tokens")}
+    later = ("scene_pooling", "tokens", "seconds")
+    silent = {name: fact for name, fact in FACTS.items() if name not in later}
     assert join_libraries([one, write("old.parquet", silent)]).facts == FACTS
     layers = write("layers.parquet", {**FACTS, "scene_layers": [1]})
     pooling = write("pooling.parquet", {**FACTS, "scene_pooling": "mean-std"})
@@ -191,4 +192,10 @@ def test_libraries_of_one_model_are_joined_and_of_two_refused(tmp_path):
     assert said == [
         f"{quick}: made of 0.25 of the tokens, {one} of 1.0: tracks of the two are compared less "
         "exactly"
+    ]
+    middles = write("middles.parquet", {**FACTS, "seconds": 60.0})
+    assert join_libraries([middles, one], said.append).facts["seconds"] == 60
+    assert said[1:] == [
+        f"{one}: made of whole tracks, {middles} of 60 s of each track: tracks of the two are "
+        "compared less exactly, and copies known by their stored sound alone"
     ]

@@ -9,7 +9,8 @@ from myna_plugin.library.segments import (
     largest_segment,
     window_length,
 )
-from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram
+from myna_plugin.model.audio import HOP_LENGTH
+from myna_plugin.model.spectrogram import MelSpectrogram
 
 CHUNK = 96 * HOP_LENGTH
 LENGTHS = (1, 2, 511, 1024, 1025, 2049, CHUNK - 1, CHUNK, CHUNK + 513)

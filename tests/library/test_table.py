@@ -169,6 +169,7 @@ DAMAGED = {
             *(("model", None), ("weights", 3), ("precision", "x"), ("timestamps", 0)),
             *(("hop_ms", float("nan")), ("timestamp_layer", 0), ("scene_layers", [1, "2"])),
             *(("scene_pooling", "std"), ("tokens", 0.3)),
+            *(("seconds", bad) for bad in (0.0, -1.0, 60, True, "60")),
         )
     },
 }  # fmt: skip

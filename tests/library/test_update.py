@@ -179,6 +179,7 @@ def test_an_update_that_is_stopped_goes_on(tmp_path, music, embed, monkeypatch):
     ("case", "message"),
     [
         ("tokens", "its tokens is 1.0, yours 0.25; give the options"),
+        ("seconds", "its seconds is None, yours 60.0; give the options"),
         ("lost", "gone of its"),
         ("shard", "exists already; shards make it anew: add --new"),
         ("old", "damaged, or made before libraries could be updated; give --new"),
@@ -192,6 +193,8 @@ def test_what_cannot_be_updated_is_a_line_and_stays(tmp_path, music, embed, case
     options = []
     if case == "tokens":
         options = ["--tokens", "1/4"]
+    elif case == "seconds":
+        options = ["--seconds", "60"]
     elif case == "lost":
         for i in range(51):
             (music / f"{i:03d}.wav").unlink()

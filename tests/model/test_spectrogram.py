@@ -3,7 +3,8 @@ import pytest
 import torch
 from nnAudio.features import MelSpectrogram as NnAudioMelSpectrogram
 
-from myna_plugin.model.spectrogram import MARGIN, MelSpectrogram, frame_count
+from myna_plugin.model.audio import MARGIN, frame_count
+from myna_plugin.model.spectrogram import MelSpectrogram
 
 
 @pytest.fixture(scope="module")

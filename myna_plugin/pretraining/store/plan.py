@@ -20,9 +20,8 @@ from myna_plugin.common.worker_pool import (
     WorkerPool,
     begin_item,
 )
-from myna_plugin.model.audio import SAMPLE_RATE
+from myna_plugin.model.audio import HOP_LENGTH, SAMPLE_RATE
 from myna_plugin.model.audio_files import AUDIO_SUFFIXES, estimate_seconds, find_files, tell_ignored
-from myna_plugin.model.spectrogram import HOP_LENGTH
 from myna_plugin.pretraining.store.reading import (
     Index,
     StoreError,

@@ -29,8 +29,16 @@ from myna_plugin.common.worker_pool import (
     begin_item,
     finish_item,
 )
-from myna_plugin.model.audio import SAMPLE_RATE, SILENCE_AMPLITUDE, AudioError, Note, load_audio
-from myna_plugin.model.spectrogram import HOP_LENGTH, MelSpectrogram, frame_count
+from myna_plugin.model.audio import (
+    HOP_LENGTH,
+    SAMPLE_RATE,
+    SILENCE_AMPLITUDE,
+    AudioError,
+    Note,
+    frame_count,
+    load_audio,
+)
+from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store.plan import (
     PreparationPlan,
     ShardJob,

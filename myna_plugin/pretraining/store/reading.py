@@ -35,8 +35,8 @@ from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import read_json_object
-from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.model.spectrogram import HOP_LENGTH, N_FFT, N_MELS
+from myna_plugin.model.audio import HOP_LENGTH, N_FFT, SAMPLE_RATE
+from myna_plugin.model.spectrogram import N_MELS
 
 FORMAT: dict[str, Any] = {
     "format": "myna-store",
