@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from myna_plugin.common.devices import without_mps
 from myna_plugin.common.files import write_json
 from myna_plugin.common.locks import locked
 from myna_plugin.common.provenance import now, versions
@@ -53,7 +54,7 @@ class Protocol:
     Attributes:
         grid: a name in `GRIDS`.
         seeds: how many, from 0.
-        device: where heads are trained.
+        device: where heads are trained; on the CPU where it is MPS, which lacks float64.
         patience: evaluations without a new best after which a head stops; nothing to the fast
             grid's heads, which are fitted to the end.
         neighbours: score the rule of nearest neighbours as well.
@@ -103,7 +104,7 @@ class Protocol:
             "configurations": len(GRIDS[self.grid]),
             "folds": len(data.folds),
             "seeds": self.seeds,
-            "device": self.device,
+            "device": without_mps(self.device),
             **({"patience": self.patience} if self._is_random else {}),
             **({"neighbours": NEIGHBOURS} if self.neighbours else {}),
         }
@@ -210,7 +211,7 @@ def run(
         module.parts,
         GRIDS[protocol.grid],
         seeds=protocol.seeds,
-        device=protocol.device,
+        device=without_mps(protocol.device),
         patience=protocol.patience,
         progress=progress,
         records=out / UNFINISHED if out else None,

@@ -148,7 +148,7 @@ def load_module(
         options: keyword arguments of `load_model`.
         pool: one of `POOLS`.
         chunk_s: length of a window for `pool` "chunk", seconds, where the module is not ours.
-        device: "cpu", "cuda" or "cuda:N".
+        device: "cpu", "mps", "cuda" or "cuda:N".
 
     Raises:
         InputError: nothing has that name.
@@ -293,4 +293,6 @@ def _digest_weights(model: nn.Module, model_file: str) -> str:
 
 
 def _describe_device(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return "Apple GPU" if device == "mps" else "CPU"
