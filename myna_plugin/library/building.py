@@ -88,7 +88,7 @@ def embed_tracks(
 ) -> Generator[tuple[int, Row], None, None]:
     """Decode tracks in worker processes and encode them here, chunks of several in a batch.
 
-    Memory does not grow with the number of tracks, nor, but for timestamps, with their lengths.
+    Memory grows with the tracks' lengths for timestamps alone, and never with their number.
 
     Args:
         tracks: numbered.
@@ -103,9 +103,7 @@ def embed_tracks(
         Number and row of every track, in no certain order.
     """
     size = embedder.encoder.config.chunk_frames
-    encoder: TrackEncoder = (
-        SequenceEncoder(embedder) if timestamps else SceneEncoder(embedder, batch_seconds)
-    )
+    encoder = _encoder(embedder, timestamps, batch_seconds)
     open_tracks: dict[int, Track] = {}
     ends: dict[int, Finished] = {}
 
@@ -137,6 +135,10 @@ def embed_tracks(
                 yield from rows(encoder.flush())
                 flushed, decoded = time.monotonic(), 0
         yield from rows(encoder.flush())
+
+
+def _encoder(embedder: Embedder, timestamps: bool, batch_seconds: float | None) -> TrackEncoder:
+    return SequenceEncoder(embedder) if timestamps else SceneEncoder(embedder, batch_seconds)
 
 
 def _seconds(event: Decoded, size: int) -> float:
