@@ -32,10 +32,12 @@ from myna_plugin.common.options import (
     POSITIVE_INT,
     WORKERS,
     NamedPath,
+    Number,
 )
 from myna_plugin.library.building import Outcome, build_library, describe
 from myna_plugin.library.parts import Parts
 from myna_plugin.library.tracks import find_tracks
+from myna_plugin.model.audio import SHORTEST_S
 from myna_plugin.model.embedding import PRECISIONS
 
 EPILOG = """
@@ -97,7 +99,7 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 @TOKENS
 @click.option(
     "--seconds",
-    type=POSITIVE_FLOAT,
+    type=Number(float, SHORTEST_S),
     metavar="S",
     help="Embed only so much from the middle of each track, and decode no more.  [default: all]",
 )

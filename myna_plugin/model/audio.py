@@ -72,6 +72,9 @@ Note = Callable[[Path, str], None]
 Span = tuple[float, float | None]
 """Beginning and end of a part of a file, seconds; None for the end of the file."""
 
+SHORTEST_S = 0.001
+"""A part of a file is at least this long, seconds: below a sample there is none."""
+
 WHOLE: Span = (0.0, None)
 
 Read = Callable[[Fault], Generator[Block, None, None]]
@@ -132,8 +135,10 @@ def find_middle(path: str | Path, seconds: float, within: Span = WHOLE) -> tuple
     no longer than `seconds` is taken as it is.
 
     Raises:
+        TypeError, ValueError: `seconds` is no number, or below `SHORTEST_S`.
         AudioError: as `read_info`; or the part begins after the end.
     """
+    seconds = check_number("seconds", seconds, float, SHORTEST_S)
     start_s, stop_s = within
     end_s = read_info(path).duration_s
     length_s = (end_s if stop_s is None else min(stop_s, end_s)) - start_s

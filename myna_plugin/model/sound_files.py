@@ -25,6 +25,9 @@ from myna_plugin.model.containers import Block, Container, DecodingError, Header
 UNKNOWN_LENGTH = 0x7FFF_0000
 """Sizes from here on, in a header of 32 bits, are what programs write that cannot go back to it."""
 
+UNKNOWN_FRAMES = 1 << 62
+"""From here on, what libsndfile takes for the length of a FLAC file that states none."""
+
 CLAIMED_SIZE = re.compile(r": (\d+) \(should be (\d+)\)")
 """libsndfile's log where a header states more than there is."""
 
@@ -154,7 +157,7 @@ def probe(path: Path) -> tuple[Header, str]:
 
 
 def _open_plain(path: Path) -> _ForwardFile | None:
-    """A WAV, AIFF or FLAC file, without a codec that libsndfile might not know; None for others."""
+    """A WAV, AIFF or FLAC file that libsndfile knows the codec and length of; None for others."""
     with open(path, "rb") as file:
         start = file.read(12)
     is_known = start[:4] + start[8:] in (b"RIFFWAVE", b"RF64WAVE", b"FORMAIFF", b"FORMAIFC")
@@ -164,7 +167,7 @@ def _open_plain(path: Path) -> _ForwardFile | None:
         opened = _ForwardFile(os.fsencode(path))
     except soundfile.SoundFileError:
         return None
-    if opened.subtype in PLAIN:
+    if opened.subtype in PLAIN and opened.frames < UNKNOWN_FRAMES:
         return opened
     opened.close()
     return None

@@ -382,7 +382,7 @@ def test_nothing_of_others_is_removed_or_written_over(tmp_path, name):
         (["--scene-pooling", "std"], "Invalid value for '--scene-pooling'"),
         (["--timestamps", "--tokens", "1/4"], "--tokens is for one vector a track"),
         (["--timestamps", "--seconds", "60"], "--seconds is for one vector a track"),
-        (["--seconds", "0"], "Invalid value for '--seconds': must be"),
+        (["--seconds", "0.0001"], "Invalid value for '--seconds': must be at least 0.001"),
         (["--tokens", "1/3"], "Invalid value for '--tokens': must be 1, 1/2, 1/4 or 1/8"),
         (
             ["--scene-layers", "1,3"],

@@ -6,7 +6,13 @@ import soundfile
 from sound_encoding import encode
 
 from myna_plugin.model import audio, sound_files
-from myna_plugin.model.audio import AudioError, find_middle, load_audio, stream_audio
+from myna_plugin.model.audio import (
+    AudioError,
+    find_middle,
+    load_audio,
+    read_info,
+    stream_audio,
+)
 from myna_plugin.model.containers import Container
 
 RATE = 44_100
@@ -123,6 +129,25 @@ def test_the_middle(tmp_path):
     whole = load_audio(path).numpy()
     np.testing.assert_allclose(load_audio(path, seconds=4).numpy(), whole[48_000:112_000], 0, 1e-6)
     assert np.array_equal(load_audio(path, seconds=11).numpy(), whole)
+    assert len(load_audio(path, seconds=0.001)) == 16
+    with pytest.raises(ValueError, match=r"seconds must be at least 0\.001"):
+        load_audio(path, seconds=0.0001)
+
+
+def test_the_middle_of_a_flac_that_states_no_length(tmp_path):
+    """As an encoder writes it into a pipe."""
+    path = write(tmp_path / "a.flac", "flac")
+    whole = load_audio(path).numpy()
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the number of samples, in 36 bits
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    told = []
+    again = load_audio(path, note=lambda _, text: told.append(text)).numpy()
+    assert (told, read_info(path).duration_s) == ([], SECONDS)
+    np.testing.assert_array_equal(again, whole)
+    assert find_middle(path, 4) == ((10.0, 14.0), SECONDS)
+    check(path)
 
 
 @pytest.mark.parametrize("kind", ["flac", "mp3"])

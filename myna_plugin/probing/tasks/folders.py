@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -48,18 +49,29 @@ def check_inside(name: str) -> str:
     return name
 
 
-def find_audio(folders: Sequence[Path], name: str, suffixes: Sequence[str]) -> Path:
+def find_audio(
+    folders: Sequence[Path], name: str, suffixes: Sequence[str], place: object = None
+) -> Path:
     """The first existing `FOLDER/NAME+SUFFIX`; where none exists, the first one of them.
 
+    Args:
+        folders: where to look.
+        name: of the file, without its ending.
+        suffixes: endings.
+        place: where the name stands, for the message.
+
     Raises:
-        TaskError: the name leads out of the folders, or is too long.
+        TaskError: the name leads out of the folders, or is too long; names the place.
     """
-    check_inside(name)
+    before = "" if place is None else f"{place}: "
     candidates = [folder / (name + suffix) for folder in folders for suffix in suffixes]
     try:
+        check_inside(name)
         return next((path for path in candidates if path.is_file()), candidates[0])
+    except TaskError as error:
+        raise TaskError(f"{before}{error}") from error
     except OSError as error:
-        raise TaskError(f"{name!r}: {reason(error)}") from error
+        raise TaskError(f"{before}{reprlib.repr(name)}: {reason(error)}") from error
 
 
 def find_file(root: Path, names: Iterable[str]) -> Path:

@@ -126,7 +126,7 @@ def _read_track(
     return Item(
         clip_id=track,
         track_id=track,
-        path=find_audio(folders, path.removesuffix(".mp3"), SUFFIXES),
+        path=find_audio(folders, path.removesuffix(".mp3"), SUFFIXES, place),
         target=tuple(label for label in labels if label in found),
         split=split,
         artist=artist,

@@ -50,7 +50,7 @@ def read_folder(root: Path) -> list[Item]:
             Item(
                 clip_id=row["uuid4"],
                 track_id=row["song_id"],
-                path=find_audio(folders, name, (".wav",)),
+                path=find_audio(folders, name, (".wav",), place),
                 target=one_of(place, "instrument", row["instrument"], INSTRUMENTS),
                 split=SPLIT_WORDS[subset],
             )

@@ -47,7 +47,7 @@ def _read(root: Path, field: str, parse: Callable[[tuple[str, str], Any], str]) 
                 Item(
                     clip_id=name,
                     track_id=name,
-                    path=find_audio(audio, name, (".wav",)),
+                    path=find_audio(audio, name, (".wav",), place),
                     target=parse((place, field), _field(place, note, field)),
                     split=split,
                     artist=str(_field(place, note, "instrument_str")),

@@ -60,7 +60,7 @@ def read_folder(root: Path) -> list[Item]:
                 Item(
                     clip_id=key,
                     track_id=key.partition("_")[0],
-                    path=find_audio(folders, f"{key[:3]}/{key}", SUFFIXES),
+                    path=find_audio(folders, f"{key[:3]}/{key}", SUFFIXES, place),
                     target=tuple(label for label in known if decided[key][label]),
                     split=split,
                     artist=artists[key],

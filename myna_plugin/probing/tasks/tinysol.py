@@ -48,12 +48,12 @@ def _read(root: Path, column: str, labels: tuple[str, ...]) -> list[Item]:
     folders = audio_folders(root, FOLDERS)
     items = []
     for place, row in table_rows(find_file(root, TABLES), ("Path", "Fold", column)):
-        name = PurePosixPath(row["Path"])
+        name = PurePosixPath(row["Path"]).stem
         items.append(
             Item(
-                clip_id=name.stem,
-                track_id=name.stem,
-                path=find_audio(folders, str(name.with_suffix("")), (".wav",)),
+                clip_id=name,
+                track_id=name,
+                path=find_audio(folders, row["Path"].removesuffix(".wav"), (".wav",), place),
                 target=one_of(place, column, row[column], labels),
                 split=one_of(place, "Fold", row["Fold"], FOLDS),
             )

@@ -204,7 +204,16 @@ CASES = [
     ("medley_solos_db", "annotation/*.csv", ("flute", "lute"), "instrument: 'lute' is not one of"),
     ("tinysol_pitch", "annotation/*.csv", (",1,Winds", ",7,Winds"), "Fold: '7' is not one of 0, 1"),
     ("tinysol_instrument", "annotation/*.csv", (",Ob,", ",Lute,"), "'Lute' is not one of BTb"),
-    ("tinysol_pitch", "annotation/*.csv", ("Winds/Flute", "../Flute"), "leads out of the data"),
+    ("tinysol_pitch", "annotation/*.csv", ("Winds/Flute", "../Flute"), "line 2: '../Flute/ord"),
+    ("tinysol_pitch", "annotation/*.csv", ("Winds/Flute/ordinario/Fl-ord-A5-mf-0-N.wav", ""), "''"),
+    ("tinysol_pitch", "annotation/*.csv", ("Winds/Fl", 5_000 * "a"), "line 2: 'aaaaaaaaa"),
+    (
+        "medley_solos_db",
+        "annotation/*.csv",
+        ("00000001-", "x/../00000001-"),
+        "line 3: 'Medley-solos",
+    ),
+    ("nsynth_pitch", "nsynth-test/examples.json", ('{"guitar_', '{"../'), "json: ../acoustic_002"),
     ("vocalset_singer", "FULL", None, "no recordings like female1"),
     ("openmic", "openmic-2018-metadata.csv", None, "holds none of openmic-2018-metadata.csv"),
     ("openmic", "partitions/split01_test.csv", ("000501", "000999"), "is not in the tables"),
@@ -224,7 +233,7 @@ CASES = [
     ("jamendo_genre", "data/splits/split-0/*-test.tsv", ("PATH", "FILE"), "columns are"),
     ("jamendo_genre", "data/splits/split-0/*-test.tsv", ("---60s", "---50s"), "'genre---50s' is"),
     ("jamendo_genre", "data/splits/split-0/*-test.tsv", ("\t31.0", ""), "line 4: 5 fields"),
-    ("jamendo_genre", "data/splits/split-0/*-test.tsv", ("20/1020", "../1020"), "leads out of"),
+    ("jamendo_genre", "data/splits/split-0/*-test.tsv", ("20/1020", "../1020"), "line 2: '../1020"),
 ]
 
 
