@@ -175,8 +175,12 @@ class Training:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except READING_ERRORS as error:
             raise InputError(f"{path}: damaged ({error}); begin another run") from error
+        if not isinstance(state, dict) or not isinstance(state.get("begun"), dict):
+            raise InputError(f"{path}: no checkpoint of this recipe; give another OUT")
         if state["begun"] != self.begun:
-            told = ", ".join(f"{k}={v}" for k, v in state["begun"].items() if self.begun[k] != v)
+            told = ", ".join(
+                f"{k}={v}" for k, v in state["begun"].items() if self.begun.get(k) != v
+            )
             raise InputError(f"{path}: begun with {told}; go on with that, or give another OUT")
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -193,7 +197,8 @@ class Training:
         }
         encoder = self.model.encoder.state_dict()
         named = {f"encoder.{name}": tensor.cpu() for name, tensor in encoder.items()}
-        for name, content in (("checkpoint.pt", state), ("clmr.pt", named)):
+        # The checkpoint last: a run that is finished by it writes no other.
+        for name, content in (("clmr.pt", named), ("checkpoint.pt", state)):
             with replacing(self.out / name) as partial:
                 torch.save(content, partial)
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.errors import InputError, ToldCommand
-from myna_plugin.common.files import parse_json
+from myna_plugin.common.files import parse_json, read_text, replacing
 from myna_plugin.common.options import FOLDER, WORKERS
 from myna_plugin.model.audio import AudioError, load_audio
 from myna_plugin.model.audio_files import AUDIO_SUFFIXES, find_files
@@ -74,8 +74,22 @@ def _map(path: Path) -> np.ndarray:
 def _read_index(store: Path) -> list[dict[str, Any]]:
     """Rows of the index; a last one that a killed run left unfinished is none."""
     path = store / "index.jsonl"
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    return [parse_json(line, f"{path}: line {i + 1}") for i, line in enumerate(lines)]
+    lines = read_text(path).split("\n")[:-1] if path.is_file() else []
+    rows = [parse_json(line, f"{path}: line {i + 1}") for i, line in enumerate(lines)]
+    for i, row in enumerate(rows):
+        names = ("audio",) if i == 0 else ("path", "sounds")
+        if not isinstance(row, dict) or not any(name in row for name in names):
+            raise InputError(f"{path}: line {i + 1}: no index of waveforms; give another STORE")
+    return rows
+
+
+def _as_text(name: str) -> str:
+    r"""A file's name with the bytes that are not UTF-8 written out.
+
+    >>> _as_text("caf\udce9.wav")
+    'caf\\xe9.wav'
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def decode(path: str) -> np.ndarray | str:
@@ -101,26 +115,27 @@ def write_waveforms(audio: Path, store: Path, workers: int) -> list[str]:
     found = (os.fsdecode(path) for path in find_files(Path(root), say=click.echo))
     files = [path for path in found if os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES]
     rows = [row for row in _read_index(store) if "sounds" not in row]
-    head = {"audio": root, "sample_rate": SAMPLE_RATE}
+    head = {"audio": _as_text(root), "sample_rate": SAMPLE_RATE}
     if rows and rows[0] != head:
         raise InputError(f"{store}: was begun with {rows[0].get('audio')}; give another STORE")
     done = {row["path"] for row in rows[1:]}
-    left = [path for path in files if os.path.relpath(path, root) not in done]
+    left = [path for path in files if _as_text(os.path.relpath(path, root)) not in done]
     store.mkdir(parents=True, exist_ok=True)
+    rows = rows or [head]
+    with replacing(store / "index.jsonl") as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with (
         open(store / "waveforms.int16", "ab") as waveforms,
-        open(store / "index.jsonl", "w", encoding="utf-8", buffering=1) as index,
+        open(store / "index.jsonl", "a", encoding="utf-8", buffering=1) as index,
     ):
         waveforms.truncate(2 * sum(row.get("samples", 0) for row in rows))
-        rows = rows or [head]
-        index.writelines(json.dumps(row) + "\n" for row in rows)
         decoded = run_in_workers(
             decode, left, workers, total=len(left), description="decode", unit="file"
         )
         for path, got in zip(left, decoded, strict=True):
-            row: dict[str, Any] = {"path": os.path.relpath(path, root)}
+            row: dict[str, Any] = {"path": _as_text(os.path.relpath(path, root))}
             if isinstance(got, str):
-                row["fault"] = got
+                row["fault"] = _as_text(got)
             else:
                 waveforms.write(got.tobytes())
                 waveforms.flush()

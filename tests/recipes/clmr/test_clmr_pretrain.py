@@ -160,6 +160,24 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(store, plain, tmp_p
         Training(store, tmp_path / "whole", Settings(batch_size=3), "cpu", 0)
 
 
+def test_a_finished_run_has_its_encoder_whenever_it_was_killed(store, plain, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def save_one(*given):
+        if any(tmp_path.glob("*.pt")):
+            raise Killed
+        torch_save(*given)
+
+    torch_save, settings = torch.save, Settings(batch_size=2)
+    monkeypatch.setattr(torch, "save", save_one)
+    with pytest.raises(Killed):
+        Training(store, tmp_path, settings, "cpu", 0).run(1, 1e6, 1)
+    monkeypatch.setattr(torch, "save", torch_save)
+    Training(store, tmp_path, settings, "cpu", 0).run(1, 1e6, 1)
+    assert {"checkpoint.pt", "clmr.pt"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_the_command_says_what_is_wrong(store, tmp_path):
     def ends(*arguments):
         result = CliRunner().invoke(main, [*map(str, arguments)])
@@ -172,6 +190,10 @@ def test_the_command_says_what_is_wrong(store, tmp_path):
     arguments = ("--steps", 1, "--batch-size", 2, "--workers", 0, "--device", "cpu")
     code, output = ends(store.path, tmp_path / "out", *arguments)
     assert (code, "1 steps" in output) == (0, True)
+    for other in ({}, [1], {"begun": {"rate": 3}}):
+        torch.save(other, tmp_path / "out" / "checkpoint.pt")
+        code, output = ends(store.path, tmp_path / "out", *arguments)
+        assert (code, "give another OUT" in output) == (2, True)
     (tmp_path / "out" / "checkpoint.pt").write_bytes(b"torn")
     code, output = ends(store.path, tmp_path / "out", *arguments)
     assert (code, "damaged" in output) == (2, True)

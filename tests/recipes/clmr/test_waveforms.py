@@ -1,11 +1,13 @@
 """A folder of audio as one file of waveforms, whole or gone on with."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
+from full_disk import full_disk
 from sound_encoding import tones
 
 from myna_plugin.common.errors import InputError
@@ -81,3 +83,43 @@ def test_what_cannot_be_used_is_one_line(music, tmp_path):
         json.loads(line) for line in (tmp_path / "store" / "index.jsonl").read_text().splitlines()
     ]
     assert rows[-1] == {"sounds": 2}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_a_name_that_is_not_utf8_is_written_out(music, tmp_path):
+    odd = os.path.join(os.fsencode(music), b"caf\xe9.wav")
+    os.rename(music / "a.wav", odd)
+    with open(os.path.join(os.fsencode(music), b"bad\xe9.mp3"), "wb") as file:
+        file.write(b"no sound")
+    store = tmp_path / "store"
+    told = write_waveforms(music, store, workers=1)
+    assert len(told) == 3
+    assert all(text.encode() for text in told)
+    assert len(Waveforms(store).lengths) == 2
+    before = (store / "index.jsonl").read_bytes()
+    assert write_waveforms(music, store, workers=1) == told
+    assert (store / "index.jsonl").read_bytes() == before
+
+
+def test_rows_are_not_lost_when_a_run_cannot_go_on(music, tmp_path):
+    store = tmp_path / "store"
+    write_waveforms(music, store, workers=1)
+    index = store / "index.jsonl"
+    lines = index.read_text().splitlines(keepends=True)
+    rows = [{"path": f"gone/{i}.wav", "fault": "x"} for i in range(400)]
+    kept = "".join([*lines[:2], *(json.dumps(row) + "\n" for row in rows)])
+    index.write_text(kept)
+    with full_disk(), pytest.raises(OSError, match=r"index\.jsonl"):
+        write_waveforms(music, store, workers=1)
+    assert index.read_text() == kept
+
+
+@pytest.mark.parametrize(
+    "content", [b"5\n", b"[1]\n", b"{}\n", b'{"audio": "/x"}\n{"a": 1}\n', b"\xff\n", b"x\n"]
+)
+def test_another_index_is_refused_in_a_line(music, tmp_path, content):
+    (tmp_path / "index.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=r"index.jsonl: ") as error:
+        write_waveforms(music, tmp_path, workers=1)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "index.jsonl").read_bytes() == content
