@@ -205,6 +205,17 @@ def test_figure_1_has_what_is_known(tmp_path):
     assert max(float(y) for _, y in points) == pytest.approx(68.9, abs=0.05)
 
 
+def test_figure_1_can_be_read_where_values_are_near_and_one_is_far_below_zero(tmp_path):
+    good = measured(tmp_path / "good", dict.fromkeys(COLUMNS, 70.0))
+    bad = measured(tmp_path / "bad", dict.fromkeys(COLUMNS, -900.0))
+    figure = draw_figure_1([good, bad], TABLE_TASKS)
+    figure.canvas.draw()
+    for panel in figure.axes:
+        assert panel.get_ylim()[0] > 40
+        assert not any(label.get_text() for label in panel.get_xticklabels(minor=True))
+        assert len([label for label in panel.get_xticklabels() if label.get_text()]) > 2
+
+
 # --- Who takes part
 
 

@@ -142,10 +142,10 @@ def draw_figure_1(rows: Sequence[Measured], tasks: Sequence[str]) -> Figure:
     _draw(parameters, [(row.name, row.parameters, mean) for row, mean in ours])
     _draw(seconds, [(row.name, row.seconds_per_hour, mean) for row, mean in ours])
     _draw(gpus, [(row.model, row.gpus, mean) for row, mean in printed], hollow=True)
-    means = [mean for _, mean in (*printed, *ours)]
+    # R² has no lowest value: one bad fit would press all others together.
+    means = [mean for _, mean in (*printed, *ours) if mean >= 0]
     if means:
-        # R² has no lowest value: one bad fit would press all others together.
-        parameters.set_ylim(max(min(means), 0) - 5, max(means) + 5)
+        parameters.set_ylim(max(min(means) - 5, 0), max(means) + 5)
     parameters.set_ylabel("mean over the tasks, percent")
     parameters.set_xlabel("parameters, millions")
     seconds.set_xlabel("seconds of computing for an hour of audio")
@@ -166,7 +166,9 @@ def _draw(
 ) -> None:
     shown = sorted((x, y, name) for name, x, y in points if x)
     panel.set_xscale("log")
+    panel.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
+    panel.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     panel.margins(0.2)
     if not shown:
         return
