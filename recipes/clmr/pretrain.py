@@ -38,6 +38,7 @@ from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import InputError, ToldCommand, UnfinishedError
 from myna_plugin.common.files import replacing
+from myna_plugin.common.locks import locked
 from myna_plugin.common.options import (
     DEVICE,
     FOLDER,
@@ -53,7 +54,7 @@ from myna_plugin.peers.clmr import SAMPLE_RATE, WIDTHS, WINDOW, SampleCnn
 from myna_plugin.pretraining.run.signals import Signals
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
 from recipes.clmr.augmentations import build_chain
-from recipes.clmr.waveforms import FULL_SCALE, Waveforms
+from recipes.clmr.waveforms import FULL_SCALE, LOCK, Waveforms
 
 PIECE_S = 30
 """A recording is cut into pieces of this length; both views of a pair come from one."""
@@ -301,8 +302,12 @@ def main(
     build_chain()
     settings = Settings(batch_size, learning_rate, temperature, seed=seed)
     n_workers = available_cores() if workers is None else workers
-    training = Training(Waveforms(store), out, settings, choose_device(device), n_workers)
-    stopped_by = training.run(steps, minutes, save_every)
+    waveforms = Waveforms(store)
+    out.mkdir(parents=True, exist_ok=True)
+    busy = f"{out}: another run is training there; wait for its end, or give another OUT"
+    with locked(out / LOCK, busy):
+        training = Training(waveforms, out, settings, choose_device(device), n_workers)
+        stopped_by = training.run(steps, minutes, save_every)
     click.echo(f"{out}: {training.step:,} steps, {training.seconds / 60:.1f} minutes; load it with")
     click.echo(f"  --module clmr --model {out / 'clmr.pt'}")
     if stopped_by is not None:

@@ -25,6 +25,7 @@ import numpy as np
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.errors import InputError, ToldCommand
 from myna_plugin.common.files import parse_json, read_text, replacing
+from myna_plugin.common.locks import locked
 from myna_plugin.common.options import FOLDER, WORKERS
 from myna_plugin.model.audio import AudioError, load_audio
 from myna_plugin.model.audio_files import AUDIO_SUFFIXES, find_files
@@ -32,6 +33,9 @@ from myna_plugin.peers.clmr import SAMPLE_RATE
 from recipes.rendered.render import run_in_workers
 
 FULL_SCALE = 32_767
+
+LOCK = "lock"
+"""File in a store or a run that whoever writes there holds."""
 
 
 class Waveforms:
@@ -107,10 +111,18 @@ def write_waveforms(audio: Path, store: Path, workers: int) -> list[str]:
     """Decode what a store still lacks; returns what is wrong with files that are left out.
 
     Raises:
-        InputError: no file can be used, or the store was begun with another folder.
+        InputError: no file can be used, the store was begun with another folder, or another
+            process is writing it.
     """
     if not audio.is_dir():
         raise InputError(f"{audio}: no such folder")
+    store.mkdir(parents=True, exist_ok=True)
+    busy = f"{store}: another run is writing there; wait for its end, or give another STORE"
+    with locked(store / LOCK, busy):
+        return _write(audio, store, workers)
+
+
+def _write(audio: Path, store: Path, workers: int) -> list[str]:
     root = os.path.abspath(audio)
     found = (os.fsdecode(path) for path in find_files(Path(root), say=click.echo))
     files = [path for path in found if os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES]
@@ -120,7 +132,6 @@ def write_waveforms(audio: Path, store: Path, workers: int) -> list[str]:
         raise InputError(f"{store}: was begun with {rows[0].get('audio')}; give another STORE")
     done = {row["path"] for row in rows[1:]}
     left = [path for path in files if _as_text(os.path.relpath(path, root)) not in done]
-    store.mkdir(parents=True, exist_ok=True)
     rows = rows or [head]
     with replacing(store / "index.jsonl") as partial:
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

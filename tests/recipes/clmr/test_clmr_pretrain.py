@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.common.locks import locked
 from myna_plugin.peers.clmr import SAMPLE_RATE, WINDOW, get_scene_embeddings, load_model
 from recipes.clmr import augmentations, pretrain
 from recipes.clmr.augmentations import build_chain, delay, reverb
@@ -190,6 +191,9 @@ def test_the_command_says_what_is_wrong(store, tmp_path):
     arguments = ("--steps", 1, "--batch-size", 2, "--workers", 0, "--device", "cpu")
     code, output = ends(store.path, tmp_path / "out", *arguments)
     assert (code, "1 steps" in output) == (0, True)
+    with locked(tmp_path / "out" / "lock", "busy"):
+        code, output = ends(store.path, tmp_path / "out", *arguments)
+    assert (code, "another run is training there" in output) == (2, True)
     for other in ({}, [1], {"begun": {"rate": 3}}):
         torch.save(other, tmp_path / "out" / "checkpoint.pt")
         code, output = ends(store.path, tmp_path / "out", *arguments)

@@ -11,6 +11,7 @@ from full_disk import full_disk
 from sound_encoding import tones
 
 from myna_plugin.common.errors import InputError
+from myna_plugin.common.locks import locked
 from recipes.clmr import waveforms
 from recipes.clmr.waveforms import Waveforms, main, write_waveforms
 
@@ -123,3 +124,9 @@ def test_another_index_is_refused_in_a_line(music, tmp_path, content):
         write_waveforms(music, tmp_path, workers=1)
     assert "\n" not in str(error.value)
     assert (tmp_path / "index.jsonl").read_bytes() == content
+
+
+def test_two_runs_in_one_store_are_one_too_many(music, tmp_path):
+    with locked(tmp_path / "lock", "busy"), pytest.raises(InputError, match="another run"):
+        write_waveforms(music, tmp_path, workers=1)
+    assert not (tmp_path / "index.jsonl").exists()
