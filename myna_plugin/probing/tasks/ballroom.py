@@ -9,7 +9,6 @@ the audio (mtg.upf.edu/ismir2004/contest/tempoContest/data1.tar.gz); Krebs, Böc
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from pathlib import Path
 
 from myna_plugin.common.files import read_text
@@ -62,8 +61,8 @@ def read_beats(path: Path) -> tuple[float, ...]:
     """Times of the beats, seconds, of lines like `9.430022675 3` (its place in the bar).
 
     Raises:
-        InputError: the file cannot be read, a line is not such a one, or times do not rise; names
-            the file and the line.
+        InputError: the file cannot be read or has fewer than two beats; a line is not such a one,
+            or its time does not rise. Names the file, and the line.
     """
     times: list[float] = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -76,9 +75,11 @@ def read_beats(path: Path) -> tuple[float, ...]:
             time = math.nan
         if len(fields) != 2 or not 0.0 <= time < math.inf:
             raise TaskError(f"{path}: line {number}: {line!r} is not a time and a place in the bar")
+        if times and time <= times[-1]:
+            raise TaskError(f"{path}: line {number}: {line!r} is not after the beat before it")
         times.append(time)
-    if len(times) < 2 or any(later <= time for time, later in pairwise(times)):
-        raise TaskError(f"{path}: not two beats or more, each after the one before")
+    if len(times) < 2:
+        raise TaskError(f"{path}: fewer than two beats")
     return tuple(times)
 
 
