@@ -103,9 +103,7 @@ def embed_tracks(
         Number and row of every track, in no certain order.
     """
     size = embedder.encoder.config.chunk_frames
-    encoder: TrackEncoder = (
-        SequenceEncoder(embedder) if timestamps else SceneEncoder(embedder, batch_seconds)
-    )
+    encoder = _make_encoder(embedder, timestamps, batch_seconds)
     open_tracks: dict[int, Track] = {}
     ends: dict[int, Finished] = {}
 
@@ -121,7 +119,8 @@ def embed_tracks(
             yield number, whole if np.isfinite(vectors).all() else Row(track, fault=NOT_FINITE)
 
     flushed, decoded = time.monotonic(), 0
-    with DecodingPool(workers, size, whole=timestamps, seconds=seconds) as pool:
+    decoding = DecodingPool(workers, size, whole=timestamps, seconds=seconds)
+    with closing(encoder), decoding as pool:
         for event in pool.decode(opened()):
             if isinstance(event, Decoded):
                 heard(_seconds(event, size))
@@ -137,6 +136,12 @@ def embed_tracks(
                 yield from rows(encoder.flush())
                 flushed, decoded = time.monotonic(), 0
         yield from rows(encoder.flush())
+
+
+def _make_encoder(
+    embedder: Embedder, timestamps: bool, batch_seconds: float | None
+) -> TrackEncoder:
+    return SequenceEncoder(embedder) if timestamps else SceneEncoder(embedder, batch_seconds)
 
 
 def _seconds(event: Decoded, size: int) -> float:
