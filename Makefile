@@ -14,6 +14,8 @@ SOURCES := setup.py constraints.txt Makefile
 HEAREVAL := heareval==2021.1.3
 # Asks for PyAudio, which must be compiled, to play sound; rendering needs none.
 SYNTHESISER := tinysoundfont==0.3.7
+# Asks for an older soxr than ours, and runs with it.
+AUGMENTATIONS := audiomentations==0.43.1 numpy-minmax==0.6.0 numpy-rms==0.7.0 python-stretch==0.3.1
 # Both validators are tested. They share one import name, so each has a folder of its own.
 VALIDATORS := 2021.0.2 2021.0.6
 
@@ -80,7 +82,7 @@ $(VENV)/.hear-eval: $(SOURCES) | $(BIN)/python
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	@echo "Installing into $(VENV): a few minutes, mostly torch"
 	$(INSTALL) -c constraints.txt -e '.[dev]'
-	$(INSTALL) --no-deps $(HEAREVAL) $(SYNTHESISER)
+	$(INSTALL) --no-deps $(HEAREVAL) $(SYNTHESISER) $(AUGMENTATIONS)
 	for version in $(VALIDATORS); do \
 		$(INSTALL) --no-deps --ignore-requires-python --upgrade \
 			--target $(VENV)/hearvalidator-$$version hearvalidator==$$version || exit 1; \

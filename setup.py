@@ -27,6 +27,7 @@ HEAR_EVAL = [
     "nvidia-ml-py>=12.535",
     "sed_eval>=0.2.1",
     "dcase_util>=0.2.20",
+    "mir_eval>=0.7",
 ]
 
 # What `benchmarks/rendered` reads MIDI files with. Its synthesiser, tinysoundfont, is installed

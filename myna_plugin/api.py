@@ -75,9 +75,9 @@ class Myna:
                 "" for the packaged model, "tiny" for the small one.
             embedding: "square", "vertical", "hybrid" (both, concatenated), or "auto": hybrid
                 where the checkpoint has both tokenizers.
-            device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N", or a
-                `torch.device`.
-            precision: "float32", "bfloat16" or "float16"; bfloat16 also on CPUs that have it.
+            device: "auto" (CUDA, else Apple's GPU, else the CPU), "cpu", "mps", "cuda", "cuda:N".
+            precision: "float32", "bfloat16" or "float16"; bfloat16 also on CPUs that have it; on
+                "mps" the first alone.
             hop_ms: milliseconds between timestamp embeddings.
             timestamp_layer: the block, from 1, that these are read off.
             scene_layers: the blocks, from 1, whose mean tokens an embedding joins.
@@ -90,12 +90,12 @@ class Myna:
         Raises:
             CheckpointError: the weights cannot be found, read or verified, or cannot give
                 `embedding`.
-            DeviceError: there is no such device here.
+            DeviceError: there is no such device here, or not with that precision.
             LayerError: there is no such block.
             TypeError: no path, or no number where one is needed.
             ValueError: another option outside its range.
         """
-        chosen = choose_device(device)
+        chosen = choose_device(device, precision)
         embedder = load_model(
             name,
             embedding=embedding,

@@ -17,9 +17,20 @@ from myna_plugin.probing.heads import HeadConfig
 from myna_plugin.probing.heads.draws import StepDraws
 from myna_plugin.probing.heads.layers import build_head, initial_parameters
 
+
+def bce_of_known(logits: Tensor, targets: Tensor) -> Tensor:
+    """Where a target is NaN, not known, there is no loss; the mean is over all targets."""
+    known = ~targets.isnan()
+    loss = functional.binary_cross_entropy_with_logits(
+        logits[known], targets[known], reduction="sum"
+    )
+    return loss / targets.numel()
+
+
 LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": functional.cross_entropy,
     "bce": functional.binary_cross_entropy_with_logits,
+    "bce_of_known": bce_of_known,
     "mse": functional.mse_loss,
 }
 

@@ -8,8 +8,9 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,14 @@ import soundfile
 from sound_encoding import encode, tones
 
 from myna_plugin.probing.tasks.emotify import EMOTIONS, GENRES
+from myna_plugin.probing.tasks.jamendo import GENRES as JAMENDO_GENRES
+from myna_plugin.probing.tasks.jamendo import INSTRUMENTS as JAMENDO_INSTRUMENTS
+from myna_plugin.probing.tasks.jamendo import MOODS, TOP_50
 from myna_plugin.probing.tasks.magnatagatune import TAGS
 from myna_plugin.probing.tasks.mridangam import TONICS
+from myna_plugin.probing.tasks.openmic import INSTRUMENTS as OPENMIC_INSTRUMENTS
+from myna_plugin.probing.tasks.task import SPLITS
+from myna_plugin.probing.tasks.vocalset import SINGERS as VOCALSET_SINGERS
 
 RATE = 8_000
 """Hz: the lowest that MP3 has."""
@@ -420,6 +427,172 @@ def write_strokes(
             for n in (1, 2):
                 name = f"{2240 + i}__akshaylaya__{stroke}-{tonic}-{n:03}.wav"
                 write_tone(root / "train" / stroke / name, 7 * i, 0.1)
+
+
+# --- Tasks with one layout and a published split: the fewest clips that can be split and scored
+
+
+def nsynth(root: Path) -> None:
+    """Two instruments a split, each at two pitches."""
+    for i, split in enumerate(SPLITS):
+        notes = {}
+        for family, pitch in product(("guitar", "organ"), (60, 67)):
+            instrument = f"{family}_acoustic_{i:03}"
+            name = f"{instrument}-{pitch:03}-100"
+            notes[name] = {
+                **{"note": 1, "note_str": name, "instrument": i, "instrument_str": instrument},
+                **{"pitch": pitch, "velocity": 100, "sample_rate": 16_000},
+                **{"instrument_family": 3, "instrument_family_str": family},
+                **{"instrument_source": 0, "instrument_source_str": "acoustic"},
+            }
+            write_tone(root / f"nsynth-{split}/audio/{name}.wav", pitch - 60, 4.0)
+        write_text(root / f"nsynth-{split}/examples.json", json.dumps(notes))
+
+
+def medley_solos_db(root: Path) -> None:
+    """As mirdata unpacks it."""
+    rows = [["subset", "instrument", "instrument_id", "song_id", "uuid4"]]
+    clips = product(("training", "validation", "test"), (("flute", "3"), ("violin", "7")), "ab")
+    for song, (subset, (instrument, number), which) in enumerate(clips):
+        uuid = f"{song:08x}-55ea-5f6a-f9a4-{song:012x}"
+        rows.append([subset, instrument, number, str(song // 2), uuid])
+        name = f"Medley-solos-DB_{subset}-{number}_{uuid}.wav"
+        write_tone(root / "audio" / name, int(number) + (which == "b"), 2.972)
+    write_table(root / "annotation/Medley-solos-DB_metadata.csv", rows, ",", csv.QUOTE_MINIMAL)
+
+
+TINYSOL_COLUMNS = (
+    "Path,Fold,Family,Instrument (abbr.),Instrument (in full),Technique (abbr.),"
+    "Technique (in full),Pitch,Pitch ID,Dynamics,Dynamics ID,Instance ID,"
+    "String ID (if applicable),Needed digital retuning"
+)
+
+
+def tinysol(root: Path) -> None:
+    """Two instruments and pitches in each of the five folds."""
+    rows = [TINYSOL_COLUMNS.split(",")]
+    for fold, (short, full), (pitch, note) in product(
+        range(5), (("Fl", "Flute"), ("Ob", "Oboe")), (("C#4", 61), ("A5", 81))
+    ):
+        path = f"Winds/{full}/ordinario/{short}-ord-{pitch}-mf-{fold}-N.wav"
+        name = [path, str(fold), "Winds", short, full, "ord", "ordinario", pitch, str(note)]
+        rows.append([*name, "mf", "2", "0", "", "FALSE"])
+        write_tone(root / "audio" / path, note - 61, 0.3)
+    write_table(root / "annotation/TinySOL_metadata.csv", rows, ",", csv.QUOTE_MINIMAL)
+
+
+def vocalset(root: Path) -> None:
+    """Every singer with two techniques of the paper's and one other; what macOS adds, too."""
+    for singer, technique, part in product(
+        VOCALSET_SINGERS, ("belt", "vibrato", "messa"), ("scales", "arpeggios")
+    ):
+        pitch = 4 * ("belt", "vibrato", "messa").index(technique)
+        folder = root / "FULL" / singer / part / technique
+        write_tone(folder / f"{part}_{technique}_a.wav", pitch, 0.2)
+    write_tone(root / "FULL/female2/scales/vibrato/f2_scales_vibrato_a(1).wav", 0, 0.2)
+    write_text(root / "FULL/female1/scales/belt/._scales_belt_a.wav", "no audio")
+
+
+FMA_HEADER = (
+    ",album,artist,artist,set,set,track",
+    ",title,bio,id,split,subset,genre_top",
+    "track_id,,,,,,",
+)
+
+
+def fma_small(root: Path) -> None:
+    """With a track of another subset, a biography of two lines, and a file that is short."""
+    lines = [*FMA_HEADER, '1,Other,,9,training,large,""']
+    clips = product(("training", "validation", "test"), ("Folk", "Rock"), (0, 1))
+    for number, (split, genre, _) in enumerate(clips, start=140):
+        bio = '"From Leeds,\nthen Hull"' if number == 141 else ""
+        lines.append(f"{number},Some,{bio},{number // 2},{split},small,{genre}")
+        write_tone(root / f"fma_small/000/{number:06}.mp3", 5 * (genre == "Rock"), 30.0)
+    lines.append("98565,Some,,999,training,small,Rock")
+    write_tone(root / "fma_small/098/098565.mp3", 0, 1.6)
+    write_text(root / "fma_metadata/tracks.csv", "\n".join(lines) + "\n")
+
+
+def openmic(root: Path) -> None:
+    """Three clips an artist: two with every other instrument, and one asked about for one alone."""
+    labels, artists = ["sample_key,instrument,relevance,num_responses"], ["sample_key,artist_id,x"]
+    partitions: dict[str, list[str]] = {"train": [], "test": []}
+    for artist, (clip, pitch) in product(range(7), enumerate((0, 7, 3))):
+        key = f"{100 * artist + clip:06}_{3_840 * (clip + 1)}"
+        partitions["train" if artist < 5 else "test"].append(key)
+        artists.append(f'{key},{artist},"of two\nlines"')
+        asked = [artist] if clip == 2 else range(len(OPENMIC_INSTRUMENTS))
+        for k in asked:
+            relevance = 0.5 if (k + clip) % 2 == 0 else 0.49
+            labels.append(f"{key},{OPENMIC_INSTRUMENTS[k]},{relevance},3")
+        write_tone(root / f"audio/{key[:3]}/{key}.ogg", pitch, 10.0)
+    for name, keys in partitions.items():
+        write_text(root / f"partitions/split01_{name}.csv", "\n".join(keys) + "\n")
+    write_text(root / "openmic-2018-aggregated-labels.csv", "\n".join(labels) + "\n")
+    write_text(root / "openmic-2018-metadata.csv", "\n".join(artists) + "\n")
+
+
+def jamendo(root: Path, subset: str, tags: Sequence[str]) -> None:
+    """Three tracks a split: one with every tag, one with every second, one with the first alone.
+
+    So that every tag is on a track, and none but the first on all: that one is left out of a third.
+    """
+    words = {"train": "train", "valid": "validation", "test": "test"}
+    for i, split in enumerate(SPLITS):
+        lines = ["\t".join(("TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"))]
+        for k, own in enumerate((tags, tags[1::2], tags[:1])):
+            number = 1_000 + 10 * i + k
+            track = [f"track_{number:07}", f"artist_{i:06}", "album_000031"]
+            path = f"{number % 100:02}/{number}.mp3"
+            lines.append("\t".join([*track, path, "31.0", *own]))
+            suffix = ".low.mp3" if k else ".mp3"
+            write_tone(root / "audio" / path.replace(".mp3", suffix), 5 * k, 0.5)
+        name = f"autotagging_{subset}-{words[split]}.tsv"
+        write_text(root / "data/splits/split-0" / name, "\r\n".join(lines) + "\r\n")
+
+
+BALLROOM = (
+    *("Albums-Fire-08", "Albums-Fire-09", "Albums-Latin_Jam-01", "Albums-Latin_Jam-02"),
+    *(f"Media-10{n:04}" for n in range(9)),
+)
+"""The second is a replica of the first, and left out."""
+
+
+def ballroom_beats(root: Path) -> None:
+    """A click on every beat, at a tempo of its own, in noise; each bar has four beats."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(BALLROOM):
+        beats = np.arange(0.3 + 0.05 * number, 29.5, 0.3 + 0.03 * number)
+        lines = [f"{time:.10f} {i % 4 + 1}\n" for i, time in enumerate(beats)]
+        write_text(root / f"BallroomAnnotations/{name}.beats", "".join(lines))
+        sound = 0.01 * rng.normal(size=30 * RATE)
+        for start in (beats * RATE).astype(int):
+            sound[start : start + 800] += 0.3 * np.exp(-np.arange(800) / 200) * rng.normal(size=800)
+        path = root / f"BallroomData/{('Samba', 'Waltz')[number % 2]}/{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, sound.clip(-1, 1), RATE)
+
+
+ONE_LAYOUT: dict[str, tuple[Callable[[Path], None], tuple[int, int, int]]] = {
+    "nsynth_instrument": (nsynth, (4, 4, 4)),
+    "nsynth_pitch": (nsynth, (4, 4, 4)),
+    "medley_solos_db": (medley_solos_db, (4, 4, 4)),
+    "tinysol_instrument": (tinysol, (12, 4, 4)),
+    "tinysol_pitch": (tinysol, (12, 4, 4)),
+    "vocalset_technique": (vocalset, (48, 12, 20)),
+    "vocalset_singer": (vocalset, (96, 12, 12)),
+    "fma_small": (fma_small, (5, 4, 4)),
+    "openmic": (openmic, (12, 3, 6)),
+    "jamendo_top50": (partial(jamendo, subset="top50tags", tags=TOP_50), (3, 3, 3)),
+    "jamendo_genre": (partial(jamendo, subset="genre", tags=JAMENDO_GENRES), (3, 3, 3)),
+    "jamendo_instrument": (
+        partial(jamendo, subset="instrument", tags=JAMENDO_INSTRUMENTS),
+        (3, 3, 3),
+    ),
+    "jamendo_moodtheme": (partial(jamendo, subset="moodtheme", tags=MOODS), (3, 3, 3)),
+    "ballroom_beats": (ballroom_beats, (10, 1, 1)),
+}
+"""Builder, and clips of each split in its copy."""
 
 
 BUILDERS: dict[str, dict[str, Callable[[Path], None]]] = {

@@ -235,6 +235,7 @@ INPUTS = {
     "probe HEAR": ["--task", "hear", "--root", "BAD", "--out", "out"],
     "probe --model": ["--task", "gtzan", "--root", "GOOD/gtzan", "--model", "BAD", "--out", "out"],
     "report": ["BAD"],
+    "table1": ["--data", "BAD", "--out", "out", "--modules", "mfcc", "--tasks", "gtzan"],
     "export-task": ["out", "--to", "hear", "--task", "gtzan", "--root", "BAD"],
     "score-keys": ["BAD"],
 }

@@ -116,7 +116,9 @@ def fault(command: Sequence[str]) -> str | None:
     scripts = metadata.entry_points(group="console_scripts")
     if name in scripts.names and scripts[name].value.startswith("myna_plugin"):
         return fault_of_arguments(scripts[name].module, words)
-    if command[:2] == ["python", "-m"] and re.match(r"(myna_plugin|benchmarks)\b", command[2]):
+    if command[:2] == ["python", "-m"] and re.match(
+        r"(myna_plugin|benchmarks|recipes)\b", command[2]
+    ):
         return fault_of_arguments(command[2], command[3:])
     if any(command[: len(other.split())] == other.split() for other in OTHERS):
         return None

@@ -1,16 +1,26 @@
 """mteb: Myna for the audio tasks of MTEB (MAEB).
 
-    import mteb
-    from myna_plugin.adapters.mteb import MynaModel
-    mteb.evaluate(MynaModel("myna-hybrid"), mteb.get_tasks(["GTZANGenre"]))
+Importing this module adds the published and the packaged models to mteb's registry, where mteb is
+installed:
 
-Source: mteb 2.26: `mteb/models/models_protocols.py`, `mteb/models/model_meta.py`, and its
-documentation, "Defining the model".
+    import mteb
+    import myna_plugin.adapters.mteb
+    model = mteb.get_model("oriyonay/myna-hybrid")
+    mteb.evaluate(model, mteb.get_tasks(["GTZANGenre"]))
+
+`python -m myna_plugin.adapters.mteb run -m oriyonay/myna-hybrid -t GTZANGenre` is mteb's own
+command, which knows them. For other weights there is `MynaModel("runs/mine/model.safetensors")`. An
+entry as a pull request would have it: `mteb.get_model_meta("oriyonay/myna-hybrid").to_python()`.
+
+Source: mteb 2.26: `mteb/models/models_protocols.py`, `model_meta.py`, `get_model_meta.py` and its
+documentation, "Adding a model".
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,14 +31,69 @@ from tqdm import tqdm
 
 from myna_plugin.adapters.hidden_states import rows_by_length
 from myna_plugin.common.devices import choose_device
+from myna_plugin.common.errors import told
 from myna_plugin.common.toolkits import import_toolkit
 from myna_plugin.hear import load_model
 from myna_plugin.model.audio import SAMPLE_RATE, resample
-from myna_plugin.model.encoder import parameter_count
+from myna_plugin.model.encoder import EncoderConfig, parameter_count
 from myna_plugin.model.sources import PUBLISHED
 
-TRAINING_CODE = "https://github.com/ghost-signal/myna"
-"""Of the published models."""
+PURPOSE = "myna_plugin.adapters.mteb"
+
+LOCAL = "myna-plugin/local"
+"""Name of a model that has none: mteb wants organization/model."""
+
+PUBLISHED_FACTS: dict[str, Any] = {
+    "public_training_code": "https://github.com/ghost-signal/myna",
+    "public_training_data": "https://research.google.com/audioset/",
+    # What mteb makes of AudioSet, whose music they were trained on (paper, §4.1).
+    "training_datasets": {
+        *("AudioSet", "AudioSetMini", "AudioSetStrongA2TRetrieval", "AudioSetStrongT2ARetrieval"),
+    },
+    "citation": """@misc{yonay2025myna,
+  title={Myna: Masking-Based Contrastive Learning of Musical Representations},
+  author={Yonay, Ori and Hammond, Tracy and Yang, Tianbao},
+  year={2025},
+  eprint={2502.12511},
+  archivePrefix={arXiv}
+}""",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of mteb's registry.
+
+    Attributes:
+        weights: as `load_model` takes them.
+        patchings: of the encoder.
+        width: of its tokens.
+        size: of a scene embedding.
+    """
+
+    weights: str
+    patchings: tuple[str, ...]
+    width: int
+    size: int
+
+    @property
+    def parameters(self) -> int:
+        """All are ViTs of 12 blocks, with heads of 64 and perceptrons four times as wide."""
+        width = self.width
+        config = EncoderConfig(self.patchings, width, 12, width // 64, 4 * width)
+        return config.parameter_count
+
+
+ENTRIES: dict[str, Entry] = {
+    **{
+        p.repository: Entry(name, p.patchings, p.width, p.width * len(p.patchings))
+        for name, p in PUBLISHED.items()
+    },
+    # By the name in the files' metadata: other weights would be another model.
+    "myna-plugin/myna-open-22m-hybrid": Entry("", ("square", "vertical"), 384, 4608),
+    "myna-plugin/myna-open-5m-hybrid": Entry("tiny", ("square", "vertical"), 192, 2304),
+}
+"""By mteb's name, organization/model."""
 
 
 class MynaModel:
@@ -51,9 +116,10 @@ class MynaModel:
         """Load a model.
 
         Args:
-            model_name: as `model_file_path` of `myna_plugin.load_model`, or a published model's
-                repository such as "oriyonay/myna-hybrid", as mteb names models.
-            revision: of a repository on the Hugging Face hub; None for its newest.
+            model_name: as `model_file_path` of `myna_plugin.load_model`, or a name of `ENTRIES`,
+                such as "oriyonay/myna-hybrid".
+            revision: of a repository on the Hugging Face hub; None for weights that are here, else
+                its newest.
             device: "cpu", "cuda" …; None takes CUDA where there is any.
             embedding: "square", "vertical", "hybrid" or "auto".
             scene_layers: blocks to read embeddings off; see `myna_plugin.load_model`.
@@ -66,7 +132,7 @@ class MynaModel:
             ValueError: no such embedding, pooling or share.
         """
         self.model_name = model_name
-        self.revision = revision
+        self._meta: Any = None
         source = _source(model_name, revision)
         model = load_model(
             source,
@@ -129,50 +195,78 @@ class MynaModel:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """The model's entry for mteb, a `ModelMeta`.
+        """The model's entry for mteb, a `ModelMeta`, which mteb may replace by its own.
 
         Raises:
             ImportError: mteb is missing.
         """
-        meta = import_toolkit("mteb.models.model_meta", "mteb", "myna_plugin.adapters.mteb")
-        n_parameters = parameter_count(self.model.encoder)
-        published = next(
-            (
-                p.repository
-                for name, p in PUBLISHED.items()
-                if self.model_name in (name, p.repository)
-            ),
-            None,
-        )
-        return meta.ModelMeta(
-            loader=MynaModel,
-            name=published or "myna-plugin/local",
-            revision=self.revision,
-            release_date=None,
-            languages=None,
-            modalities=["audio"],
-            n_parameters=n_parameters,
-            memory_usage_mb=round(n_parameters * 4 / 2**20),
-            max_tokens=None,
-            embed_dim=self.model.scene_embedding_size,
-            license="mit" if published else None,
-            open_weights=True if published else None,
-            public_training_code=TRAINING_CODE if published else None,
-            public_training_data=None,
-            framework=["PyTorch"],
-            reference=f"https://huggingface.co/{published}" if published else None,
-            similarity_fn_name="cosine",
-            use_instructions=False,
-            training_datasets=None,
-        )
+        if self._meta is None:
+            names = [n for n, e in ENTRIES.items() if self.model_name in (n, e.weights)]
+            size = self.model.scene_embedding_size
+            self._meta = describe(*names, parameters=parameter_count(self.model.encoder), size=size)
+        return self._meta
+
+    @mteb_model_meta.setter
+    def mteb_model_meta(self, meta: Any) -> None:
+        self._meta = meta
+
+
+def describe(name: str = LOCAL, *, parameters: int, size: int) -> Any:
+    """A `ModelMeta` of mteb.
+
+    Args:
+        name: a key of `ENTRIES`, or that of some other model, of which nothing else is known.
+        parameters: numbers in the encoder.
+        size: of a scene embedding.
+
+    Raises:
+        ImportError: mteb is missing.
+    """
+    meta = import_toolkit("mteb.models.model_meta", "mteb", PURPOSE)
+    published = name in {p.repository for p in PUBLISHED.values()}
+    facts = dict.fromkeys(PUBLISHED_FACTS)
+    if published:
+        facts = PUBLISHED_FACTS
+    elif name in ENTRIES:
+        facts["training_datasets"] = set()  # none of mteb's: see the models' card
+    return meta.ModelMeta(
+        loader=MynaModel,
+        name=name,
+        revision=None,
+        release_date=None,
+        languages=None,
+        modalities=["audio"],
+        n_parameters=parameters,
+        n_embedding_parameters=0,
+        memory_usage_mb=round(parameters * 4 / 2**20),
+        max_tokens=None,
+        embed_dim=size,
+        license="mit" if name in ENTRIES else None,
+        open_weights=True if name in ENTRIES else None,
+        framework=["PyTorch"],
+        reference=f"https://huggingface.co/{name}" if published else None,
+        similarity_fn_name="cosine",
+        use_instructions=False,
+        **facts,
+    )
+
+
+def register() -> None:
+    """Put the models that mteb does not know yet into its registry.
+
+    Raises:
+        ImportError: mteb is missing.
+    """
+    known = import_toolkit("mteb.models.model_implementations", "mteb", PURPOSE).MODEL_REGISTRY
+    for name, entry in ENTRIES.items():
+        known.setdefault(name, describe(name, parameters=entry.parameters, size=entry.size))
 
 
 def _source(model_name: str, revision: str | None) -> str:
-    """What `load_model` calls a model that mteb names by its repository."""
-    repositories = {published.repository for published in PUBLISHED.values()}
-    if model_name in repositories:
-        return f"hf://{model_name}" + (f"@{revision}" if revision else "")
-    return model_name
+    """What `load_model` calls a model that mteb names organization/model."""
+    if model_name not in ENTRIES:
+        return model_name
+    return f"hf://{model_name}@{revision}" if revision else ENTRIES[model_name].weights
 
 
 def _waveform(item: Mapping[str, Any]) -> Tensor:
@@ -185,3 +279,17 @@ def _waveform(item: Mapping[str, Any]) -> Tensor:
 
 def _normalise(embeddings: Any) -> Tensor:
     return functional.normalize(torch.as_tensor(embeddings, dtype=torch.float32), dim=-1)
+
+
+def main() -> None:
+    """The command `mteb`, whose models ours are among."""
+    with told("mteb"):
+        command = import_toolkit("mteb.cli.build_cli", "mteb", PURPOSE)
+    command.main()
+
+
+if importlib.util.find_spec("mteb") is not None:
+    register()
+
+if __name__ == "__main__":
+    main()

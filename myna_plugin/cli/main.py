@@ -26,6 +26,7 @@ COMMANDS = {
     "sweep": "Train once for every value of a setting, and compare.",
     "probe": "Score a module on a task by the paper's protocol.",
     "report": "Join probe results into one table and page.",
+    "table1": "Score modules on the tasks of the paper's Table 1, beside its rows.",
     "export-task": "Write a probe task for hear-eval or MARBLE.",
     "score-keys": "Add weighted key scores to what hear-eval has scored.",
 }

@@ -82,7 +82,8 @@ def plot(libraries: tuple[Path, ...], out: Path, colour: str, method: str, max_t
     if out.suffix.lower() == ".html":
         write_page(points, groups, [_describe(library, row) for row in rows], title, out)
     else:
-        save(draw(points, groups, title), out)
+        if save(draw(points, groups, title), out):
+            say(f"{out}: no font here has some of the letters, which are boxes; .html shows them")
     say(f"{out}: written")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from myna_plugin.cli.recipe_files import RecipeFile
-from myna_plugin.common.devices import choose_device
+from myna_plugin.common.devices import choose_device, without_mps
 from myna_plugin.common.errors import InputError, ToldCommand
 from myna_plugin.common.files import write_text
 from myna_plugin.common.launch import launched_rank
@@ -144,4 +144,6 @@ def open_probe(settings: PretrainSettings) -> EncoderProbe | None:
         tasks = read_tasks(settings.probe_tasks, workers)
     except InputError as error:
         raise SettingsError(f"probe_tasks: {error}") from error
-    return EncoderProbe(tasks, settings.probe_grid, choose_device(settings.device), workers)
+    return EncoderProbe(
+        tasks, settings.probe_grid, without_mps(choose_device(settings.device)), workers
+    )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from myna_plugin.cli.task_options import (
     ROOT,
     SPLIT_FILE,
     TASK,
+    typed_command,
 )
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import BAD_INPUT, ToldCommand, say
-from myna_plugin.common.files import write_text
 from myna_plugin.common.options import (
     DEVICE,
     FOLDER,
@@ -35,24 +34,15 @@ from myna_plugin.common.options import (
     WORKERS,
     Number,
 )
-from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder, open_cache
-from myna_plugin.probing.experiment import FILE, Protocol, run, write_results, writing
-from myna_plugin.probing.heads import GRIDS
-from myna_plugin.probing.modules import POOLS, ExperimentError, load_module
-from myna_plugin.probing.report.figures import draw_figures
-from myna_plugin.probing.report.results import FIGURES, read_result
+from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder
+from myna_plugin.probing.experiment import FILE, Protocol, writing
+from myna_plugin.probing.heads import GRIDS, NEIGHBOURS
+from myna_plugin.probing.modules import POOLS, ExperimentError, load_module, name_of
+from myna_plugin.probing.report.results import FIGURES
 from myna_plugin.probing.report.tables import describe_result
-from myna_plugin.probing.tasks import (
-    CheckReport,
-    Item,
-    Layout,
-    Task,
-    TaskError,
-    check,
-    load_folds,
-)
+from myna_plugin.probing.scoring import Means, Source, first, read_data, refuse_incomplete, score
+from myna_plugin.probing.tasks import Layout, TaskError, check, load_folds
 from myna_plugin.probing.tasks.loading import describe_sizes
-from myna_plugin.probing.tasks.task_data import Folds, find_data
 
 EPILOG = """
 Examples:
@@ -63,6 +53,7 @@ Examples:
   myna probe --task gtzan --root data/gtzan --scene-layers 4,8,12 --out out/layers
   myna probe --task giantsteps --root data/giantsteps \\
       --module my_package.hear --model-options '{"size": "small"}' --out out/mine
+  myna probe --task tinysol_pitch --root data/TinySOL --grid fast --neighbours --out out/tinysol
   myna probe --task hear --root tasks/esc50-v2.0.0-full --out out/esc50
 
 Exit status: 0 done, 1 failed, 2 bad input, or --check found the data set incomplete, 130 stopped by
@@ -92,6 +83,7 @@ class ProbeOptions:
     grid: str
     seeds: int
     patience: int
+    neighbours: bool
     device: str
     workers: int
     batch_size: int
@@ -117,8 +109,8 @@ def resolve(options: Mapping[str, Any]) -> ProbeOptions:
     return ProbeOptions(**{**options, **found}, progress=sys.stderr.isatty())
 
 
-def load_clips(settings: ProbeOptions) -> tuple[Task, Folds]:
-    """The task, and its clips for each fold that is to test.
+def read_source(settings: ProbeOptions) -> Source:
+    """The task, and its clips for each fold that is to test, checked.
 
     Raises:
         TaskError: it cannot be loaded.
@@ -134,26 +126,11 @@ def load_clips(settings: ProbeOptions) -> tuple[Task, Folds]:
     )
     if fold is not None and task.folds == 1:
         raise TaskError(f"--test-fold {fold}: {task.name} is not a k-fold task")
-    return task, folds
+    report = check(task, first(folds), settings.workers, progress=settings.progress)
+    return Source(task, folds, settings.root, report)
 
 
-def first(folds: Folds) -> Sequence[Item]:
-    """The clips as the first fold splits them: in every fold they are the same clips."""
-    return next(iter(folds.values()))
-
-
-def refuse_incomplete(report: CheckReport, allow_missing: bool) -> None:
-    """Stop before anything is computed if clips are faulty.
-
-    Raises:
-        TaskError: they are, and that is not allowed.
-    """
-    if not report.complete and not allow_missing:
-        fault = next(f for f in report.faults if f not in report.known)
-        raise TaskError(f"{fault.reason}; the data set is incomplete: --allow-missing goes on")
-
-
-def score(settings: ProbeOptions, out: Path, task: Task, folds: Folds, report: CheckReport) -> str:
+def score_module(settings: ProbeOptions, out: Path, source: Source) -> str:
     """Embed the clips, probe, and write all results; the Markdown of them.
 
     Raises:
@@ -169,38 +146,22 @@ def score(settings: ProbeOptions, out: Path, task: Task, folds: Folds, report: C
     )
     for warning in module.warnings:
         say(f"{module.name}: {warning}")
-    options: dict[str, Any] = {
-        "allow_missing": settings.allow_missing,
-        "workers": settings.workers,
-        "progress": settings.progress,
-    }
-    data = find_data(task, folds, report, **options)
-    click.echo(f"{task.name}: {describe_sizes(data.items)}; {module.width} features")
-    experiment = run(
-        data,
-        module,
-        open_cache(settings.cache / task.name, module),
-        Protocol(settings.grid, settings.seeds, settings.device, settings.patience),
-        batch_size=settings.batch_size,
-        out=out,
-        **options,
+    means = Means(
+        Protocol(
+            settings.grid, settings.seeds, settings.device, settings.patience, settings.neighbours
+        ),
+        settings.cache,
+        settings.batch_size,
+        settings.workers,
+        settings.allow_missing,
+        settings.progress,
+        typed_command("probe"),
+        settings.started,
     )
-    # As a sub-command its own name comes first.
-    arguments = sys.argv[2 if click.get_current_context().parent else 1 :]
-    command = shlex.join(["myna", "probe", *arguments])
-    name = settings.name or _default_name(settings.module_name, settings.model_file)
-    content = experiment.describe(name, command, settings.started)
-    content["data"] |= {"root": str(settings.root), "check": report.as_dict()}
-    draw_figures(out / FIGURES, experiment)
-    # Last, so that a folder with results in it is whole.
-    write_results(out, content)
-    text = describe_result(read_result(out))
-    write_text(out / "results.md", text)
-    return text
-
-
-def _default_name(module: str, model_file: str) -> str:
-    return f"{module} {Path(model_file).stem}" if model_file else module
+    data = read_data(source, means)
+    click.echo(f"{source.task.name}: {describe_sizes(data.items)}; {module.width} features")
+    name = settings.name or name_of(settings.module_name, settings.model_file)
+    return describe_result(score(source, data, module, means, out, name))
 
 
 @click.command("probe", cls=ToldCommand, epilog=EPILOG)
@@ -262,6 +223,11 @@ def _default_name(module: str, model_file: str) -> str:
     help="Runs of the full grid to average.",
 )
 @PATIENCE_OPTION
+@click.option(
+    "--neighbours",
+    is_flag=True,
+    help=f"Score the {NEIGHBOURS} nearest training clips' vote as well (classes).",
+)
 @DEVICE
 @WORKERS
 @click.option(
@@ -297,12 +263,11 @@ def probe(
     settings = resolve(options)
     if settings.out is None and not settings.only_check:
         raise ExperimentError("--out: say where the results go (or --check to look only)")
-    task, folds = load_clips(settings)
-    report = check(task, first(folds), settings.workers, progress=settings.progress)
-    click.echo(report.text())
+    source = read_source(settings)
+    click.echo(source.report.text())
     if settings.out is None or settings.only_check:
-        sys.exit(0 if report.complete else BAD_INPUT)
-    refuse_incomplete(report, settings.allow_missing)
+        sys.exit(0 if source.report.complete else BAD_INPUT)
+    refuse_incomplete(source.report, settings.allow_missing)
     with writing(settings.out):
-        click.echo(score(settings, settings.out, task, folds, report))
+        click.echo(score_module(settings, settings.out, source))
     click.echo(f"{settings.out / FILE}: written, with {FIGURES}")

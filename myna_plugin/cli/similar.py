@@ -35,12 +35,13 @@ Examples:
   myna similar song.mp3 rock.parquet jazz.parquet --json
   myna similar song.mp3 library.parquet --m3u > like-song.m3u8
 
-Prints similarity, path, artist, title and album, most similar first, separated by tabs. Each
-recording is listed once: files of the same content, or that sound the same by a fingerprint and are
-of one length, are copies of the first, and those of the seeds are left out. A seed that is in the
-library takes its row from there, an album all its tracks' rows; any other audio file is embedded
-with the library's model. Similarity is the cosine of vectors standardised over the library (of
-fewer than 20 tracks: as they are), to the mean of the seeds.
+Prints similarity, path, artist, title and album, most similar first, separated by tabs; a tab or
+line break in a name is written \\t, \\n. Each recording is listed once: files of the same content,
+or that sound the same by a fingerprint and are of one length, are copies of the first, and those of
+the seeds are left out. A seed that is in the library takes its row from there, an album all its
+tracks' rows; any other audio file is embedded with the library's model. Similarity is the cosine of
+vectors standardised over the library (of fewer than 20 tracks: as they are), to the mean of the
+seeds.
 """
 
 
@@ -50,9 +51,9 @@ fewer than 20 tracks: as they are), to the mean of the seeds.
     "--count", type=POSITIVE_INT, default=10, show_default=True, help="Recordings to list."
 )
 @click.option("--per-artist", type=POSITIVE_INT, help="At most so many of an artist, by tags.")
-@click.option("--json", "layout", flag_value="json", help="Print JSON, with copies and lengths.")
-@click.option("--csv", "layout", flag_value="csv", help="Print CSV with a header.")
-@click.option("--m3u", "layout", flag_value="m3u", help="Print a playlist, with absolute paths.")
+@click.option("--json", is_flag=True, help="Print JSON, with copies and lengths.")
+@click.option("--csv", is_flag=True, help="Print CSV with a header.")
+@click.option("--m3u", is_flag=True, help="Print a playlist, with absolute paths.")
 @click.option(
     "--model",
     metavar="CHECKPOINT",
@@ -63,11 +64,14 @@ def similar(
     inputs: tuple[str, ...],
     count: int,
     per_artist: int | None,
-    layout: str | None,
     model: str | None,
     device: str,
+    **layouts: bool,
 ) -> None:
     """List the recordings of LIBRARY (.parquet) that are most similar to the audio files SEED."""
+    chosen = [name for name, is_chosen in layouts.items() if is_chosen]
+    if len(chosen) > 1:
+        raise InputError(f"{' '.join(f'--{name}' for name in chosen)}: choose one of them")
     libraries = [Path(path) for path in inputs if path.endswith(".parquet")]
     paths = [path for path in inputs if not path.endswith(".parquet")]
     if not (libraries and paths):
@@ -78,7 +82,7 @@ def similar(
             raise InputError(f"{path}: is a folder; name one audio file, such as one in it")
     library = join_libraries(libraries, say)
     hits = nearest(library, find_seeds(paths, library, model, device), count, per_artist)
-    click.echo(LAYOUTS[layout](library, hits), nl=False)
+    click.echo(LAYOUTS[chosen[0] if chosen else "lines"](library, hits), nl=False)
 
 
 def find_seeds(
@@ -147,6 +151,9 @@ def load_model_of(library: Library, model: str | None, device: str) -> Myna:
     return Myna(myna.embedder.to(choose_device(device)))
 
 
+BREAKS = "\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+"""What ends a field of the plain output, or a line for one reader or another."""
+
 FIELDS = ("similarity", "path", "artist", "title", "album", "start_s", "end_s", "duration_s")
 
 
@@ -161,9 +168,20 @@ def _describe(library: Library, hit: Neighbour) -> dict[str, Any]:
     return {name: known[name] if name in known else getattr(entry, name) for name in FIELDS}
 
 
+def _on_a_line(text: str | None) -> str:
+    r"""Text without the characters that end a field or a line, as Python writes those.
+
+    >>> _on_a_line("a\nb")
+    'a\\nb'
+    """
+    return "".join(
+        repr(character)[1:-1] if character in BREAKS else character for character in text or ""
+    )
+
+
 def _as_lines(library: Library, hits: Sequence[Neighbour]) -> str:
     rows = [[*_describe(library, hit).values()][:5] for hit in hits]
-    lines = [[f"{first:.4f}", *(text or "" for text in rest)] for first, *rest in rows]
+    lines = [[f"{first:.4f}", *map(_on_a_line, rest)] for first, *rest in rows]
     return "".join("\t".join(line).rstrip("\t") + "\n" for line in lines)
 
 
@@ -202,8 +220,8 @@ def _as_playlist(library: Library, hits: Sequence[Neighbour]) -> str:
     return "\n".join(lines) + "\n"
 
 
-LAYOUTS: dict[str | None, Callable[[Library, Sequence[Neighbour]], str]] = {
-    None: _as_lines,
+LAYOUTS: dict[str, Callable[[Library, Sequence[Neighbour]], str]] = {
+    "lines": _as_lines,
     "json": _as_json,
     "csv": _as_csv,
     "m3u": _as_playlist,

@@ -1,6 +1,9 @@
-"""Options of the commands that read a probe task."""
+"""What the commands that read a probe task share."""
 
 from __future__ import annotations
+
+import shlex
+import sys
 
 import click
 
@@ -31,3 +34,10 @@ PATIENCE_OPTION = click.option(
     show_default=True,
     help="Evaluations without a new best after which a head of the full grid stops.",
 )
+
+
+def typed_command(name: str) -> str:
+    """The running sub-command of `myna` as it was typed, for a results file."""
+    # As a sub-command its own name comes first.
+    arguments = sys.argv[2 if click.get_current_context().parent else 1 :]
+    return shlex.join(["myna", name, *arguments])

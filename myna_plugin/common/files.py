@@ -258,10 +258,17 @@ def parse_yaml(text: str, place: object) -> Any:
     return value
 
 
-def read_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
+def read_rows(
+    path: Path, delimiter: str = ",", multiline: bool = False
+) -> Iterator[tuple[str, list[str]]]:
     """Rows of a table: the place of each, its file and line, and its fields.
 
     Blank lines are passed over.
+
+    Args:
+        path: the table.
+        delimiter: what stands between fields.
+        multiline: whether a field may go on in the next line.
 
     Raises:
         InputError: as `read_text`; or a field is too long or goes on in the next line, as after a
@@ -276,7 +283,7 @@ def read_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[str, list[str]
             raise InputError(f"{place}: not CSV ({error})") from error
         if row is None:
             return
-        if place != f"{path}: line {reader.line_num}":
+        if not multiline and place != f"{path}: line {reader.line_num}":
             raise InputError(f"{place}: not CSV (a quote is not closed in its line)")
         if delimiter.join(row).strip():
             yield place, row

@@ -104,8 +104,8 @@ DEVICE = click.option(
     "--device",
     default="auto",
     show_default=True,
-    metavar="auto|cpu|cuda|cuda:N",
-    help="Where to compute; auto takes CUDA if there is any.",
+    metavar="auto|cpu|mps|cuda|cuda:N",
+    help="Where to compute; auto takes CUDA if there is any, else Apple's GPU (mps).",
 )
 
 WORKERS = click.option(

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
-from multiprocessing import connection, get_context, parent_process
-from multiprocessing.context import ForkServerContext
+from multiprocessing import connection, get_all_start_methods, get_context, parent_process
+from multiprocessing.context import ForkServerContext, SpawnContext
 
 
-def make_server(preload: Iterable[str]) -> ForkServerContext:
+def make_server(preload: Iterable[str]) -> ForkServerContext | SpawnContext:
     """Where workers come from: the forks of one process, which has imported what they need.
+
+    On Windows, which has no forks, each is begun anew.
 
     Args:
         preload: modules that workers find already imported, if this process has no server yet.
     """
     # Not "fork": torch's threads do not survive it. Not "spawn": every worker would import
     # torch anew, a second and 200 MB each.
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload(["myna_plugin.common.server_watch", *preload])
     return context

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -49,7 +49,9 @@ class _Shared(NamedTuple):
 class _Lane:
     """One worker process and its place in the arrays that it shares with its parent."""
 
-    def __init__(self, context: ForkServerContext, place: int, shared: _Shared) -> None:
+    def __init__(
+        self, context: ForkServerContext | SpawnContext, place: int, shared: _Shared
+    ) -> None:
         self._context, self.place, self._shared = context, place, shared
         self.executor = self._start()
 

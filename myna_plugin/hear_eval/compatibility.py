@@ -13,6 +13,8 @@ What heareval asks for, where (in its package), and what answers it:
 - an assignment to `trainer.fit_loop.current_epoch` that takes effect
   (predictions/task_predictions.py:1102): `let_current_epoch_be_set`;
 - a name in `bytes` from `nvmlDeviceGetName` (gpu_max_mem.py:50): `name_gpu_in_bytes`.
+
+What it is given besides: a score for beats, under a name of its own (`add_beat_score`).
 """
 
 from __future__ import annotations
@@ -46,8 +48,18 @@ def predictions_command() -> click.Command:
     let_current_epoch_be_set()
     from heareval.predictions import runner
 
+    add_beat_score()
     name_gpu_in_bytes()
     return runner.runner
+
+
+def add_beat_score() -> None:
+    """Put the F-measure of beats among the scores that a task may name (score.py:365)."""
+    from heareval.score import available_scores
+
+    from myna_plugin.hear_eval.beats import BeatFMeasure
+
+    available_scores[BeatFMeasure.name] = BeatFMeasure
 
 
 @contextmanager

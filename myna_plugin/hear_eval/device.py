@@ -30,6 +30,8 @@ def device_environment(device: str) -> dict[str, str]:
         chosen = torch.device(choose_device(device))
     except DeviceError as error:
         raise InputError(f"--{error}") from error
+    if chosen.type == "mps":
+        raise InputError("--device mps: heareval knows CUDA and the CPU alone: choose cpu")
     if chosen.type == "cpu":
         return {VISIBLE: ""}
     if chosen.index is None:

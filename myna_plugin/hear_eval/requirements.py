@@ -26,8 +26,10 @@ NEEDS = {
     "slugify": "python-slugify",
     "sed_eval": "sed_eval",
     "dcase_util": "dcase_util",
+    "mir_eval": "mir_eval",
 }
-"""Import name to distribution, of what heareval imports and `myna_plugin` itself does not need."""
+"""Import name to distribution, of what heareval and our score of beats import, and `myna_plugin`
+itself does not need."""
 
 CUDA_NEEDS = {"pynvml": "nvidia-ml-py"}
 """What heareval imports besides, where torch sees a CUDA device (gpu_max_mem.py:14)."""

@@ -88,7 +88,7 @@ def embed_tracks(
 ) -> Generator[tuple[int, Row], None, None]:
     """Decode tracks in worker processes and encode them here, chunks of several in a batch.
 
-    Memory does not grow with the number of tracks, nor, but for timestamps, with their lengths.
+    Memory grows with the tracks' lengths for timestamps alone, and never with their number.
 
     Args:
         tracks: numbered.
@@ -103,7 +103,7 @@ def embed_tracks(
         Number and row of every track, in no certain order.
     """
     size = embedder.encoder.config.chunk_frames
-    encoder = _make_encoder(embedder, timestamps, batch_seconds)
+    encoder = _encoder(embedder, timestamps, batch_seconds)
     open_tracks: dict[int, Track] = {}
     ends: dict[int, Finished] = {}
 
@@ -119,8 +119,7 @@ def embed_tracks(
             yield number, whole if np.isfinite(vectors).all() else Row(track, fault=NOT_FINITE)
 
     flushed, decoded = time.monotonic(), 0
-    decoding = DecodingPool(workers, size, whole=timestamps, seconds=seconds)
-    with closing(encoder), decoding as pool:
+    with closing(encoder), DecodingPool(workers, size, whole=timestamps, seconds=seconds) as pool:
         for event in pool.decode(opened()):
             if isinstance(event, Decoded):
                 heard(_seconds(event, size))
@@ -138,9 +137,7 @@ def embed_tracks(
         yield from rows(encoder.flush())
 
 
-def _make_encoder(
-    embedder: Embedder, timestamps: bool, batch_seconds: float | None
-) -> TrackEncoder:
+def _encoder(embedder: Embedder, timestamps: bool, batch_seconds: float | None) -> TrackEncoder:
     return SequenceEncoder(embedder) if timestamps else SceneEncoder(embedder, batch_seconds)
 
 

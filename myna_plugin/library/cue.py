@@ -15,7 +15,14 @@ LARGEST_SHEET = 1 << 20
 FRAMES = 75
 """Of a second, in which a sheet counts."""
 
-FIELD = re.compile(r'\s*(FILE|TRACK|TITLE|PERFORMER|INDEX)\s+(?:"(.*)"|(\S+))(?:\s+(\S.*?))?\s*')
+NAME = re.compile(r'\s*(TITLE|PERFORMER)\s+(?:"(.*)"(?:\s.*)?|(\S.*?))\s*')
+"""A name without quotes is all that follows, its spaces included."""
+
+FILE = re.compile(
+    r'\s*(FILE)\s+(?:"(.*)"(?:\s.*)?|(\S.*?)(?:\s+(?i:BINARY|MOTOROLA|AIFF|WAVE|MP3|FLAC))?)\s*'
+)
+
+NUMBER = re.compile(r"\s*(TRACK|INDEX)\s+(\S+)(?:\s+(\S.*?))?\s*")
 
 TIME = re.compile(r"(\d+):([0-5]?\d):(\d\d?)")
 
@@ -73,9 +80,12 @@ def cut(text: str) -> list[Piece]:
     tracks: list[dict[str, str]] = []
     file, current = "", album
     for line in text.splitlines():
-        if (found := FIELD.fullmatch(line)) is None:
+        if found := NAME.fullmatch(line) or FILE.fullmatch(line):
+            name, value, more = found[1], found[2] or found[3] or "", ""
+        elif found := NUMBER.fullmatch(line):
+            name, value, more = found[1], found[2], found[3] or ""
+        else:
             continue
-        name, value, more = found[1], found[2] or found[3] or "", found[4] or ""
         if name == "FILE":
             file = re.split(r"[/\\]", value)[-1]
         elif name == "TRACK":

@@ -27,11 +27,11 @@ from myna_plugin.model.encoder import PATCHINGS
 MARGIN_FRAMES = MARGIN // HOP_LENGTH
 """Frames whose centres lie in the margin before a window's first frame."""
 
-BATCH_SECONDS = {"cpu": 25.0, "cuda": 4_000.0}
-"""Audio of a pass: 8 chunks on a CPU, 1,302 elsewhere, by the kind of device. With half of the
-tokens or fewer it is twice as much on a CPU, where memory is what bounds it."""
+BATCH_SECONDS = {"cpu": 25.0, "mps": 400.0, "cuda": 4_000.0}
+"""Audio of a pass, by the kind of device: 8 chunks, 130, 1,302. With half of the tokens or fewer it
+is twice as much on a CPU, where memory is what bounds it."""
 
-PARTIAL_BATCH = {"cpu": 1, "cuda": 64}
+PARTIAL_BATCH = {"cpu": 1, "mps": 64, "cuda": 64}
 """Partial chunks of one width in a pass: where launching kernels costs, they wait for others."""
 
 
@@ -107,7 +107,7 @@ class SceneEncoder:
         self._embedder = embedder
         self._device = embedder.mel.window.device
         self._size = embedder.encoder.config.chunk_frames
-        kind = "cpu" if self._device.type == "cpu" else "cuda"
+        kind = self._device.type
         seconds = BATCH_SECONDS[kind] if batch_seconds is None else batch_seconds
         if batch_seconds is None and kind == "cpu" and embedder.tokens <= 0.5:
             seconds *= 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +22,29 @@ if TYPE_CHECKING:
 
 SEED = 0
 
+FONTS = (
+    "DejaVu Sans",
+    *(
+        "Noto Sans",
+        "Noto Sans CJK JP",
+        "Noto Sans Arabic",
+        "Noto Sans Hebrew",
+        "Noto Sans Devanagari",
+    ),
+    *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Arial Unicode MS"),
+    *("Segoe UI", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI"),
+)
+"""Where letters are looked for, in this order, as far as a machine has them: the first is
+matplotlib's own, the others are those of Linux, macOS and Windows for scripts that it lacks."""
+
 COLOURS = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
     *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
 )
 """Of groups, the largest first; matplotlib's default cycle, and as many groups at most."""
+
+MISSING = re.compile(r"(?s)Glyph \d+ .* missing from ")
+"""How matplotlib warns of each letter that is in none of the fonts."""
 
 OTHERS = "others"
 
@@ -134,9 +154,16 @@ def _ranges(values: Sequence[float | None]) -> list[str]:
 
 def draw(points: np.ndarray, groups: Sequence[str], title: str) -> Figure:
     """A scatter of points (N, 2), a colour for each group, the largest group first."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import fontManager
 
-    figure = Figure(figsize=(9, 7), layout="constrained")
+    installed = set(fontManager.get_font_names())
+    with rc_context({"font.family": [font for font in FONTS if font in installed]}):
+        return _scatter(Figure(figsize=(9, 7), layout="constrained"), points, groups, title)
+
+
+def _scatter(figure: Figure, points: np.ndarray, groups: Sequence[str], title: str) -> Figure:
     axes = figure.add_subplot()
     size = float(np.clip(6_000 / len(points), 3, 40))
     labels = np.array(groups)
@@ -161,8 +188,11 @@ def draw(points: np.ndarray, groups: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> bool:
     """Write a figure, whole or not at all, making the folders to it.
+
+    Returns:
+        Whether some letters are boxes in it, since no font here has them.
 
     Raises:
         LibraryError: matplotlib knows no such format.
@@ -174,6 +204,15 @@ def save(figure: Figure, path: Path) -> None:
         raise LibraryError(f"{path}: a picture's name ends in .{endings}")
     # In memory first: where a disk is full, matplotlib's PDF hides why it could not be written.
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=150)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(content, format=kind, dpi=150)
+    missing = [warning for warning in caught if MISSING.match(str(warning.message))]
+    for warning in caught:
+        if warning not in missing:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content.getbuffer())
+    return bool(missing)

@@ -17,6 +17,8 @@ from myna_plugin.model.audio_files import AUDIO_SUFFIXES, Exclusion, find_files,
 
 CUE = ".cue"
 
+SHOWN_INPUTS = 3
+
 SHOWN_AFTER_S = 5.0
 """Looking through files shows a bar if it takes longer."""
 
@@ -89,12 +91,16 @@ def find_tracks(
         exclude: patterns of what is left out of folders; see `Exclusion`.
 
     Raises:
-        LibraryError: nothing was found.
+        LibraryError: nothing was found, or nothing that was named is there.
     """
     speak = say or _keep_quiet
     paths: dict[str, None] = {}
     kinds: Counter[str] = Counter()
     exclusion = Exclusion(exclude)
+    if inputs and not any(map(os.path.lexists, inputs)):
+        named = ", ".join(map(printable, inputs[:SHOWN_INPUTS]))
+        more = f" and {len(inputs) - SHOWN_INPUTS} more" if len(inputs) > SHOWN_INPUTS else ""
+        raise LibraryError(f"{named}{more}: no such file or folder")
     for given in inputs:
         if not os.path.isdir(given):
             paths[given] = None

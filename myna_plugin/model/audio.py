@@ -151,7 +151,7 @@ def stream_audio(
     """What `load_audio` gives, block by block: a file of any length needs a few megabytes.
 
     Of a part of a file little more than that is decoded, and looked at; it is the same part of the
-    whole up to rounding, a relative 1e-6.
+    whole up to rounding, a relative 1e-6. Where AAC asks for noise, the decoder draws another.
 
     The channels cancel if the mix never exceeds both `HEARD_AMPLITUDE` and `CANCELLED_RATIO` of
     what any channel has reached up to there, nor the latter of what any reaches anywhere; then the

@@ -32,6 +32,7 @@ Encoded = list[list[Tensor]]
 TOKEN_SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of a chunk's tokens, how many may be encoded for a scene embedding."""
 
+WITHOUT_FLOAT64 = "mps"
 FEWEST_TOKENS = 6
 """Of a chunk, if it has so many: an eighth of a full one's 48. Pre-training sees 5."""
 
@@ -196,6 +197,11 @@ def _mean_token(tokens: Tensor) -> Tensor:
     return tokens.mean(-2)
 
 
+def sum_type(device: torch.device) -> torch.dtype:
+    """What sums over chunks are kept in: float64, where the device has it."""
+    return torch.float32 if device.type == WITHOUT_FLOAT64 else torch.float64
+
+
 def token_moments(
     tokens: Tensor, pooling: str, average: Callable[[Tensor], Tensor] = _mean_token
 ) -> Tensor:
@@ -208,16 +214,16 @@ def token_moments(
 
     Returns:
         For "mean" the mean, float32, shape (..., D); for "mean-std" the mean and then the mean
-        square, float64, shape (..., 2 D).
+        square, of `sum_type`, shape (..., 2 D).
     """
     if pooling == "mean":
         return average(tokens).float()
     tokens = tokens.float()
     mean = average(tokens)
-    variance = average((tokens - mean.unsqueeze(-2)).square()).double()
+    variance = average((tokens - mean.unsqueeze(-2)).square()).to(sum_type(tokens.device))
     # Squares are summed about the chunk's mean, and the mean's own is added in float64: to take it
     # off again after the chunks are averaged then cancels nothing that float32 holds.
-    mean = mean.double()
+    mean = mean.to(variance)
     return torch.cat([mean, variance + mean.square()], dim=-1)
 
 
@@ -404,7 +410,7 @@ def read_sequences(
         width = PATCHINGS[patching][1]
         lower, fraction = column_grid(positions, width, n_frames)
         lower = (lower - start // width).to(mel.device)
-        weight = fraction.to(mel.device, torch.float32).unsqueeze(-1)
+        weight = fraction.float().to(mel.device).unsqueeze(-1)
         states = zip(*(piece[i] for piece in pieces), strict=True)
         sequences = [_merge_columns(own, patching, mel.shape[-1], size) for own in states]
         upper = (lower + 1).clamp(max=sequences[0].shape[1] - 1)

@@ -37,6 +37,11 @@ LAST_OGG_PAGE_BYTES = 1 << 17
 
 BUFFER_BYTES = 1 << 18
 
+TAGS_AS_BYTES: dict[str, Any] = (
+    {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+"""Tags that are not UTF-8 are kept, as PyAV 19 and newer always do, which lost the argument."""
+
 LEAD_S = 1.0
 """What is decoded before the part that is wanted, and dropped: decoders remember a little."""
 
@@ -112,7 +117,10 @@ class Container:
     def tags(self) -> dict[str, str]:
         # Ogg keeps them with the stream, others with the file.
         found = {**self._stream.metadata, **self._container.metadata}
-        return {name.lower(): value for name, value in found.items()}
+        return {
+            name.lower(): value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            for name, value in found.items()
+        }
 
     def digest(self) -> str:
         """SHA-256 of the sound as it is stored, which tags and pictures do not change."""
@@ -182,7 +190,7 @@ class Container:
 
     def _skip_before(self, time_s: float) -> None:
         """Pass over packets before a time, by the file's own timestamps; decoders forget."""
-        if self._stream.time_base is not None:
+        if self._stream.time_base:
             self._skip_to = int(time_s / self._stream.time_base)
             self._context.flush_buffers()
 
@@ -223,7 +231,7 @@ class Container:
         """The first of `faults` that shows without decoding."""
         for _ in self._packets():
             pass
-        if self._stream.time_base is not None:
+        if self._stream.time_base:
             self._decoded_s = float(self._ticks * self._stream.time_base)
         return next(self.faults(), "")
 
@@ -258,7 +266,7 @@ class Container:
             is_stated = has_length(self._file, self._first_position)
         if not is_stated:
             return 0.0
-        if self._stream.duration is not None and self._stream.time_base is not None:
+        if self._stream.duration is not None and self._stream.time_base:
             return float(self._stream.duration * self._stream.time_base)
         others = [s for s in self._container.streams if s.type in ("audio", "video")]
         if len(others) > 1 or self._container.duration is None:
@@ -274,7 +282,7 @@ class Container:
         if not duration_s and self._format == "ogg" and self._stream.duration:
             duration_s = float(self._stream.duration * (self._stream.time_base or 0))
         n_samples = round(duration_s * first.sample_rate)
-        if not n_samples and self._stream.time_base is not None:
+        if not n_samples and self._stream.time_base:
             for _ in self._packets():
                 pass
             n_samples = round(self._ticks * self._stream.time_base * first.sample_rate)
@@ -296,7 +304,7 @@ def _open_container(file: io.BufferedReader) -> av.container.InputContainer:
             container_options={"format_whitelist": FORMATS, "protocol_whitelist": "none"},
             io_open=_refuse,
             buffer_size=BUFFER_BYTES,
-            metadata_errors="replace",
+            **TAGS_AS_BYTES,
         )
     except av.FFmpegError as error:
         raise DecodingError(_reason(error)) from error

@@ -40,6 +40,7 @@ from myna_plugin.model.chunks import (
     pool_consecutive,
     pool_tokens,
     read_sequences,
+    sum_type,
     timestamp_grid,
 )
 from myna_plugin.model.encoder import POOLINGS, MynaEncoder
@@ -52,6 +53,9 @@ PRECISIONS = {
     "float16": torch.float16,
 }
 
+
+CHUNKS_PER_PASS = {"cpu": 32, "mps": 128, "cuda": 1280}
+"""Chunks that the encoder takes at a time, by the kind of device; of MPS not measured."""
 
 GRAPHED_CHUNKS = 256
 """Passes of no more chunks are bound, on a CUDA device, by launching kernels."""
@@ -196,13 +200,14 @@ class Embedder(nn.Module):
         waveform = self._prepare(waveform)
         n_frames = frame_count(waveform.shape[-1])
         frames = consecutive_frames(n_frames, self.encoder.config.chunk_frames)
-        frames = frames.to(waveform.device, torch.float64)[:, None]
+        precise = sum_type(waveform.device)
+        frames = frames.to(waveform.device, precise)[:, None]
         scenes = []
         with torch.inference_mode():
             for sounds in self._sound_blocks(waveform, len(frames)):
                 # Summed as they come: vectors that are kept cost memory with the sound's length,
                 # and tear holes into the heap. float64, so that the passes leave no trace.
-                total = torch.zeros(1, dtype=torch.float64, device=waveform.device)
+                total = torch.zeros(1, dtype=precise, device=waveform.device)
                 done = 0
                 for vectors in self._pooled(sounds):
                     weights = frames[done : done + vectors.shape[1]]
@@ -289,7 +294,7 @@ class Embedder(nn.Module):
     def _chunks_per_pass(self) -> int:
         if self.batch_size is not None:
             return self.batch_size
-        return 32 if self.mel.window.device.type == "cpu" else 1280
+        return CHUNKS_PER_PASS[self.mel.window.device.type]
 
     def _sound_blocks(self, waveform: Tensor, chunks_each: int) -> Iterator[Tensor]:
         """As many sounds at a time as one pass of the encoder takes, at least one."""
@@ -355,8 +360,19 @@ class Embedder(nn.Module):
         layers: Sequence[int],
         chosen: Sequence[Sequence[Tensor] | None] | None = None,
     ) -> list[Encoded]:
-        encode = compiled_encode() if self.compile_encoder else encode_chunks
-        return encode(self.encoder, cuts, self.patchings, layers, chosen=chosen)
+        if not self.compile_encoder:
+            return encode_chunks(self.encoder, cuts, self.patchings, layers, chosen=chosen)
+        # Whole chunks alone: of nearly every other width something else would be compiled, and
+        # after the eighth torch compiles nothing any more.
+        encoded = []
+        for cut, own in zip(cuts, chosen or [None] * len(cuts), strict=True):
+            is_whole = cut.shape[-1] == self.encoder.config.chunk_frames
+            encode = compiled_encode() if is_whole else encode_chunks
+            cut = cut.contiguous()
+            (states,) = encode(self.encoder, [cut], self.patchings, layers, chosen=[own])
+            # Copied, as the next call may write where these lie.
+            encoded.append([[tokens.clone() for tokens in group] for group in states])
+        return encoded
 
     def _read(self, waveform: Tensor, positions: Tensor) -> Tensor:
         """Timestamp embeddings at some positions (in frames, ascending): (B, T, D)."""

@@ -364,7 +364,7 @@ class MynaEncoder(nn.Module):
         patches = patchify(self.config.input_scaling.of_power(mel), PATCHINGS[patching])
         positions = self.positions(patching, mel.shape[-1] // PATCHINGS[patching][1])
         if chosen is not None:
-            patches = patches.take_along_dim(chosen.unsqueeze(-1), dim=1)
+            patches = patches.gather(1, chosen.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
             positions = positions[chosen]
         return tokenizer(patches) + positions
 

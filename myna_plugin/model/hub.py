@@ -34,7 +34,7 @@ def download(repository: str, revision: str | None, name: str, otherwise: str) -
         return Path(hf_hub_download(repository, file, revision=revision))
 
     try:
-        cached = _find_cached(repository, revision, name)
+        cached = find_cached(repository, revision, name)
         if cached is not None:
             return cached
         # Not `list_repo_files`, which tries for half a minute where there is no network.
@@ -73,8 +73,12 @@ def _get_whole(chosen: str, files: list[str], get: Callable[[str], Path]) -> Pat
     return path
 
 
-def _find_cached(repository: str, revision: str | None, name: str) -> Path | None:
-    """The weights in the cache, if all of them are there."""
+def find_cached(repository: str, revision: str | None, name: str) -> Path | None:
+    """The weights in the cache, if all of them are there.
+
+    Raises:
+        CheckpointError: there are several.
+    """
     from huggingface_hub import errors, snapshot_download
 
     try:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from myna_plugin.model.hub import download
+from myna_plugin.model.hub import download, find_cached
 from myna_plugin.model.layouts import INDEX, SHARD, SUFFIXES, choose_weights, list_files
 from myna_plugin.model.tensors import CheckpointError, list_some
 
@@ -65,10 +65,9 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
             raise CheckpointError(f"{packaged}: missing; install myna-plugin anew")
         return packaged, None
     if text in PUBLISHED:
-        for suffix in SUFFIXES:
-            local = weights_folder() / f"{text}{suffix}"
-            if local.is_file():
-                return local, PUBLISHED[text].patchings
+        local = _kept(text)
+        if local is not None:
+            return local, PUBLISHED[text].patchings
         return _download(PUBLISHED[text].repository, None, text), PUBLISHED[text].patchings
     if os.path.isdir(path):
         return _find_in(path), PUBLISHED[path.name].patchings if path.name in PUBLISHED else None
@@ -83,6 +82,20 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
         f"{', '.join([*filter(None, PACKAGED_FILES), *PUBLISHED])}, owner/name of the Hugging "
         "Face hub, or the path of a .safetensors, .pth or .pt file or a folder with one"
     )
+
+
+def is_here(name: str) -> bool:
+    """Whether a published checkpoint can be had without the network."""
+    try:
+        return bool(_kept(name) or find_cached(PUBLISHED[name].repository, None, name))
+    except CheckpointError:  # there are several, which loading it tells
+        return True
+
+
+def _kept(name: str) -> Path | None:
+    """Weights that the user has put where their name finds them."""
+    places = [weights_folder() / f"{name}{suffix}" for suffix in SUFFIXES]
+    return next((place for place in places if place.is_file()), None)
 
 
 def _find_in(folder: Path) -> Path:

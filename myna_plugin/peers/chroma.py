@@ -6,11 +6,14 @@ myna probe --module chroma ...
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.peers.card import Card, refuse_weights
+from myna_plugin.peers.features import Features, get_scene_embeddings, get_timestamp_embeddings
+
+__all__ = ["CARD", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
 CARD = Card(
     "chroma",
@@ -55,25 +58,16 @@ def chroma_basis() -> Tensor:
     return (weight / frequency.clamp(min=1.0)).float()
 
 
-class Chroma(nn.Module):
-    """Chroma of whitened spectra.
-
-    Attributes:
-        sample_rate: 16000 Hz.
-        scene_embedding_size: 24: mean and deviation of the pitch classes over time.
-        timestamp_embedding_size: 12.
-    """
+class Chroma(Features):
+    """Chroma of whitened spectra."""
 
     basis: Tensor
     window: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(N_CHROMA, HOP_LENGTH)
         self.register_buffer("basis", chroma_basis())
         self.register_buffer("window", torch.hann_window(N_FFT, periodic=True))
-        self.sample_rate = SAMPLE_RATE
-        self.scene_embedding_size = 2 * N_CHROMA
-        self.timestamp_embedding_size = N_CHROMA
 
     def forward(self, audio: Tensor) -> Tensor:
         """Chroma of sounds.
@@ -82,7 +76,7 @@ class Chroma(nn.Module):
             audio: samples in [-1, 1] at 16 kHz, shape (B, S).
 
         Returns:
-            From C up, >= 0, shape (B, 12, F) with F = 1 + S // 2048; the mean over a sound is
+            From C up, >= 0, shape (B, F, 12) with F = 1 + S // 2048; the mean over a sound is
             about one, whatever its level.
         """
         spectrum = torch.stft(
@@ -103,7 +97,7 @@ class Chroma(nn.Module):
             count_include_pad=False,
         ).transpose(1, 2)
         chroma = self.basis @ (strength - background).relu()
-        return chroma / (chroma.mean((1, 2), keepdim=True) + EPSILON)
+        return (chroma / (chroma.mean((1, 2), keepdim=True) + EPSILON)).transpose(1, 2)
 
 
 def load_model(model_file_path: str = "") -> Chroma:
@@ -114,32 +108,3 @@ def load_model(model_file_path: str = "") -> Chroma:
     """
     refuse_weights(CARD.name, model_file_path)
     return Chroma().eval()
-
-
-def get_scene_embeddings(audio: Tensor, model: Chroma) -> Tensor:
-    """Mean and deviation of the pitch classes over time.
-
-    Args:
-        audio: samples in [-1, 1] at 16 kHz, shape (B, S).
-        model: from `load_model`.
-
-    Returns:
-        Shape (B, 24).
-    """
-    chroma = model(audio)
-    return torch.cat([chroma.mean(-1), chroma.std(-1, unbiased=False)], dim=1)
-
-
-def get_timestamp_embeddings(audio: Tensor, model: Chroma) -> tuple[Tensor, Tensor]:
-    """Chroma, one vector every 128 ms.
-
-    Args:
-        audio: samples in [-1, 1] at 16 kHz, shape (B, S).
-        model: from `load_model`.
-
-    Returns:
-        Shape (B, F, 12), and the centres of the frames in milliseconds, shape (B, F).
-    """
-    chroma = model(audio).transpose(1, 2)
-    times = torch.arange(chroma.shape[1], device=audio.device) * (1000.0 * HOP_LENGTH / SAMPLE_RATE)
-    return chroma, times.expand(len(audio), -1)

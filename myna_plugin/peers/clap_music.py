@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from myna_plugin.common.errors import one_line
+from myna_plugin.common.files import read_json_object
 from myna_plugin.peers.card import Card, PeerError
 from myna_plugin.peers.frames import FrameEncoder, get_scene_embeddings
-from myna_plugin.peers.weights import CONFIG, find_folder, read_settings, require_all
+from myna_plugin.peers.weights import CONFIG, find_folder, require_all
 
 __all__ = ["CARD", "get_scene_embeddings", "load_model"]
 
@@ -62,7 +63,7 @@ def load_model(model_file_path: str | Path = "", *, download: bool = False) -> C
     """
     CARD.require_package()
     folder = find_folder(CARD, model_file_path, download)
-    if read_settings(folder / CONFIG).get("audio_config", {}).get("enable_fusion"):
+    if read_json_object(folder / CONFIG).get("audio_config", {}).get("enable_fusion"):
         raise PeerError(f"{folder}: a fused CLAP, which draws at random; take one that is not")
     from transformers import ClapAudioModelWithProjection, ClapFeatureExtractor
 

@@ -61,7 +61,7 @@ class KeyTemplates(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         """Correlations in [-1, 1], shape (B, 24), of samples (B, S)."""
-        return normalise(self.chroma(audio).mean(-1)) @ self.templates.T
+        return normalise(self.chroma(audio).mean(1)) @ self.templates.T
 
 
 def load_model(model_file_path: str = "") -> KeyTemplates:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from myna_plugin.common.errors import one_line
+from myna_plugin.common.files import read_json_object
 from myna_plugin.peers.card import Card, PeerError
 from myna_plugin.peers.frames import FrameEncoder
-from myna_plugin.peers.weights import CONFIG, find_folder, read_settings, require_all
+from myna_plugin.peers.weights import CONFIG, find_folder, require_all
 
 WINDOW_S = 5
 """Length of the excerpts that it was pre-trained on (model card)."""
@@ -129,8 +130,8 @@ def load(
     """
     card.require_package()
     folder = find_folder(card, model_file_path, download, trust_remote_code)
-    settings = read_settings(folder / CONFIG)
-    sound = read_settings(folder / "preprocessor_config.json")
+    settings = read_json_object(folder / CONFIG)
+    sound = read_json_object(folder / "preprocessor_config.json")
     rate = sound.get("sampling_rate")
     if rate != sample_rate:
         raise PeerError(f"{folder}: listens at {rate} Hz, {card.name} at {sample_rate}")

@@ -9,9 +9,12 @@ import torch
 from scipy.fft import dct
 from torch import Tensor, nn
 
-from myna_plugin.model.audio import HOP_LENGTH, SAMPLE_RATE
+from myna_plugin.model.audio import HOP_LENGTH
 from myna_plugin.model.spectrogram import N_MELS, MelSpectrogram
 from myna_plugin.peers.card import Card, refuse_weights
+from myna_plugin.peers.features import Features, get_scene_embeddings, get_timestamp_embeddings
+
+__all__ = ["CARD", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
 CARD = Card(
     "mfcc",
@@ -25,23 +28,14 @@ RANGE_DB = 80.0
 """What lies further below the loudest value of a sound is taken for that much below."""
 
 
-class Mfcc(nn.Module):
-    """The DCT-II of the mel spectrogram in decibels.
-
-    Attributes:
-        sample_rate: 16000 Hz.
-        scene_embedding_size: 80: mean and deviation of each coefficient and of its delta.
-        timestamp_embedding_size: 40: coefficients and deltas.
-    """
+class Mfcc(Features):
+    """The DCT-II of the mel spectrogram in decibels: coefficients and their deltas."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(2 * N_COEFFICIENTS, HOP_LENGTH)
         self.mel = MelSpectrogram()
         basis = torch.from_numpy(dct(torch.eye(N_MELS).numpy(), norm="ortho"))
         self.register_buffer("basis", basis[:, :N_COEFFICIENTS])
-        self.sample_rate = SAMPLE_RATE
-        self.scene_embedding_size = 4 * N_COEFFICIENTS
-        self.timestamp_embedding_size = 2 * N_COEFFICIENTS
 
     def forward(self, audio: Tensor) -> Tensor:
         """Coefficients and deltas (B, F, 40) of samples (B, S)."""
@@ -73,35 +67,3 @@ def load_model(model_file_path: str = "") -> Mfcc:
     """
     refuse_weights(CARD.name, model_file_path)
     return Mfcc().eval()
-
-
-def get_scene_embeddings(audio: Tensor, model: Mfcc) -> Tensor:
-    """Statistics over time.
-
-    Args:
-        audio: samples in [-1, 1] at 16 kHz, shape (B, S).
-        model: from `load_model`.
-
-    Returns:
-        Shape (B, 80): means, then deviations, of coefficients and deltas.
-
-    >>> get_scene_embeddings(torch.zeros(2, 16_000), load_model()).shape
-    torch.Size([2, 80])
-    """
-    frames = model(audio)
-    return torch.cat([frames.mean(1), frames.std(1, unbiased=False)], dim=1)
-
-
-def get_timestamp_embeddings(audio: Tensor, model: Mfcc) -> tuple[Tensor, Tensor]:
-    """Coefficients and deltas, one vector every 32 ms.
-
-    Args:
-        audio: samples in [-1, 1] at 16 kHz, shape (B, S).
-        model: from `load_model`.
-
-    Returns:
-        Shape (B, F, 40), and the centres of the frames in milliseconds, shape (B, F).
-    """
-    frames = model(audio)
-    times = torch.arange(frames.shape[1], device=audio.device) * (1000.0 * HOP_LENGTH / SAMPLE_RATE)
-    return frames, times.expand(len(audio), -1)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from myna_plugin.common.errors import reason
 from myna_plugin.model.tensors import list_some
@@ -49,26 +47,11 @@ def find_folder(card: Card, given: str | Path, download: bool, code: bool = Fals
             told = "cannot be reached; fetch it elsewhere and give it with --model FOLDER"
             raise PeerError(f"hf.co/{card.repository} {told}") from error
         raise PeerError(
-            f"{card.name} needs hf.co/{card.repository} ({card.terms}): pass --model-options "
-            "'{\"download\": true}', or a folder with --model"
+            f"{card.name} needs hf.co/{card.repository} ({card.terms}): hf download "
+            f"{card.repository}, or --model-options '{{\"download\": true}}', or --model FOLDER"
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise PeerError(f"hf.co/{card.repository}: {reason(error)[:150]}") from error
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """A JSON object of settings.
-
-    Raises:
-        PeerError: the file is missing or holds something else.
-    """
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PeerError(f"{path}: {reason(error)}; fetch the folder anew") from error
-    if not isinstance(settings, dict):
-        raise PeerError(f"{path}: holds no settings; fetch the folder anew")
-    return settings
 
 
 def require_all(folder: Path, missing: Iterable[str]) -> None:

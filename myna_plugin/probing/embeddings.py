@@ -32,7 +32,7 @@ from myna_plugin.probing.tasks.task_data import TaskData, clip_key
 BLOCK_CLIPS = 256
 """Clips in a block of the cache: what an interruption may lose."""
 
-BATCH_SIZES = {"cpu": 8, "cuda": 32}
+BATCH_SIZES = {"cpu": 8, "mps": 8, "cuda": 32}
 """Clips of one length to embed together, by kind of device."""
 
 WAITING_BATCHES = 4

@@ -10,7 +10,7 @@ import torch
 from myna_plugin.common.files import digest_path, read_json_object, write_json
 from myna_plugin.model.checkpoint import load_encoder
 from myna_plugin.model.embedding import Embedder
-from myna_plugin.model.encoder import MynaEncoder
+from myna_plugin.model.encoder import MynaEncoder, parameter_count
 from myna_plugin.probing.embeddings import BATCH_SIZES, EmbeddingCache
 from myna_plugin.probing.experiment import Protocol, run
 from myna_plugin.probing.heads import GRIDS, PATIENCE
@@ -77,6 +77,7 @@ def describe_encoder(encoder: MynaEncoder, device: str) -> LoadedModule:
         parts={SCENE: slice(0, embedder.scene_embedding_size)},
         code="",
         weights="",
+        parameters=parameter_count(encoder),
         device=device,
         embed_rows=lambda audio: embedder.embed_scenes(audio)[:, None],
     )

@@ -12,11 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from myna_plugin.common.devices import without_mps
 from myna_plugin.common.files import write_json
 from myna_plugin.common.locks import locked
 from myna_plugin.common.provenance import now, versions
 from myna_plugin.probing.embeddings import Cost, EmbeddingCache, embed_clips
-from myna_plugin.probing.heads import GRIDS, PATIENCE, HeadConfig, ProbeResult
+from myna_plugin.probing.heads import (
+    GRIDS,
+    NEIGHBOURS,
+    PATIENCE,
+    HeadConfig,
+    ProbeResult,
+    summarize_scores,
+)
 from myna_plugin.probing.modules import ExperimentError, LoadedModule
 from myna_plugin.probing.probes import PartResult, Probed, probe_vectors
 from myna_plugin.probing.tasks import Item, Task
@@ -46,9 +54,10 @@ class Protocol:
     Attributes:
         grid: a name in `GRIDS`.
         seeds: how many, from 0.
-        device: where heads are trained.
+        device: where heads are trained; on the CPU where it is MPS, which lacks float64.
         patience: evaluations without a new best after which a head stops; nothing to the fast
             grid's heads, which are fitted to the end.
+        neighbours: score the rule of nearest neighbours as well.
 
     Raises:
         ExperimentError: several seeds of a grid with nothing random.
@@ -58,12 +67,30 @@ class Protocol:
     seeds: int = 1
     device: str = "cpu"
     patience: int = PATIENCE
+    neighbours: bool = False
 
     def __post_init__(self) -> None:
         if self.seeds > 1 and not self._is_random:
             raise ExperimentError(
                 f"--seeds {self.seeds}: nothing is random in the {self.grid} grid, "
                 "every seed gives the same; leave it out, or choose --grid full"
+            )
+
+    def check(self, task: Task) -> None:
+        """Refuse a task that it is not for.
+
+        Raises:
+            ExperimentError: the task is of events; or neighbours are to vote, and clips have not
+                one label each.
+        """
+        if task.loss == "beats":
+            raise ExperimentError(
+                f"{task.name} asks when something happens, not about clips: "
+                "use myna export-task --to hear, then hear-eval"
+            )
+        if self.neighbours and task.loss != "cross_entropy":
+            raise ExperimentError(
+                f"--neighbours: {task.name} has not one label a clip to vote for; leave it out"
             )
 
     @property
@@ -77,8 +104,9 @@ class Protocol:
             "configurations": len(GRIDS[self.grid]),
             "folds": len(data.folds),
             "seeds": self.seeds,
-            "device": self.device,
+            "device": without_mps(self.device),
             **({"patience": self.patience} if self._is_random else {}),
+            **({"neighbours": NEIGHBOURS} if self.neighbours else {}),
         }
 
 
@@ -160,9 +188,10 @@ def run(
 
     Raises:
         AudioError, TaskError: a clip cannot be decoded, or what is left cannot be scored.
-        ExperimentError: the module failed on a clip, or features or targets cannot be used.
+        ExperimentError: the module failed on a clip, or features, targets or protocol do not fit.
         OSError: what is to be kept cannot be written.
     """
+    protocol.check(data.task)
     began = time.monotonic()
     vectors, undecodable = embed_clips(
         data,
@@ -182,10 +211,11 @@ def run(
         module.parts,
         GRIDS[protocol.grid],
         seeds=protocol.seeds,
-        device=protocol.device,
+        device=without_mps(protocol.device),
         patience=protocol.patience,
         progress=progress,
         records=out / UNFINISHED if out else None,
+        neighbours=protocol.neighbours,
     )
     return Experiment(data, module, protocol, probed, cache.cost(), embedded_s)
 
@@ -260,6 +290,7 @@ def describe_module(module: LoadedModule, cost: Cost | None) -> dict[str, Any]:
         **module.identity(),
         "distribution": module.distribution,
         "model": module.model_file,
+        "parameters": module.parameters,
         "warnings": list(module.warnings),
         "cost": None if cost is None else asdict(cost),
     }
@@ -271,6 +302,11 @@ def _describe_part(part: PartResult, folds: Sequence[int]) -> dict[str, Any]:
         "width": part.width,
         "valid_score": part.valid_score,
         "scores": _describe_scores(part.scores),
+        **(
+            {"neighbours": _describe_scores(summarize_scores(part.of_neighbours))}
+            if part.of_neighbours
+            else {}
+        ),
         "runs": [
             {"fold": fold, **_describe_run(run)}
             for fold, runs in zip(folds, part.folds, strict=True)

@@ -19,6 +19,7 @@ from myna_plugin.common.errors import InputError, one_line
 from myna_plugin.common.files import digest_pairs, digest_path
 from myna_plugin.common.registry import list_models, positive_int, resolve
 from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.encoder import parameter_count
 from myna_plugin.model.identity import digest_code, digest_weights
 
 POOLS = ("clip", "chunk")
@@ -49,6 +50,7 @@ class LoadedModule:
         parts: slice of the D features, by name, for each embedding to probe.
         code: digest of its source files.
         weights: digest of the model's tensors and of the weights file.
+        parameters: numbers that were learned.
         device: where it runs, in words.
         embed_rows: from audio (B, S) to vectors (B, K, D), K = 1 for one vector a clip.
         warnings: what `load_model` warned of.
@@ -66,6 +68,7 @@ class LoadedModule:
     parts: Mapping[str, slice]
     code: str
     weights: str
+    parameters: int
     device: str
     embed_rows: Callable[[Tensor], Any] = field(repr=False)
     warnings: tuple[str, ...] = ()
@@ -119,6 +122,15 @@ class LoadedModule:
         return rows, seconds
 
 
+def name_of(module: str, model_file: str) -> str:
+    """What a module with these weights is called in tables, unless the user says.
+
+    >>> name_of("clmr", "weights/clmr_10000.pt"), name_of("mfcc", "")
+    ('clmr clmr_10000', 'mfcc')
+    """
+    return f"{module} {Path(model_file).stem}" if model_file else module
+
+
 def load_module(
     name: str,
     model_file: str = "",
@@ -136,7 +148,7 @@ def load_module(
         options: keyword arguments of `load_model`.
         pool: one of `POOLS`.
         chunk_s: length of a window for `pool` "chunk", seconds, where the module is not ours.
-        device: "cpu", "cuda" or "cuda:N".
+        device: "cpu", "mps", "cuda" or "cuda:N".
 
     Raises:
         InputError: nothing has that name.
@@ -164,6 +176,7 @@ def load_module(
         parts=_find_parts(model, width),
         code=digest_code(module),
         weights=_digest_weights(model, model_file),
+        parameters=parameter_count(model),
         device=_describe_device(device),
         embed_rows=_rows_function(module, model, pool, round(chunk_s * sample_rate), device),
         warnings=tuple(str(w.message) for w in caught if issubclass(w.category, UserWarning)),
@@ -176,6 +189,9 @@ def _load_model(
     arguments = [model_file] if model_file else []
     try:
         model = module.load_model(*arguments, **options)
+    except InputError as error:  # one of ours says what is to be done
+        told = str(error)
+        raise ExperimentError(told if told.startswith(name) else f"{name}: {told}") from error
     except Exception as error:
         raise ExperimentError(f"{name}: load_model failed: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
@@ -277,4 +293,6 @@ def _digest_weights(model: nn.Module, model_file: str) -> str:
 
 
 def _describe_device(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return "Apple GPU" if device == "mps" else "CPU"

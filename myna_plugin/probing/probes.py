@@ -32,6 +32,7 @@ from myna_plugin.probing.heads import (
     ProbeResult,
     Selection,
     Split,
+    score_neighbours,
     select,
     summarize_scores,
     tabulate_pair_scores,
@@ -51,10 +52,12 @@ class PartResult:
     Attributes:
         width: D.
         folds: for each fold, one result a seed.
+        of_neighbours: for each fold, scores of the rule of nearest neighbours; empty if not asked.
     """
 
     width: int
     folds: tuple[tuple[ProbeResult, ...], ...]
+    of_neighbours: tuple[dict[str, float], ...] = ()
 
     @property
     def valid_score(self) -> float:
@@ -132,6 +135,7 @@ class Probed:
         vectors: by clip_id, shape (K, D).
         parts: slice of the features, by name.
         chosen: of each part, for each fold, the best head of each seed.
+        neighbours: whether the rule of nearest neighbours is scored as well.
     """
 
     task: Task
@@ -139,6 +143,7 @@ class Probed:
     vectors: Mapping[str, np.ndarray]
     parts: Mapping[str, slice]
     chosen: Mapping[str, Sequence[Sequence[Selection]]]
+    neighbours: bool = False
 
     @property
     def valid_scores(self) -> dict[str, float]:
@@ -165,14 +170,17 @@ class Probed:
         """
         results = {}
         for name, part in self.parts.items():
-            runs = []
+            runs, votes = [], []
             for items, selections in zip(self.folds.values(), self.chosen[name], strict=True):
                 test = build_split(self.task, items, self.vectors, "test", part)
                 try:
                     runs.append(tuple(selection.score(test) for selection in selections))
+                    if self.neighbours:
+                        train = build_split(self.task, items, self.vectors, "train", part)
+                        votes.append(score_neighbours(train, test, build_probe_task(self.task)))
                 except ValueError as error:
                     raise ExperimentError(f"{self.task.name}: {error}") from error
-            results[name] = PartResult(part.stop - part.start, tuple(runs))
+            results[name] = PartResult(part.stop - part.start, tuple(runs), tuple(votes))
         return results
 
 
@@ -188,6 +196,7 @@ def probe_vectors(
     patience: int = PATIENCE,
     progress: bool = False,
     records: Path | None = None,
+    neighbours: bool = False,
 ) -> Probed:
     """Select heads on each part of an embedding.
 
@@ -203,6 +212,7 @@ def probe_vectors(
         patience: evaluations without a new best after which a head stops.
         progress: show a progress bar for each grid.
         records: folder in which unfinished grids are kept, and looked for; None for nowhere.
+        neighbours: score the rule of nearest neighbours on test as well.
 
     Raises:
         ExperimentError: features or targets cannot be used; the message names the field.
@@ -231,7 +241,7 @@ def probe_vectors(
         }
     except ValueError as error:
         raise ExperimentError(f"{task.name}: {error}") from error
-    return Probed(task, folds, vectors, parts, chosen)
+    return Probed(task, folds, vectors, parts, chosen, neighbours)
 
 
 def digest_grid(

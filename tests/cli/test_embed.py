@@ -408,19 +408,22 @@ def test_a_block_that_is_not_there_is_told_in_a_line(tmp_path, options, message,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "--out", "a.csv"], "a library's name ends in .parquet"),
+        (["x.wav", "--out", "a.csv"], "a library's name ends in .parquet"),
         (["empty", "--out", "a.parquet"], "no audio files"),
         (["empty", "--out", "a.parquet", "--shard", "3/2"], "i/n with i from 1 to n"),
         (["x.wav", "--out", "a.parquet", "--model", "nothing.pth"], "nothing.pth: no such file"),
         (["x.wav", "--out", "a.parquet", "--device", "cuda:99"], "cuda:99"),
         (["x.wav", "--out", "here.parquet"], "here.parquet: was not made by myna embed"),
         (["x.wav", "--out", "a.parquet", "--workers", "0"], "must be at least 1"),
+        (["typo", "--out", "a.parquet"], "typo: no such file or folder"),
+        (["typo/b.wav", "c", "d", "e", "--out", "a.parquet"], "b.wav, c, d and 1 more: no such"),
     ],
 )
 def test_bad_input_is_a_line_and_exit_status_2(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "here.parquet").write_bytes(b"precious")
+    write_noise(tmp_path / "x.wav", 800)
 
     if "--model" not in arguments:
         arguments = [*arguments, "--model", write_model(tmp_path)]
@@ -430,3 +433,4 @@ def test_bad_input_is_a_line_and_exit_status_2(tmp_path, monkeypatch, arguments,
     assert message in result.output
     assert "Traceback" not in result.output
     assert (tmp_path / "here.parquet").read_bytes() == b"precious"
+    assert not [*tmp_path.glob("a.parquet*")]

@@ -123,6 +123,11 @@ def test_a_playlist_names_no_file_that_it_cannot_name(tmp_path, monkeypatch):
         result.stdout == "#EXTM3U\n#EXTINF:1,caf\u00e9\n" + str(tmp_path / "caf\u00e9.wav") + "\n"
     )
     assert result.stderr.count("left out, a playlist holds no name with a line break or") == 3
+    lines = myna("similar", "seed.wav", "all.parquet").output.splitlines()
+    assert [line.split("\t")[0] for line in lines] == sorted(
+        (line[:6] for line in lines), reverse=True
+    )
+    assert {line.split("\t")[1] for line in lines} >= {"./new\\nline.wav", "./old\\rline.wav"}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +136,7 @@ def test_a_playlist_names_no_file_that_it_cannot_name(tmp_path, monkeypatch):
         (["a.wav"], "a.wav: name at least one library (.parquet, from myna embed) as well"),
         (["a.parquet"], "a.parquet: name at least one audio file as well"),
         (["gone.wav", "library.parquet"], "gone.wav: no such file"),
+        (["a.wav", "a.parquet", "--csv", "--json"], "--csv --json: choose one of them"),
     ],
 )
 def test_what_is_missing_for_a_search_is_a_line(tmp_path, monkeypatch, library, arguments, told):

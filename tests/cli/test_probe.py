@@ -1,14 +1,20 @@
 """The probe command on every task and layout: what it writes, what it keeps, what it refuses."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from task_layouts import BUILDERS, SIZES, write_kfold_task, write_tone
+from task_layouts import (
+    BUILDERS,
+    ONE_LAYOUT,
+    SIZES,
+    write_kfold_task,
+    write_strokes,
+    write_tone,
+)
 
 from myna_plugin.cli.probe import probe
 from myna_plugin.probing import probes
@@ -17,62 +23,9 @@ from myna_plugin.probing.heads import FAST_GRID, GRID, GRIDS, RULES, select
 from myna_plugin.probing.modules import ExperimentError
 from myna_plugin.probing.probes import probe_vectors
 from myna_plugin.probing.tasks import TASKS, Item
+from myna_plugin.probing.tasks.task import SPLITS
 
-pytest_plugins = ("tiny_data_sets",)
-
-MODULE = '''
-"""A HEAR module for tests: band energies of 16 kHz audio. CALLS counts the clips embedded."""
-import torch
-
-CALLS = []
-
-class Bands(torch.nn.Module):
-    sample_rate = 16000
-    scene_embedding_size = timestamp_embedding_size = 24
-
-    def __init__(self, gain, fault, after):
-        super().__init__()
-        self.register_buffer("gain", torch.tensor(float(gain)))
-        self.fault, self.after = fault, after
-
-def load_model(model_file_path="", gain=1.0, fault="", after=0):
-    if fault == "load":
-        raise RuntimeError("no such weights")
-    return Bands(gain, fault, after).eval()
-
-def get_scene_embeddings(audio, model):
-    CALLS.extend(audio.shape[1:].numel() for _ in audio)
-    bins = torch.fft.rfft(audio[:, -16000:], n=16000).abs()[:, 200:1400]
-    vectors = model.gain * torch.log1p(bins.unflatten(1, (24, -1)).mean(2))
-    if model.fault and len(CALLS) > model.after:
-        if model.fault == "raise":
-            raise RuntimeError("out of order")
-        return {"nan": vectors * float("nan"), "width": vectors[:, 1:], "list": [1.0],
-                "rank": vectors[:, :, None]}[model.fault]
-    return vectors
-'''
-
-
-@pytest.fixture
-def bands(tmp_path, monkeypatch):
-    """The module above, importable as `bands`, with nothing embedded yet."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "bands.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setenv("MYNA_PLUGIN_CACHE", str(tmp_path / "cache"))
-    sys.modules.pop("bands", None)
-    import bands
-
-    yield bands
-    sys.modules.pop("bands", None)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Four heads and no figures, for tests of what comes before them."""
-    monkeypatch.setitem(GRIDS, "fast", FAST_GRID[-4:])
-    monkeypatch.setitem(GRIDS, "full", GRID[-4:])
-    monkeypatch.setattr("myna_plugin.cli.probe.draw_figures", lambda *arguments: None)
+pytest_plugins = ("tiny_data_sets", "tiny_module")
 
 
 def run(task: str, root: Path, *arguments: object):
@@ -142,6 +95,20 @@ def test_whole_recipe(built, bands, tmp_path, task, layout):
         assert f"| {theirs[column]} |" in row
         # By another grid: what is not comparable is not compared.
         assert f"| {ours - theirs[column]:+.1f} |" not in row
+
+
+@pytest.mark.parametrize("grid", ["fast", "full"])
+def test_labels_that_nobody_decided_on(bands, tmp_path, monkeypatch, grid):
+    """From the folder to the page, by both kinds of grid."""
+    monkeypatch.setitem(GRIDS, "full", GRID[-4:])
+    root = tmp_path / "openmic"
+    root.mkdir()
+    ONE_LAYOUT["openmic"][0](root)
+    content = score("openmic", root, tmp_path / "out", "--module", "bands", "--grid", grid)
+    assert content["task"]["clips"] == dict(zip(SPLITS, ONE_LAYOUT["openmic"][1], strict=True))
+    # Labels stand for sounds, so that every head tells them.
+    assert content["scores"]["average_precision_macro"]["mean"] > 0.9
+    assert (tmp_path / "out/figures/tag_areas.png").is_file()
 
 
 def test_hear_task(quick, built, bands, tmp_path):
@@ -250,6 +217,25 @@ def test_of_two_probes_into_one_folder_the_second_is_refused(quick, bands, emomu
         assert not bands.CALLS
     assert not out.exists()
     score("emomusic", emomusic, out, "--module", "bands")
+
+
+def test_neighbours_vote_beside_the_heads(quick, built, bands, tmp_path):
+    """Of every part and fold, into the results and their table; of tags and numbers not at all."""
+    root, out = built("gtzan", "folder"), tmp_path / "out"
+    options = ["--module", "bands", "--neighbours"]
+    content = score("gtzan", root, out, *options)
+    assert content["probe"]["neighbours"] == 10
+    voted = content["parts"]["scene"]["neighbours"]
+    # A genre is a pitch here, but ten of twelve training clips vote: only their shares tell.
+    assert voted == {"accuracy": {"mean": 1.0, "deviation": None}}
+    assert "| bands, scene, nearest neighbours |  | 100.0 |" in (out / "results.md").read_text()
+    strokes = tmp_path / "strokes"
+    write_strokes(strokes)
+    content = score("mridangam_stroke", strokes, tmp_path / "folds", *options)
+    assert content["parts"]["scene"]["neighbours"]["accuracy"]["deviation"] is not None
+    result = run("emomusic", built("emomusic", "folder"), "--out", tmp_path / "no", *options)
+    assert result.exit_code == 2
+    assert "--neighbours: emomusic has not one label" in result.output
 
 
 def test_seeds_give_mean_and_deviation(quick, built, bands, tmp_path):

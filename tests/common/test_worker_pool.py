@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from myna_plugin.common import orphans
 from myna_plugin.common.worker_pool import WorkerDiedError, WorkerPool, begin_item, finish_item
 
 
@@ -44,6 +45,15 @@ def tick(path):
 
 def tell_process(task):
     return os.getpid()
+
+
+def test_tasks_are_done_where_there_are_no_forks(monkeypatch):
+    """As on Windows."""
+    monkeypatch.setattr(orphans, "get_all_start_methods", lambda: ["spawn"])
+    pool = WorkerPool(2)
+    assert pool._context.get_start_method() == "spawn"
+    assert sorted(pool.map(square_all, [[1], [2, 3]], keep)) == [([1], [1]), ([2, 3], [4, 9])]
+    assert pool.done == 6
 
 
 @pytest.mark.parametrize("n_workers", [1, 3])

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.hear_eval.device import device_environment
 
 
@@ -48,3 +49,10 @@ def test_cpu_hides_every_gpu_from_a_new_process():
     environment = {**os.environ, **device_environment("cpu")}
     out = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
     assert out.strip() == "False"
+
+
+def test_apple_s_gpu_is_not_for_heareval(devices, monkeypatch):
+    devices(0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(InputError, match="--device mps: heareval knows CUDA and the CPU alone"):
+        device_environment("mps")

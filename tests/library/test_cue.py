@@ -137,3 +137,15 @@ def test_names_with_quotes_in_them_stay_whole():
     first, second = cut(text)
     assert (first.file, first.title) == ('a "b".wav', 'One "and" a half')
     assert (second.title, second.artist) == ('12" Mix', None)
+
+
+@pytest.mark.parametrize("kind", ["WAVE", "wave", ""])
+def test_names_without_quotes_are_all_that_follows(kind):
+    text = f"PERFORMER Anna and the Noise\nTITLE All of it\nFILE  my album.wav {kind} \n"
+    text += "TRACK 01 AUDIO\nTITLE  One  of many \nINDEX 01 00:00:00\n"
+    text += 'TRACK 02 AUDIO\nTITLE "Two" x\nINDEX 01 01:00:00'
+
+    first, second = cut(text)
+
+    assert first == ("my album.wav", 0, 60, "One  of many", "Anna and the Noise", "All of it")
+    assert (second.file, second.title) == ("my album.wav", "Two")

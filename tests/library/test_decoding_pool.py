@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny_library import write_noise
 
+from myna_plugin.common import orphans
 from myna_plugin.common.files import digest_path
 from myna_plugin.library import decoding_pool
 from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Details, Failed, Finished
@@ -33,6 +34,21 @@ def decode_all(paths, workers=2, whole=False):
             else:
                 ends[event.track] = event
     return segments, ends
+
+
+def test_workers_give_the_same_where_there_are_no_forks(tmp_path, monkeypatch):
+    """As on Windows, where each is begun anew."""
+    paths = [write_noise(tmp_path / f"{i}.flac", n, i) for i, n in enumerate((700, 5_000, 90_000))]
+    expected, ends = decode_all(paths)
+    monkeypatch.setattr(orphans, "get_all_start_methods", lambda: ["spawn"])
+
+    segments, spawned_ends = decode_all(paths)
+
+    assert spawned_ends == ends
+    for i, own in expected.items():
+        assert len(segments[i]) == len(own)
+        for one, other in zip(segments[i], own, strict=True):
+            assert np.array_equal(one.samples, other.samples)
 
 
 def test_workers_give_what_decoding_here_gives(tmp_path):

@@ -6,7 +6,7 @@ from sound_encoding import encode, tones
 
 from myna_plugin.library.decoding_pool import LONGEST_NAME, read_names
 from myna_plugin.library.tracks import Track
-from myna_plugin.model.audio import digest_sound, load_audio
+from myna_plugin.model.audio import digest_sound, load_audio, read_tags
 
 TAGS = {"title": "E\u0301te\u0301  noir", "artist": "Anna & Cie", "album": "\u5929"}
 
@@ -59,3 +59,15 @@ def test_what_is_not_said_is_none_and_a_long_title_is_cut(tmp_path):
     assert read_names(Track(str(tmp_path / "b.wav"))) == (None, None, None)
     encode(path, "flac", tones(0.5, 8_000, [440]), 8_000, tags={"album_artist": "Various"})
     assert read_names(Track(str(path))) == (None, "Various", None)
+
+
+def test_tags_in_another_encoding_are_read_with_marks(tmp_path):
+    name = "Björk".encode("latin-1")
+    tag = b"IART" + len(name).to_bytes(4, "little") + name + b"\0"
+    info = b"LIST" + (len(tag) + 4).to_bytes(4, "little") + b"INFO" + tag
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tones(0.5, 8_000, [440])[0], 8_000)
+    whole = path.read_bytes() + info
+    path.write_bytes(whole[:4] + (len(whole) - 8).to_bytes(4, "little") + whole[8:])
+    assert read_names(Track(str(path))) == (None, "Bj\ufffdrk", None)
+    assert read_tags(path)["artist"] == "Bj\ufffdrk"

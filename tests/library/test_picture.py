@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from myna_plugin.library import picture
 from myna_plugin.library.page import write_page
 from myna_plugin.library.picture import COLOURS, draw, folders, group, place, save
 from myna_plugin.library.tracks import LibraryError
@@ -109,3 +110,21 @@ def test_a_page_names_its_points_and_fetches_nothing(tmp_path, clusters):
     drawn = np.array([named[said][1] for said in texts])
     scale = np.ptp(clusters[:, :2], axis=0).max()
     assert np.allclose(np.diff(drawn, axis=0), np.diff(clusters[:, :2], axis=0) / scale, atol=2e-4)
+
+
+def test_letters_that_no_font_has_are_told_once_and_warn_of_nothing(
+    tmp_path, clusters, recwarn, monkeypatch
+):
+    monkeypatch.setattr(picture, "FONTS", ("DejaVu Sans",))
+    groups = ["\u97f3\u697d \U00012000"] * 30 + ["\u0928\u093e"] * 30
+
+    assert save(draw(clusters[:, :2], groups, "\u97f3"), tmp_path / "picture.png")
+    assert not save(draw(clusters[:, :2], ["\u00e9"] * 60, "title"), tmp_path / "plain.png")
+    assert not [str(warning.message) for warning in recwarn]
+
+
+def test_letters_come_from_fonts_that_are_here(clusters, monkeypatch):
+    """Of two fonts that every matplotlib has."""
+    monkeypatch.setattr(picture, "FONTS", ("No Such Font", "DejaVu Sans", "cmsy10"))
+    figure = draw(clusters[:, :2], ["a"] * 60, "title")
+    assert figure.axes[0].title.get_fontfamily() == ["DejaVu Sans", "cmsy10"]

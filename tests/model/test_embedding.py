@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import PATCHINGS, published_state_dict
+from torch._dynamo.testing import CompileCounter
 
 import myna_plugin
+from myna_plugin.model import embedding
 from myna_plugin.model.chunks import (
     TOKEN_SHARES,
     average_chunks,
     choose_tokens,
+    encode_chunks,
     pool_consecutive,
     timestamp_count,
 )
@@ -458,3 +461,16 @@ def test_timestamps_are_like_the_chunks_around_them(sound):
     similarity = torch.nn.functional.cosine_similarity
     shifted = [similarity(vectors.roll(k, 0), windows).mean() for k in range(len(vectors))]
     assert max(shifted) == shifted[0] > 0.7
+
+
+@pytest.mark.parametrize("tokens", [1, 0.25])
+def test_few_graphs_are_compiled_whatever_the_lengths(sound, monkeypatch, tokens):
+    """torch compiles a function eight times at most, then runs it as it is."""
+    graphs = CompileCounter()
+    compiled = torch.compile(encode_chunks, backend=graphs)
+    monkeypatch.setattr(embedding, "compiled_encode", lambda: compiled)
+    model, eager = (tiny_embedder(tokens=tokens, compile=compile) for compile in (True, False))
+    for n_samples in (250_000, 50_000, 110_000, 170_000, 140_000, 90_000, 220_000, 200_000, 1):
+        waveform = sound.repeat(1, 5)[:, :n_samples]
+        torch.testing.assert_close(model.embed_scenes(waveform), eager.embed_scenes(waveform))
+    assert 1 <= graphs.frame_count <= 3

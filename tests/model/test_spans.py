@@ -54,7 +54,12 @@ def check(path, spans=((0.0, 5.0), (0.3, 1.7), (7.123_456, 11.9), (19.0, None)),
         stop = None if stop_s is None else round(16_000 * stop_s)
         expected = whole[round(16_000 * start_s) : stop]
         assert len(part) == len(expected)
-        np.testing.assert_allclose(part, expected, rtol=0, atol=tolerance)
+        if path.name in ("a.m4a", "a.aac"):
+            # AAC may have noise that the decoder draws, newer encoders of FFmpeg's use it: what it
+            # draws depends on what it has decoded before.
+            assert np.linalg.norm(part - expected) < 0.02 * np.linalg.norm(expected)
+        else:
+            np.testing.assert_allclose(part, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("kind", KINDS)

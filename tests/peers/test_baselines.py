@@ -78,7 +78,9 @@ def test_scene_contract(module):
         module.load_model("weights.pt")
 
 
-@pytest.mark.parametrize("module", [chroma, mel_statistics], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [chroma, mel_statistics, mfcc], ids=lambda module: module.__name__
+)
 def test_timestamp_contract(module):
     model, sound = load(module), passage("C major")
     vectors, times = module.get_timestamp_embeddings(sound, model)

@@ -16,6 +16,7 @@ from tiny_peers import (
     write_mert,
 )
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.peers import clap_music, clmr, dasheng, mert_95m, mert_95m_public, mert_330m
 from myna_plugin.peers.card import LicenceWarning, PeerError
 from myna_plugin.peers.frames import encode_windows
@@ -245,6 +246,16 @@ def test_clap_is_what_its_class_gives(tmp_path):
     actual = clap_music.get_scene_embeddings(sound, clap_music.load_model(folder))
     expected = torch.nn.functional.normalize(expected, dim=-1)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"a": '])
+@pytest.mark.parametrize(("module", "write"), [(mert_95m, write_mert), (clap_music, write_clap)])
+def test_damaged_settings_are_named(tmp_path, module, write, content):
+    folder = write(tmp_path / "weights")
+    (folder / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"config\.json: ") as told:
+        module.load_model(folder)
+    assert len(told.value.lines) == 1
 
 
 def test_a_clap_that_draws_is_refused(tmp_path):

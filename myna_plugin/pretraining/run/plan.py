@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from myna_plugin.common.devices import DeviceError, choose_device
+from myna_plugin.common.devices import DeviceError, choose_device, without_mps
 from myna_plugin.common.launch import launched_rank, launched_world_size
 from myna_plugin.model.checkpoint import load_weights
 from myna_plugin.model.encoder import MynaEncoder, parameter_count
@@ -121,7 +121,7 @@ def check_store(settings: PretrainSettings, store: Store) -> None:
 
 def _check_device(settings: PretrainSettings) -> None:
     try:
-        device = choose_device(settings.device)
+        device = without_mps(choose_device(settings.device))
     except DeviceError as error:
         raise RunError(str(error)) from error
     if device == "cpu" and settings.frames_on == "device":
@@ -187,7 +187,7 @@ def uses_bfloat16(settings: PretrainSettings) -> bool:
     """Whether the model computes in bfloat16."""
     if settings.precision != "auto":
         return settings.precision == "bfloat16"
-    return choose_device(settings.device) == "cuda" and torch.cuda.is_bf16_supported()
+    return without_mps(choose_device(settings.device)) == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def flops_per_clip(settings: PretrainSettings) -> float:

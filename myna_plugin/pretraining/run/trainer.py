@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from myna_plugin.common.devices import choose_device
+from myna_plugin.common.devices import choose_device, without_mps
 from myna_plugin.common.errors import UnfinishedError
 from myna_plugin.common.launch import launched_rank
 from myna_plugin.model.checkpoint import save_checkpoint
@@ -105,7 +105,7 @@ def train(
         if launched_rank() == 0:
             say(f"{plan.folder.path}: already finished after {plan.first_step:,} steps")
         return Outcome(plan.first_step, None, read_table(plan.folder.table)[-1])
-    device = distributed.launched_device(choose_device(plan.settings.device))
+    device = distributed.launched_device(without_mps(choose_device(plan.settings.device)))
     with distributed.process_group(device):
         if not distributed.agree(plan.first_step, device):
             raise RunError(

@@ -29,6 +29,7 @@ from myna_plugin.probing.heads.grid import (
     build_grid,
 )
 from myna_plugin.probing.heads.losses import LOSSES
+from myna_plugin.probing.heads.neighbours import NEIGHBOURS, score_neighbours
 from myna_plugin.probing.heads.scoring import METRICS, tabulate_pair_scores
 from myna_plugin.probing.heads.selection import (
     ProbeResult,
@@ -44,6 +45,7 @@ __all__ = [
     "GRIDS",
     "LOSSES",
     "METRICS",
+    "NEIGHBOURS",
     "PATIENCE",
     "RULES",
     "Grid",
@@ -55,6 +57,7 @@ __all__ = [
     "Selection",
     "Split",
     "build_grid",
+    "score_neighbours",
     "select",
     "summarize_scores",
     "tabulate_pair_scores",

@@ -180,7 +180,7 @@ def _fit(
         logits = (rows @ weights.to(rows).T).double() + head[:, -1]
         loss = data.loss.total(logits, targets) / n_rows
         loss += (shrink * weights.square()).sum() / 2
-        errors = (data.loss.activate(logits) - targets) / n_rows
+        errors = data.loss.errors(logits, targets) / n_rows
         of_weights = (errors.to(rows).T @ rows).double() + shrink * weights
         head.grad = torch.cat([of_weights, errors.sum(0)[:, None]], 1)
         return float(loss)

@@ -7,7 +7,7 @@ the activated logits and the targets, times a constant.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -24,12 +24,27 @@ class Loss:
         total: from logits and encoded targets (B, C) to the loss summed over both.
         factor: from (rows, outputs) to the constant in the gradient.
         targets_are_classes: whether targets are class indices rather than numbers per output.
+        of_known: whether targets may be NaN, not known: those count as no error.
     """
 
     activate: Callable[[Tensor], Tensor]
     total: Callable[[Tensor, Tensor], Tensor]
     factor: Callable[[int, int], float]
     targets_are_classes: bool = False
+    of_known: bool = False
+
+    def errors(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """How far activated logits are from the targets, 0 where a target is not known.
+
+        Args:
+            logits: shape (…, B, C).
+            targets: as `encode` gives them, shape (B, C).
+
+        Returns:
+            A new tensor of the logits' shape.
+        """
+        errors = self.activate(logits) - targets
+        return errors.masked_fill_(targets.isnan(), 0.0) if self.of_known else errors
 
     def gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Gradient of each head's mean loss with respect to its logits.
@@ -41,7 +56,7 @@ class Loss:
         Returns:
             Shape (H, B, C).
         """
-        return (self.activate(logits) - targets).mul_(self.factor(*targets.shape))
+        return self.errors(logits, targets).mul_(self.factor(*targets.shape))
 
     def encode(self, targets: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
         """Targets as numbers per output, (N, C): one-hot for class indices."""
@@ -77,3 +92,12 @@ LOSSES: dict[str, Loss] = {
     ),
 }
 """Cross-entropy (one class), independent binary cross-entropy (tags), mean squared error."""
+
+
+def _total_of_known(logits: Tensor, targets: Tensor) -> Tensor:
+    known = ~targets.isnan()
+    return LOSSES["bce"].total(logits[known], targets[known])
+
+
+BCE_OF_KNOWN = replace(LOSSES["bce"], total=_total_of_known, of_known=True)
+"""Of tags where some are not known of every clip. Its mean is over all, known or not."""

@@ -50,8 +50,9 @@ class _RankedLabels:
 
     def __init__(self, targets: Tensor) -> None:
         is_positive = targets.T > 0.5  # (C, I)
+        self.is_negative = targets.T < 0.5  # what is NaN, not known, is neither
         self.n_positive = is_positive.sum(1)  # (C,)
-        self.n_negative = is_positive.shape[1] - self.n_positive
+        self.n_negative = self.is_negative.sum(1)
         longest = int(self.n_positive.max())
         # Positives first, in order of row; then cut to the commonest label's number.
         self.positives = is_positive.byte().argsort(dim=1, descending=True, stable=True)[
@@ -60,7 +61,6 @@ class _RankedLabels:
         self.is_padding = (
             torch.arange(longest, device=targets.device) >= self.n_positive[:, None]
         )  # (C, P)
-        self.is_negative = ~is_positive
 
     def sort_positives(self, outputs: Tensor) -> Tensor:
         """Outputs of each label's positives in ascending order, then infinities, (H, C, P)."""
@@ -99,7 +99,8 @@ def roc_auc_macro(targets: Tensor) -> BatchedMetric:
     """Area under the ROC curve, mean over labels.
 
     Args:
-        targets: 0 or 1 per label, shape (I, C), both values in every column.
+        targets: 0 or 1 per label, or NaN where it is not known, shape (I, C), both values in every
+            column.
     """
     ranked = _RankedLabels(targets)
     return lambda outputs: ranked.roc_auc(outputs).mean(-1)
@@ -109,7 +110,8 @@ def average_precision_macro(targets: Tensor) -> BatchedMetric:
     """Average precision, mean over labels.
 
     Args:
-        targets: 0 or 1 per label, shape (I, C), both values in every column.
+        targets: 0 or 1 per label, or NaN where it is not known, shape (I, C), both values in every
+            column.
     """
     ranked = _RankedLabels(targets)
     return lambda outputs: ranked.average_precision(outputs).mean(-1)
@@ -119,7 +121,8 @@ def d_prime(targets: Tensor) -> BatchedMetric:
     """Sensitivity index: sqrt(2) times the normal quantile of the ROC area, mean over labels.
 
     Args:
-        targets: 0 or 1 per label, shape (I, C), both values in every column.
+        targets: 0 or 1 per label, or NaN where it is not known, shape (I, C), both values in every
+            column.
     """
     ranked = _RankedLabels(targets)
     return lambda outputs: math.sqrt(2.0) * torch.special.ndtri(ranked.roc_auc(outputs)).mean(-1)

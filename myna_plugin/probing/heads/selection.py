@@ -20,7 +20,7 @@ from myna_plugin.probing.heads.early_stopping import PATIENCE, HeadScore
 from myna_plugin.probing.heads.grid import GRID, Config, Grid, HeadConfig, LinearConfig
 from myna_plugin.probing.heads.layers import build_head
 from myna_plugin.probing.heads.linear import fit_heads
-from myna_plugin.probing.heads.losses import LOSSES
+from myna_plugin.probing.heads.losses import BCE_OF_KNOWN, LOSSES
 from myna_plugin.probing.heads.splits import HeadTask, Split, check_split
 from myna_plugin.probing.heads.stack import TrainedHead, TrainingData
 from myna_plugin.probing.heads.training import train_heads
@@ -252,6 +252,8 @@ def prepare_data(
     """
     scaler = StandardScaler().fit(train.features)
     loss = LOSSES[task.loss]
+    if task.loss == "bce" and np.isnan(train.targets).any():
+        loss = BCE_OF_KNOWN
 
     def both(features: np.ndarray) -> dict[bool, torch.Tensor]:
         return {

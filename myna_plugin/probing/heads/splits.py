@@ -18,8 +18,8 @@ class Split:
 
     Attributes:
         features: embeddings, float32, shape (N, D).
-        targets: what `HeadTask.loss` takes: classes (N,), 0 or 1 per label (N, C), or numbers
-            (N, C).
+        targets: what `HeadTask.loss` takes: classes (N,), 0 or 1 per label or NaN where it is not
+            known (N, C), or numbers (N, C).
         items: the item that each row is a part of, shape (N,), of any type that sorts: the clip of
             a chunk, or the track of a clip. Scores are then per item. None where each row is one.
     """
@@ -127,7 +127,7 @@ def _check_targets(name: str, targets: np.ndarray, n_rows: int, task: HeadTask) 
             raise ValueError(f"{name}.targets must be class indices, got {targets.dtype}")
         valid, allowed = (targets >= 0) & (targets < task.n_outputs), f"0 to {task.n_outputs - 1}"
     elif task.loss == "bce":
-        valid, allowed = np.isin(targets, (0, 1)), "0 or 1"
+        valid, allowed = np.isin(targets, (0, 1)) | np.isnan(targets), "0 or 1 (NaN: not known)"
     else:
         valid, allowed = np.isfinite(targets), "finite"
     if not valid.all():
@@ -139,7 +139,9 @@ def _check_items(name: str, items: np.ndarray, targets: np.ndarray) -> None:
     if items.shape != (len(targets),):
         raise ValueError(f"{name}.items must have shape {(len(targets),)}, got {items.shape}")
     names, first, owner = np.unique(items, return_index=True, return_inverse=True)
-    differs = (targets != targets[first][owner]).reshape(len(targets), -1).any(axis=1)
+    theirs = targets[first][owner]
+    both_unknown = np.isnan(targets) & np.isnan(theirs)
+    differs = ((targets != theirs) & ~both_unknown).reshape(len(targets), -1).any(axis=1)
     if differs.any():
         item = names.tolist()[owner[np.flatnonzero(differs)[0]]]
         raise ValueError(f"{name}.targets: the rows of item {item!r} have different targets")
@@ -150,9 +152,12 @@ def _require_variety(name: str, targets: np.ndarray, task: HeadTask) -> None:
         if len(np.unique(targets)) == 1:
             raise ValueError(f"{name}.targets: every row is of class {targets[0]}")
         return
-    constant = np.flatnonzero((targets == targets[0]).all(axis=0))
+    is_unknown = np.isnan(targets)
+    least = np.where(is_unknown, np.inf, targets).min(axis=0)
+    most = np.where(is_unknown, -np.inf, targets).max(axis=0)
+    constant = np.flatnonzero(least >= most)
     if len(constant):
         raise ValueError(
-            f"{name}.targets: column {constant[0]} is {targets[0, constant[0]]} in every row, "
+            f"{name}.targets: column {constant[0]} is {least[constant[0]]:g} in every row, "
             "so that it cannot be scored"
         )

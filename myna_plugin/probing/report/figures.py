@@ -19,6 +19,7 @@ from myna_plugin.probing.experiment import Experiment
 from myna_plugin.probing.heads import ProbeResult
 from myna_plugin.probing.report.results import Result
 from myna_plugin.probing.tasks import Item, Task, giantsteps
+from myna_plugin.probing.tasks.metrics import label_scores
 from myna_plugin.probing.tasks.task import SPLITS
 
 DPI = 120
@@ -196,14 +197,16 @@ def _paint_values(
 def draw_confusion(task: Task, run: ProbeResult) -> Figure:
     """Annotated against predicted class, in percent of each annotated class.
 
-    Keys stand in the order of the circle of fifths, major keys before minor ones, so that fifths
-    are beside the diagonal and parallel keys lie on the other blocks' diagonals.
+    Classes that are neither are left out: of 128 notes most tasks have some. Keys stand in the
+    order of the circle of fifths, major keys before minor ones, so that fifths are beside the
+    diagonal and parallel keys lie on the other blocks' diagonals.
     """
-    labels = FIFTHS if task.labels == giantsteps.KEYS else task.labels
     names = np.array(task.labels)
-    counts = confusion_matrix(
-        names[run.targets], names[run.outputs.argmax(axis=1)], labels=list(labels)
-    )
+    annotated, predicted = names[run.targets], names[run.outputs.argmax(axis=1)]
+    seen = {*annotated, *predicted}
+    is_key = task.labels == giantsteps.KEYS
+    labels = FIFTHS if is_key else tuple(label for label in task.labels if label in seen)
+    counts = confusion_matrix(annotated, predicted, labels=list(labels))
     totals = counts.sum(axis=1, keepdims=True)
     shares = 100.0 * counts / np.maximum(totals, 1)
     size = 4.0 + 0.32 * len(labels)
@@ -216,7 +219,7 @@ def draw_confusion(task: Task, run: ProbeResult) -> Figure:
     axes.set_xticks(range(len(labels)), labels, rotation=90)
     ticks = [f"{label} ({total})" for label, total in zip(labels, totals[:, 0], strict=True)]
     axes.set_yticks(range(len(labels)), ticks)
-    if labels == FIFTHS:
+    if is_key:
         axes.axhline(11.5, color="grey", linewidth=0.8)
         axes.axvline(11.5, color="grey", linewidth=0.8)
     axes.set_xlabel("predicted")
@@ -271,11 +274,11 @@ def draw_key_circle(task: Task, run: ProbeResult) -> Figure:
 
 def draw_tag_areas(task: Task, run: ProbeResult) -> Figure:
     """Area under the ROC curve of each tag, the best first."""
-    areas = roc_auc_score(run.targets, run.outputs, average=None)
+    areas = label_scores(roc_auc_score, run.outputs, run.targets, task.labels)
     order = np.argsort(areas)
     figure = Figure(figsize=(7, 1.5 + 0.2 * len(areas)), layout="constrained")
     axes = figure.subplots()
-    names = [f"{task.labels[i]} ({int(run.targets[:, i].sum())})" for i in order]
+    names = [f"{task.labels[i]} ({int(np.nansum(run.targets[:, i]))})" for i in order]
     axes.barh(names, 100 * areas[order], color="tab:blue")
     axes.axvline(100 * areas.mean(), color="black", linestyle="--", linewidth=1)
     axes.axvline(50, color="grey", linewidth=0.8)
@@ -358,16 +361,8 @@ def draw_cost(results: Sequence[Result]) -> Figure | None:
                 continue
             x, y = result.cost.seconds_per_hour, 100 * result.best[result.primary][0]
             panel.scatter(x, y, color=f"C{devices.index(result.cost.device)}")
-            to_left = x > middle  # names run inwards, not into the next panel
-            name = panel.annotate(
-                result.name,
-                (x, y),
-                xytext=(-5 if to_left else 5, 5),
-                textcoords="offset points",
-                size=9,
-                ha="right" if to_left else "left",
-            )
-            name.set_in_layout(False)  # however long it is, the panel keeps its size
+            # Names run inwards, not into the next panel.
+            name_point(panel, result.name, x, y, to_left=x > middle)
             metric = result.primary
         panel.set_xscale("log")
         panel.margins(0.25)
@@ -380,6 +375,19 @@ def draw_cost(results: Sequence[Result]) -> Figure | None:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(devices))
     return figure
+
+
+def name_point(panel: Axes, name: str, x: float, y: float, to_left: bool) -> None:
+    """Write a name beside a point, to its left or right."""
+    written = panel.annotate(
+        name,
+        (x, y),
+        xytext=(-5 if to_left else 5, 5),
+        textcoords="offset points",
+        size=9,
+        ha="right" if to_left else "left",
+    )
+    written.set_in_layout(False)  # however long it is, the panel keeps its size
 
 
 Drawing = Callable[[Task, ProbeResult], Figure]

@@ -31,8 +31,10 @@ class Result:
         reported_as: column of the paper's table by metric.
         reported: the part that was best on validation.
         scores: by part, then metric: mean and deviation over folds or seeds, None for a single run.
+        neighbours: as scores, of the rule of nearest neighbours; empty where it was not asked.
         valid_scores: by part.
         cost: seconds of computing for an hour of audio, and the device; None if not known.
+        parameters: that the model has learned; None if not known.
         grid: name of the grid.
         patience: evaluations without a new best after which a head stopped.
         n_missing: clips left out.
@@ -48,8 +50,10 @@ class Result:
     reported_as: dict[str, str]
     reported: str
     scores: dict[str, dict[str, tuple[float, float | None]]]
+    neighbours: dict[str, dict[str, tuple[float, float | None]]]
     valid_scores: dict[str, float]
     cost: Cost | None
+    parameters: int | None
     grid: str
     patience: int
     n_missing: int
@@ -91,15 +95,13 @@ def read_result(path: Path) -> Result:
 
 def _parse(path: Path, content: dict[str, Any]) -> Result:
     task, cost = content["task"], content["module"]["cost"]
-    scores = {
-        name: {
-            metric: (
-                _number(score["mean"]),
-                None if score["deviation"] is None else _number(score["deviation"]),
-            )
-            for metric, score in part["scores"].items()
-        }
-        for name, part in content["parts"].items()
+    parameters = content["module"].get("parameters")  # not in files of older versions
+    parts = content["parts"]
+    scores = {name: _parse_scores(part["scores"]) for name, part in parts.items()}
+    neighbours = {
+        name: _parse_scores(part["neighbours"])
+        for name, part in parts.items()
+        if "neighbours" in part
     }
     result = Result(
         path=path,
@@ -111,16 +113,18 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
         reported_as={metric: str(column) for metric, column in task["reported_as"].items()},
         reported=str(content["reported"]),
         scores=scores,
+        neighbours=neighbours,
         valid_scores={
             name: _number(part["valid_score"]) for name, part in content["parts"].items()
         },
         cost=Cost(_number(cost["seconds_per_hour"]), str(cost["device"])) if cost else None,
+        parameters=None if parameters is None else int(parameters),
         grid=str(content["probe"]["grid"]),
         patience=int(content["probe"].get("patience", PATIENCE)),
         n_missing=len(content["data"]["left_out"]),
         content=content,
     )
-    for part in (result.best, *scores.values()):
+    for part in (result.best, *scores.values(), *neighbours.values()):
         for metric in (*result.metrics, result.primary, *result.reported_as):
             if metric not in part:
                 raise KeyError(metric)
@@ -132,6 +136,17 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
         if field not in place:
             raise KeyError(field)
     return result
+
+
+def _parse_scores(scores: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
+    """Mean and deviation by metric."""
+    return {
+        metric: (
+            _number(score["mean"]),
+            None if score["deviation"] is None else _number(score["deviation"]),
+        )
+        for metric, score in scores.items()
+    }
 
 
 def _number(value: Any) -> float:

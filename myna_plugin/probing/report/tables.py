@@ -71,12 +71,15 @@ def task_rows(result: Result) -> Rows:
                 *blank,
             ]
         )
+    for part, scores in result.neighbours.items():
+        voted = [format_score(*scores[metric]) for metric in columns]
+        rows.append([f"{result.name}, {part}, nearest neighbours", ABSENT, *voted, *blank])
     for row in published:
         rows.append(
             [
-                _published_name(row),
+                published_name(row),
                 ABSENT,
-                *(_number(row.scores.get(column)) for column in columns.values()),
+                *(format_number(row.scores.get(column)) for column in columns.values()),
                 *(_difference(compared[column], row.scores.get(column)) for column in apart),
             ]
         )
@@ -94,23 +97,29 @@ def summary_rows(results: Sequence[Result], reference: PublishedScores) -> Rows:
         average = average_columns(columns) if whole else None
         alike = {c for result in of_model if result.is_comparable for c in result.columns}
         theirs = {c: reference.scores.get(c) for c in alike}
-        cells = [_compared(columns.get(c), theirs.get(c)) for c in COLUMNS]
+        cells = [with_difference(columns.get(c), theirs.get(c)) for c in COLUMNS]
         compared = reference.average if len(alike) == len(COLUMNS) else None
-        rows.append([name, *cells, _compared(average, compared)])
+        rows.append([name, *cells, with_difference(average, compared)])
     for row in PUBLISHED:
-        scores = [_number(row.scores.get(column)) for column in COLUMNS]
-        rows.append([_published_name(row), *scores, _number(row.average)])
+        scores = [format_number(row.scores.get(column)) for column in COLUMNS]
+        rows.append([published_name(row), *scores, format_number(row.average)])
     return rows
 
 
 def other_rows(results: Sequence[Result]) -> Rows:
-    """Scores that the paper's table has no column for, a line for each model, task and metric."""
+    """Scores that the paper's table has no column for, a line for each model, task and metric.
+
+    Nearest neighbours' too, of the part that is reported.
+    """
     rows = [["task", "metric", "model", "score, percent"]]
     for result in results:
         for metric in result.metrics:
             if metric not in result.reported_as:
                 score = format_score(*result.best[metric])
                 rows.append([result.title, metric, result.name, score])
+        for metric, voted in result.neighbours.get(result.reported, {}).items():
+            told = f"{metric}, nearest neighbours"
+            rows.append([result.title, told, result.name, format_score(*voted)])
     return rows
 
 
@@ -175,11 +184,13 @@ def _by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
     return grouped
 
 
-def _published_name(row: PublishedScores) -> str:
+def published_name(row: PublishedScores) -> str:
+    """A published model's name, with its source."""
     return f"{row.model} ({row.source}{'; ' + row.note if row.note else ''})"
 
 
-def _number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """Percent; "" for none."""
     return ABSENT if value is None else f"{value:.1f}"
 
 
@@ -188,7 +199,8 @@ def _difference(ours: float, theirs: float | None) -> str:
     return ABSENT if theirs is None else f"{round(ours, 1) - theirs:+.1f}"
 
 
-def _compared(ours: float | None, theirs: float | None) -> str:
+def with_difference(ours: float | None, theirs: float | None) -> str:
+    """A score in percent, and in brackets how far it is above another; "" for none."""
     if ours is None:
         return ABSENT
     return f"{ours:.1f}" + (f" ({_difference(ours, theirs)})" if theirs is not None else "")

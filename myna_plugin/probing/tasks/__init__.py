@@ -10,14 +10,22 @@ from pathlib import Path
 
 from myna_plugin.common.plugins import PluginTable
 from myna_plugin.probing.tasks import (
+    ballroom,
     emomusic,
     emotify,
+    fma,
     giantsteps,
     gtzan,
     hear_format,
+    jamendo,
     loading,
     magnatagatune,
+    medley_solos,
     mridangam,
+    nsynth,
+    openmic,
+    tinysol,
+    vocalset,
 )
 from myna_plugin.probing.tasks.checking import CheckReport, check, usable_items
 from myna_plugin.probing.tasks.loading import LAYOUTS, Layout, load_items
@@ -32,6 +40,20 @@ BUILT_IN: dict[str, Task] = {
     "emotify_emotion": emotify.EMOTION,
     "mridangam_stroke": mridangam.STROKE,
     "mridangam_tonic": mridangam.TONIC,
+    "nsynth_instrument": nsynth.INSTRUMENT,
+    "nsynth_pitch": nsynth.PITCH,
+    "medley_solos_db": medley_solos.TASK,
+    "tinysol_instrument": tinysol.INSTRUMENT,
+    "tinysol_pitch": tinysol.PITCH,
+    "vocalset_technique": vocalset.TECHNIQUE,
+    "vocalset_singer": vocalset.SINGER,
+    "fma_small": fma.TASK,
+    "openmic": openmic.TASK,
+    "jamendo_top50": jamendo.TOP_50_TAGS,
+    "jamendo_genre": jamendo.GENRE,
+    "jamendo_instrument": jamendo.INSTRUMENT,
+    "jamendo_moodtheme": jamendo.MOOD,
+    "ballroom_beats": ballroom.TASK,
 }
 """The paper's four tasks (§4.2), and tasks on recordings that anyone can get, by name."""
 

@@ -21,8 +21,16 @@ After hear-eval, this command adds the weighted score from the test predictions:
 """
 
 
+BEAT_NOTE = f"""{hear_format.BEAT_SCORE} is mir_eval's F-measure with a window of 70 ms, mean over
+files. heareval does not have it: hear-eval gives it to heareval, whose own commands stop at the
+name.
+"""
+
+
 def note_on(task: Task) -> str:
     """What a user of a task in HEAR's format has to know; nothing of most."""
+    if task.loss == "beats":
+        return BEAT_NOTE
     return KEY_NOTE.format(name=task.name) if task.labels == giantsteps.KEYS else ""
 
 

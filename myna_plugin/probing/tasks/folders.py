@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from myna_plugin.common.errors import reason
 from myna_plugin.common.files import is_plain_name, read_rows
 from myna_plugin.probing.tasks.task import TaskError
+
+SHOWN = 20
+"""How many values are named where another was found."""
 
 
 def audio_folders(root: Path, patterns: Sequence[str]) -> list[Path]:
@@ -80,7 +83,11 @@ class Row(NamedTuple):
 
 
 def table_rows(
-    path: Path, columns: Sequence[str], optional: Sequence[str] = (), delimiter: str = ","
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    delimiter: str = ",",
+    multiline: bool = False,
 ) -> Iterator[Row]:
     """Rows of a table with a header.
 
@@ -92,12 +99,13 @@ def table_rows(
         columns: those that are wanted.
         optional: ones that are wanted if the table has them.
         delimiter: what stands between fields.
+        multiline: whether a field may go on in the next line.
 
     Raises:
         InputError: the file cannot be read; a column is lacking or there twice; a row is longer
             than the header. Names the file, and the line.
     """
-    rows = read_rows(path, delimiter)
+    rows = read_rows(path, delimiter, multiline)
     place, first = next(rows, (f"{path}: line 1", []))
     header = [name.strip().casefold() for name in first]
     places = {}
@@ -136,6 +144,28 @@ def read_table(
             raise TaskError(f"{row.place}: {key} {number} is that of {found[number].place} too")
         found[number] = row
     return found
+
+
+SPLIT_WORDS: dict[str, str] = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "test": "test",
+}
+"""What data sets call our splits."""
+
+
+def one_of(place: object, field: str, text: str, known: Collection[str]) -> str:
+    """A field of a table that has one of some values, as it is.
+
+    Raises:
+        TaskError: it has another; names the place and the field.
+    """
+    if text not in known:
+        told = ", ".join(list(known)[:SHOWN]) + (", …" if len(known) > SHOWN else "")
+        raise TaskError(f"{place}: {field}: {text!r} is not one of {told}")
+    return text
 
 
 def parse_number(place: object, field: str, text: str) -> int:

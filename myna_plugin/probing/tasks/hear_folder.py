@@ -25,6 +25,9 @@ METADATA = "task_metadata.json"
 VOCABULARY = "labelvocabulary.csv"
 ALL = "all"
 
+BEAT_SCORE = "beat_f_measure_70ms"
+"""mir_eval's F-measure of beats, mean over files: `hear-eval` gives it to heareval."""
+
 METRICS = {
     "scene": ("top1_acc", "pitch_acc", "chroma_acc", "mAP", "d_prime", "aucroc"),
     "event": (
@@ -32,9 +35,10 @@ METRICS = {
         "event_onset_50ms_fms",
         "event_onset_offset_50ms_20perc_fms",
         "segment_1s_er",
+        BEAT_SCORE,
     ),
 }
-"""Embedding type to the metrics that heareval has for it (score.py:365)."""
+"""Embedding type to the metrics that heareval has for it (score.py:365), and ours."""
 
 PREDICTION_TYPES = ("multiclass", "multilabel")
 FOLD_MODES = ("new_split_kfold", "presplit_kfold")

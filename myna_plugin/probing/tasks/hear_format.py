@@ -6,12 +6,15 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from myna_plugin.common.files import read_json, write_json, write_text
 from myna_plugin.model.audio import SAMPLE_RATE, read_info
 from myna_plugin.probing.tasks.clips import is_whole_file, link_file, write_clips
 from myna_plugin.probing.tasks.hear_folder import (
+    BEAT_SCORE,
     METADATA,
     VOCABULARY,
     HearFolder,
@@ -49,8 +52,14 @@ SCORES: dict[str, dict[str, str]] = {
 WRITTEN_SCORES: dict[str, tuple[str, ...]] = {
     "cross_entropy": ("top1_acc",),
     "bce": ("aucroc", "mAP"),
+    "beats": (BEAT_SCORE,),
 }
 """The scores that a written task asks heareval for, by our loss, the primary one first."""
+
+
+BEAT_POSTPROCESSING = {"median_filter_ms": [0, 100], "min_duration": [0, 50]}
+"""What heareval may do to the frames of beats: its own grid, of 250 ms, is longer than fast beats
+are apart."""
 
 
 def read_folds(
@@ -141,11 +150,16 @@ def prediction_type(task: Task) -> str:
     """HEAR's name for the kind of a task.
 
     Raises:
-        TaskError: a regression task, for which HEAR has neither a kind nor a score.
+        TaskError: a regression task, for which HEAR has neither a kind nor a score, or one with
+            labels that are not known of every clip.
     """
+    if task.is_partial:
+        raise TaskError(f"{task.name}: HEAR has no place for labels that are not known of a clip")
     for kind, loss in LOSSES.items():
         if loss == task.loss:
             return kind
+    if task.loss == "beats":
+        return "multilabel"
     raise TaskError(
         f"{task.name} is a regression task; HEAR knows {' and '.join(LOSSES)} tasks only"
     )
@@ -159,14 +173,14 @@ def write_task(
     jobs: int = 4,
     progress: bool = False,
 ) -> None:
-    """Write a task as a scene task of HEAR, with audio at one sample rate.
+    """Write a task as one of HEAR, of scenes or of beats, with audio at one sample rate.
 
     A file that is the whole clip, in mono WAV at that rate, is linked; any other clip is written
     as mono 16-bit WAV. Nothing is padded or trimmed. Audio that is there already is kept, so an
     interrupted export goes on where it stopped, and further sample rates join the first.
 
     Args:
-        task: cross_entropy or bce.
+        task: cross_entropy, bce or beats.
         items: its clips.
         folder: the task folder to write.
         sample_rate: Hz.
@@ -178,10 +192,14 @@ def write_task(
             something else.
         AudioError: an audio file cannot be decoded.
     """
-    kind = prediction_type(task)
+    kind, is_beats = prediction_type(task), task.loss == "beats"
     check_names(task, items)
     splits = {
-        split: {f"{item.clip_id}.wav": _label_list(item) for item in items if item.split == split}
+        split: {
+            f"{item.clip_id}.wav": _events(task, item) if is_beats else _label_list(item)
+            for item in items
+            if item.split == split
+        }
         for split in SPLITS
     }
     _refuse_other(folder, splits)
@@ -218,7 +236,24 @@ def _label_list(item: Item) -> list[str]:
     return [item.target] if isinstance(item.target, str) else [str(x) for x in item.target]
 
 
-def _refuse_other(folder: Path, splits: Mapping[str, Mapping[str, list[str]]]) -> None:
+def _events(task: Task, item: Item) -> list[dict[str, str | float]]:
+    """Each beat as an event, in ms, that lasts until halfway to the next, the last as long as that.
+
+    heareval takes frames in a row for one event: without a pause all beats would be one.
+    """
+    times = [float(time) for time in item.target]
+    halves = [(later - time) / 2 for time, later in pairwise(times)]
+    return [
+        {
+            "label": task.labels[0],
+            "start": round(1000 * time, 3),
+            "end": round(1000 * (time + half), 3),
+        }
+        for time, half in zip(times, [*halves, *halves[-1:]], strict=True)
+    ]
+
+
+def _refuse_other(folder: Path, splits: Mapping[str, Labels]) -> None:
     """Audio is kept by name, so a folder of another export must not be written into."""
     for split, labels in splits.items():
         path = folder / f"{split}.json"
@@ -230,17 +265,17 @@ def _write_tables(
     task: Task,
     kind: str,
     folder: Path,
-    splits: Mapping[str, Mapping[str, list[str]]],
+    splits: Mapping[str, Labels],
     sample_duration: float | None,
 ) -> None:
     for split, labels in splits.items():
         write_json(folder / f"{split}.json", labels)
     rows = [("idx", "label"), *((str(i), label) for i, label in enumerate(task.labels))]
     write_text(folder / VOCABULARY, _csv(rows))
-    metadata = {
+    metadata: dict[str, Any] = {
         "task_name": task.name,
         "version": "1.0.0",
-        "embedding_type": "scene",
+        "embedding_type": "event" if task.loss == "beats" else "scene",
         "prediction_type": kind,
         "split_mode": "trainvaltest",
         # heareval batches clips of one length; with null it takes them one at a time.
@@ -248,6 +283,8 @@ def _write_tables(
         "evaluation": list(WRITTEN_SCORES[task.loss]),
         "splits": list(SPLITS),
     }
+    if task.loss == "beats":
+        metadata["evaluation_params"] = {"event_postprocessing_grid": BEAT_POSTPROCESSING}
     write_json(folder / METADATA, metadata)
 
 

@@ -115,8 +115,7 @@ def load_folds(
     source = Source("jukemir", metadata) if metadata else find_source(task, root, layout)
     folder = root.parent if root.is_file() else root
     items = _read(task, source, folder)
-    unsplit = any(item.split == UNSPLIT for item in items)
-    if unsplit and task.folds > 1 and split_file is None:
+    if task.folds > 1 and split_file is None:
         numbers = range(task.folds) if test_fold is None else [test_fold]
         folds = {number: assign_folds(items, task.folds, number) for number in numbers}
     else:

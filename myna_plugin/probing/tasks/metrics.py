@@ -18,7 +18,13 @@ import mir_eval.key
 import numpy as np
 import torch
 from scipy.stats import norm
-from sklearn.metrics import accuracy_score, average_precision_score, r2_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    r2_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from myna_plugin.probing.heads import LOSSES
 from myna_plugin.probing.heads.combining import ItemRows
@@ -36,6 +42,13 @@ def accuracy(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) ->
     return float(accuracy_score(targets, outputs.argmax(axis=1)))
 
 
+def class_mean_accuracy(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
+    """Accuracy of each class that is there, mean over them: what rare classes count as much in."""
+    return float(
+        recall_score(targets, outputs.argmax(axis=1), labels=np.unique(targets), average="macro")
+    )
+
+
 def chroma_accuracy(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
     """Accuracy of the pitch class, classes being semitones: HEAR's `chroma_acc`."""
     return float(accuracy_score(targets % 12, outputs.argmax(axis=1) % 12))
@@ -47,8 +60,7 @@ def roc_auc_macro(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str
     Raises:
         TaskError: a label is on none of the rows, or on all of them.
     """
-    _require_classes(targets, labels)
-    return float(roc_auc_score(targets, outputs, average="macro"))
+    return float(label_scores(roc_auc_score, outputs, targets, labels).mean())
 
 
 def average_precision_macro(
@@ -59,8 +71,7 @@ def average_precision_macro(
     Raises:
         TaskError: a label is on none of the rows, or on all of them.
     """
-    _require_classes(targets, labels)
-    return float(average_precision_score(targets, outputs, average="macro"))
+    return float(label_scores(average_precision_score, outputs, targets, labels).mean())
 
 
 def d_prime(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
@@ -69,17 +80,26 @@ def d_prime(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> 
     Raises:
         TaskError: a label is on none of the rows, or on all of them.
     """
-    _require_classes(targets, labels)
-    areas = roc_auc_score(targets, outputs, average=None)
+    areas = label_scores(roc_auc_score, outputs, targets, labels)
     return float(np.mean(np.sqrt(2.0) * norm.ppf(areas)))
 
 
-def _require_classes(targets: np.ndarray, labels: Sequence[str]) -> None:
-    counts = targets.sum(axis=0)
-    for label, count in zip(labels, counts, strict=True):
-        if count in (0, len(targets)):
+def label_scores(
+    score: Callable[[np.ndarray, np.ndarray], float],
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    labels: Sequence[str],
+) -> np.ndarray:
+    """A score of each label, over the clips of which it is known; shape (C,)."""
+    scores = []
+    for label, found, wanted in zip(labels, outputs.T, targets.T, strict=True):
+        is_known = ~np.isnan(wanted)
+        n_known, count = is_known.sum(), np.nansum(wanted)
+        if count in (0, n_known):
             which = "none" if count == 0 else "every one"
-            raise TaskError(f"label {label!r} is on {which} of {len(targets)} clips: no ROC curve")
+            raise TaskError(f"label {label!r} is on {which} of {n_known} clips: no ROC curve")
+        scores.append(score(wanted[is_known], found[is_known]))
+    return np.array(scores)
 
 
 def weighted_key_score(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) -> float:
@@ -129,6 +149,7 @@ def r2_valence(outputs: np.ndarray, targets: np.ndarray, labels: Sequence[str]) 
 
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
+    "class_mean_accuracy": class_mean_accuracy,
     "chroma_accuracy": chroma_accuracy,
     "roc_auc_macro": roc_auc_macro,
     "average_precision_macro": average_precision_macro,

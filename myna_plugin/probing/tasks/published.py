@@ -32,6 +32,8 @@ class PublishedScores:
         scores: column of `COLUMNS` -> score in percent; columns that were not reported are absent.
         average: as printed, percent; None where it was not.
         note: what differs from the paper's protocol.
+        parameters: millions; None where they are not told.
+        gpus: that it was pre-trained on; None where that is not told.
     """
 
     model: str
@@ -39,25 +41,31 @@ class PublishedScores:
     scores: Mapping[str, float]
     average: float | None = None
     note: str = ""
+    parameters: float | None = None
+    gpus: int | None = None
 
 
-def _paper_row(model: str, *numbers: float, note: str = "") -> PublishedScores:
+def _paper_row(
+    model: str, parameters: float, *numbers: float, note: str = "", gpus: int | None = None
+) -> PublishedScores:
+    """A row of Table 1; `gpus` is from the paper's abstract and §3.6."""
     *scores, average = numbers
-    return PublishedScores(model, PAPER, dict(zip(COLUMNS, scores, strict=True)), average, note)
+    columns = dict(zip(COLUMNS, scores, strict=True))
+    return PublishedScores(model, PAPER, columns, average, note, parameters, gpus)
 
 
 PUBLISHED: tuple[PublishedScores, ...] = (
-    _paper_row("Myna-Base", 90.8, 39.5, 78.3, 63.5, 73.5, 55.8, 67.9),
-    _paper_row("Myna-Vertical", 90.1, 37.4, 75.9, 68.6, 66.5, 45.9, 66.1),
-    _paper_row("Myna-Hybrid", 91.0, 39.8, 77.9, 68.0, 70.8, 55.2, 68.6),
-    _paper_row("MAE", 88.9, 35.6, 75.5, 53.6, 69.7, 50.2, 62.8),
-    _paper_row("MULE", 91.2, 40.1, 75.5, 64.9, 73.1, 60.7, 68.2),
-    _paper_row("MERT-95M", 91.0, 39.3, 78.6, 63.5, 76.4, 60.0, 68.9),
-    _paper_row("MERT-330M", 91.3, 40.2, 79.3, 65.6, 74.7, 61.2, 69.7),
-    _paper_row("Jukebox", 91.5, 41.4, 79.7, 66.7, 72.1, 61.7, 69.9),
-    _paper_row("MusiCNN", 90.6, 38.3, 79.0, 12.8, 70.3, 46.6, 53.7),
-    _paper_row("CLMR", 89.4, 36.1, 68.6, 14.9, 67.8, 45.8, 50.8, note="pre-trained on MTT"),
-    _paper_row("MERT-95M-public", 90.7, 38.4, 72.8, 67.3, 72.5, 59.7, 67.7),
+    _paper_row("Myna-Base", 22, 90.8, 39.5, 78.3, 63.5, 73.5, 55.8, 67.9, gpus=1),
+    _paper_row("Myna-Vertical", 22, 90.1, 37.4, 75.9, 68.6, 66.5, 45.9, 66.1, gpus=1),
+    _paper_row("Myna-Hybrid", 22, 91.0, 39.8, 77.9, 68.0, 70.8, 55.2, 68.6, gpus=1),
+    _paper_row("MAE", 32, 88.9, 35.6, 75.5, 53.6, 69.7, 50.2, 62.8),
+    _paper_row("MULE", 62, 91.2, 40.1, 75.5, 64.9, 73.1, 60.7, 68.2, gpus=16),
+    _paper_row("MERT-95M", 95, 91.0, 39.3, 78.6, 63.5, 76.4, 60.0, 68.9, gpus=64),
+    _paper_row("MERT-330M", 330, 91.3, 40.2, 79.3, 65.6, 74.7, 61.2, 69.7),
+    _paper_row("Jukebox", 5000, 91.5, 41.4, 79.7, 66.7, 72.1, 61.7, 69.9),
+    _paper_row("MusiCNN", 7, 90.6, 38.3, 79.0, 12.8, 70.3, 46.6, 53.7),
+    _paper_row("CLMR", 3, 89.4, 36.1, 68.6, 14.9, 67.8, 45.8, 50.8, note="pre-trained on MTT"),
+    _paper_row("MERT-95M-public", 95, 90.7, 38.4, 72.8, 67.3, 72.5, 59.7, 67.7),
     PublishedScores(
         "MuQ-iter",
         "arXiv 2501.01108",

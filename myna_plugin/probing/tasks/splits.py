@@ -21,6 +21,8 @@ FRACTIONS_BESIDE_TEST: dict[str, float] = {"train": 0.8, "valid": 0.2}
 """Shares of the rest where the test clips are given."""
 
 
+PUBLISHED_FOLD_RULE = "published folds: one tests, the next validates, the rest train"
+
 FOLD_RULE = f"cross-validated: one fold tests, the next validates, the rest train; seed {SEED}"
 
 
@@ -31,9 +33,10 @@ def assign_folds(
 
     Artists are shuffled by the seed, then each goes to the fold that has fewest clips. A clip
     without an artist counts as its track. The result does not depend on the order of the items.
+    Clips whose split is a fold's number already, as published, keep it.
 
     Args:
-        items: clips.
+        items: clips, unsplit or of a fold.
         n_folds: number of folds, at least 3.
         test_fold: which one tests, from 0; the next one validates, the rest train.
         seed: of the shuffle.
@@ -42,7 +45,7 @@ def assign_folds(
         The items in their order, all with a split.
     """
     share = {str(fold): 1 / n_folds for fold in range(n_folds)}
-    dealt = assign_splits([replace(item, split=UNSPLIT) for item in items], share, seed)
+    dealt = assign_splits(items, share, seed)
     splits = {str(test_fold): "test", str((test_fold + 1) % n_folds): "valid"}
     return [replace(item, split=splits.get(item.split, "train")) for item in dealt]
 

@@ -17,11 +17,15 @@ from myna_plugin.probing.tasks.layouts import JukemirLayout, MarbleLayout, Publi
 
 SPLITS = ("train", "valid", "test")
 
+MIDI_NOTES = tuple(map(str, range(128)))
+"""Labels of a task that asks for pitch: semitones, so that classes tell the pitch class too."""
+
 UNSPLIT = ""
 """The split of a clip for which no public list says one; `splits.assign_splits` decides."""
 
 Target = str | tuple[str, ...] | tuple[float, ...]
-"""One label (cross_entropy), any number of labels (bce), or numbers (mse)."""
+"""One label (cross_entropy), any number of labels (bce), numbers (mse), or times of events in
+seconds (beats)."""
 
 
 class TaskError(InputError):
@@ -41,6 +45,8 @@ class Item:
         start_s: where the clip starts in the file, seconds.
         end_s: where it ends, seconds; None for the end of the file.
         artist: who plays, where the annotations say so.
+        known: of a clip with any number of labels those that somebody decided on, the others
+            being neither on it nor off it; None for all.
     """
 
     clip_id: str
@@ -51,6 +57,7 @@ class Item:
     start_s: float = 0.0
     end_s: float | None = None
     artist: str | None = None
+    known: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,9 @@ class Task:
         title: the data set's own name.
         source: who made it.
         labels: classes, tags or output names, in the order of a head's outputs.
-        loss: "cross_entropy" (one label), "bce" (any number of labels) or "mse" (numbers).
+        loss: "cross_entropy" (one label), "bce" (any number of labels) or "mse" (numbers); or
+            "beats" for when something happens, which heads on clips do not tell: such a task is
+            for hear-eval.
         metrics: names in `metrics.METRICS`.
         primary: the metric that selects on validation.
         reported_as: metric -> column of the paper's Table 1.
@@ -92,13 +101,14 @@ class Task:
         known_faults: clip_id -> what is wrong with that clip in the public data set.
         parse_label: from a label as annotated to one of `labels`.
         folds: how many ways to split there are (1, or the folds of a cross-validation).
+        is_partial: whether labels of clips may be undecided (`Item.known`).
     """
 
     name: str
     title: str
     source: str
     labels: tuple[str, ...]
-    loss: Literal["cross_entropy", "bce", "mse"]
+    loss: Literal["cross_entropy", "bce", "mse", "beats"]
     metrics: tuple[str, ...]
     primary: str
     reported_as: Mapping[str, str]
@@ -111,6 +121,7 @@ class Task:
     known_faults: Mapping[str, str] = field(default_factory=dict)
     parse_label: Callable[[str], str] = str
     folds: int = 1
+    is_partial: bool = False
 
 
 def parse_target(task: Task, value: object) -> Target:
@@ -172,7 +183,8 @@ def validate_items(task: Task, items: Sequence[Item]) -> None:
     for item in items:
         if item.split not in SPLITS:
             raise TaskError(f"{task.name}: clip {item.clip_id!r}: no such split: {item.split!r}")
-        if not _is_target(task, item.target, vocabulary):
+        known = vocabulary if item.known is None else vocabulary.intersection(item.known)
+        if not _is_target(task, item.target, known):
             raise TaskError(
                 f"{task.name}: clip {item.clip_id!r}: target {item.target!r} is not of the task's "
                 f"{len(vocabulary)} {'outputs' if task.loss == 'mse' else 'labels'}"
@@ -205,7 +217,7 @@ def check_names(task: Task, items: Sequence[Item]) -> None:
 def _validate_split(task: Task, split: str, items: Sequence[Item]) -> None:
     if not items:
         raise TaskError(f"{task.name}: no clips in split {split!r}")
-    if task.loss == "mse" or split == "train":
+    if task.loss in ("mse", "beats") or split == "train":
         return
     where = f"{task.name}: split {split!r}"
     if task.loss == "cross_entropy":
@@ -213,8 +225,10 @@ def _validate_split(task: Task, split: str, items: Sequence[Item]) -> None:
             raise TaskError(f"{where}: all {len(items)} clips are of class {items[0].target!r}")
         return
     counts = Counter(str(label) for item in items for label in item.target)
+    decided = Counter(label for item in items for label in item.known or ())
+    n_whole = sum(item.known is None for item in items)
     for label in task.labels:
-        if counts[label] in (0, len(items)):
+        if counts[label] in (0, n_whole + decided[label]):
             which = "no clip has" if not counts[label] else "every clip has"
             raise TaskError(f"{where}: {which} label {label!r}, so it cannot be scored")
 
@@ -224,6 +238,8 @@ def _is_target(task: Task, target: Target, vocabulary: set[str]) -> bool:
         return target in vocabulary
     if task.loss == "bce":
         return isinstance(target, tuple) and vocabulary.issuperset(map(str, target))
+    if task.loss == "beats":
+        return all(isinstance(x, float) and 0.0 <= x < math.inf for x in target)
     return len(target) == len(task.labels) and all(
         isinstance(x, float) and math.isfinite(x) for x in target
     )
@@ -234,7 +250,7 @@ def encode_targets(task: Task, items: Sequence[Item]) -> np.ndarray:
 
     Returns:
         cross_entropy: class indices, int64, shape (N,).
-        bce: 0 or 1 per label, float32, shape (N, C).
+        bce: 0 or 1 per label, NaN where it is not known, float32, shape (N, C).
         mse: the numbers, float32, shape (N, C).
     """
     if task.loss == "mse":
@@ -244,5 +260,8 @@ def encode_targets(task: Task, items: Sequence[Item]) -> np.ndarray:
         return np.array([index[str(item.target)] for item in items], dtype=np.int64)
     encoded = np.zeros((len(items), len(task.labels)), dtype=np.float32)
     for row, item in enumerate(items):
+        if item.known is not None:
+            encoded[row] = np.nan
+            encoded[row, [index[label] for label in item.known]] = 0.0
         encoded[row, [index[str(label)] for label in item.target]] = 1.0
     return encoded

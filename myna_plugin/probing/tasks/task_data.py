@@ -47,6 +47,7 @@ class TaskData:
         """Of the clips, their audio, targets and splits: the same data gives the same one."""
         lines = sorted(
             f"{item.clip_id} {item.split} {item.target} {clip_key(item, self.digests[item.path])}"
+            + ("" if item.known is None else f" {item.known}")
             for item in self.items
         )
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()

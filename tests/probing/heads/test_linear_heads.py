@@ -73,6 +73,25 @@ def test_a_head_is_that_of_scikit_learn(loss: str, config: LinearConfig, n_rows:
     np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
 
 
+def test_tags_that_are_not_known_are_left_out() -> None:
+    """Each tag's head is that of the rows of which it is known."""
+    train, valid = make_split("bce", 150, 1), make_split("bce", 60, 2)
+    config, targets = LinearConfig(False, 1e-2), train.targets.astype(np.float32)
+    targets[np.random.default_rng(3).random(targets.shape) < 0.5] = np.nan
+    partial = Split(train.features, targets)
+    selection = select(partial, valid, TASKS["bce"], [config], progress=False)
+    mean, scale = train.features.mean(0), np.sqrt(train.features.var(0).mean())
+    # scikit-learn adds up losses, ours takes their mean over all rows, known or not.
+    strength = 1 / (len(targets) * config.penalty)
+    for column in range(3):
+        known = ~np.isnan(targets[:, column])
+        model = LogisticRegression(C=strength, tol=1e-9, max_iter=10_000)
+        model.fit((train.features[known] - mean) / scale, targets[known, column])
+        expected = model.decision_function((valid.features - mean) / scale)
+        found = selection.predict(valid.features)[:, column]
+        np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("loss", sorted(TASKS))
 def test_a_head_is_the_same_alone_and_from_where_another_ended(loss: str) -> None:
     train, valid = make_split(loss, 80, 1), make_split(loss, 60, 2)

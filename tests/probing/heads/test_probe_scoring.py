@@ -1,5 +1,7 @@
 """The batched metrics are those of scikit-learn, torchmetrics and mir_eval, ties included."""
 
+from collections.abc import Callable
+
 import mir_eval
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torchmetrics.functional.classification import (
 
 from myna_plugin.probing.heads import tabulate_pair_scores
 from myna_plugin.probing.heads.scoring import METRICS, mean_pair_score
+from myna_plugin.probing.tasks.metrics import METRICS as TASK_METRICS
 
 KEYS = [
     f"{tonic} {mode}"
@@ -47,6 +50,28 @@ def test_tag_metrics_are_scikit_learns(name: str, function: object, ties: bool) 
     scores = METRICS["bce"][name](torch.from_numpy(tags))(torch.from_numpy(outputs))
     expected = [function(tags, head, average="macro") for head in outputs]  # type: ignore[operator]
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("roc_auc_macro", metrics.roc_auc_score),
+        ("average_precision_macro", metrics.average_precision_score),
+    ],
+)
+def test_tags_that_are_not_known_do_not_count(name: str, function: Callable[..., float]) -> None:
+    rng = np.random.default_rng(3)
+    tags = make_tags(rng, 203, 12).astype(np.float32)
+    tags[2:][rng.random((201, 12)) < 0.7] = np.nan
+    outputs = make_outputs(rng, (5, 203, 12), ties=True)
+    scores = METRICS["bce"][name](torch.from_numpy(tags))(torch.from_numpy(outputs))
+    known = [~np.isnan(column) for column in tags.T]
+    expected = [
+        np.mean([function(tags[k, c], head[k, c]) for c, k in enumerate(known)]) for head in outputs
+    ]
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-13)
+    for head, score in zip(outputs, expected, strict=True):  # as on test
+        assert TASK_METRICS[name](head, tags, "abcdefghijkl") == pytest.approx(score, abs=1e-13)
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -121,6 +121,34 @@ def test_a_head_is_the_same_trained_alone_in_a_plain_loop(name: str) -> None:
     compare_with_plain_loop(TASKS[name], trained, range(0, len(GRID), 13), 1e-9, torch.float64)
 
 
+def test_a_head_learns_nothing_of_tags_that_are_not_known() -> None:
+    """As in a plain loop whose loss leaves them out, also with dropout, L2 and a hidden layer."""
+    task = TASKS["tags"]
+    train, valid = make_split(task, 90, 1), make_split(task, 60, 2)
+    targets = train.targets.astype(np.float64)
+    targets[np.random.default_rng(3).random(targets.shape) < 0.6] = np.nan
+    grid = GRID[3::10]
+    data = prepare_data(
+        Split(train.features, targets), valid, task, torch.device("cpu"), torch.float64
+    )[0]
+    stacks = train_heads(grid, data, 0, PATIENCE, False)
+    for position, score, parameters in (head for stack in stacks for head in stack):
+        alone = train_alone(
+            grid[position],
+            (train.features, targets),
+            valid.features,
+            lambda logits: roc_auc_score(valid.targets, logits),
+            "bce_of_known",
+            task.n_outputs,
+            dtype=torch.float64,
+            patience=PATIENCE,
+        )
+        assert alone.steps > alone.best_step > 0
+        assert (score.best_step, score.steps) == (alone.best_step, alone.steps)
+        for name, value in alone.head.state_dict().items():
+            torch.testing.assert_close(parameters[name], value, atol=1e-9, rtol=0)
+
+
 def test_a_head_is_the_same_in_single_precision() -> None:
     task = TASKS["values"]
     trained = train_together(task, dtype=torch.float32)

@@ -47,6 +47,17 @@ def test_key_circle(annotated, predicted, panel, step, colour):
     np.testing.assert_allclose(heights, expected)
 
 
+def test_classes_that_are_not_there_have_no_room():
+    task = TASKS["nsynth_pitch"]
+    run = SimpleNamespace(targets=np.array([60, 60, 67]), outputs=certain([60, 72, 67], 128))
+    axes = figures.draw_confusion(task, run).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["60", "67", "72"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["60 (2)", "67 (1)", "72 (0)"]
+    run = SimpleNamespace(targets=np.array([0, 1]), outputs=certain([0, 1], 24))
+    axes = figures.draw_confusion(TASKS["giantsteps"], run).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(figures.FIFTHS)
+
+
 def test_tsne_of_equal_vectors_is_left_out(tmp_path):
     task = TASKS["gtzan"]
     items = [Item(str(i), str(i), tmp_path, "rock", "train") for i in range(20)]

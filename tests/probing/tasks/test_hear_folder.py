@@ -10,6 +10,7 @@ from hear_eval.generate_tasks import event_task, scene_task
 from myna_plugin.common.errors import InputError
 from myna_plugin.probing.tasks import TaskError
 from myna_plugin.probing.tasks.hear_folder import (
+    BEAT_SCORE,
     METRICS,
     MISSING_VALUES,
     as_pandas_has_them,
@@ -243,7 +244,7 @@ def test_metrics_are_exactly_those_of_heareval():
         for name, score in available_scores.items()
         if issubclass(getattr(score, "func", score), SoundEventScore)
     }
-    assert set(METRICS["event"]) == events
+    assert set(METRICS["event"]) == {*events, BEAT_SCORE}
     assert set(METRICS["scene"]) == set(available_scores) - events
 
 
