@@ -10,7 +10,8 @@ names), and measures in this process
 - each stage alone: decoding, mixing with resampling (one core each), mel and encoding (device);
 - the literal pipeline, file after file: soundfile, mean of the channels, soxr, nnAudio, a plain
   float32 Vision Transformer on the same device (benchmarks/embed.py);
-- `myna embed`'s own function, from the list of files to the merged Parquet file.
+- `myna embed`'s own function, from the list of files to the merged Parquet file; on a CPU also as
+  it was, one pass of the encoder after another on all cores, in turn.
 
 Weights are random and shared. Prints Markdown tables. The rates of `myna embed` include starting
 the worker processes (seconds), which weighs less the more tracks there are.
@@ -28,6 +29,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import soundfile
@@ -99,8 +101,17 @@ def make_encoder(size: str) -> MynaEncoder:
     return initialise(MynaEncoder(config), 0).eval().requires_grad_(False)
 
 
-def make_embedder(device: torch.device, precision: str, size: str) -> Embedder:
-    return Embedder(make_encoder(size), BOTH, precision=precision).to(device).eval()
+def make_embedder(device: torch.device, precision: str, size: str, tokens: float) -> Embedder:
+    embedder = Embedder(make_encoder(size), BOTH, precision=precision, tokens=tokens)
+    return embedder.to(device).eval()
+
+
+class OnePassAtATime(SceneEncoder):
+    """On a CPU: every pass on all cores, while nothing else is done."""
+
+    def __init__(self, embedder: Embedder, batch_seconds: float | None = None) -> None:
+        super().__init__(embedder, batch_seconds)
+        self._passes, self._most = None, 1
 
 
 def measure_files(paths: Sequence[Path], seconds: float, repeats: int) -> list[tuple[str, float]]:
@@ -135,10 +146,10 @@ def measure_files(paths: Sequence[Path], seconds: float, repeats: int) -> list[t
 
 @torch.inference_mode()
 def measure_device(
-    device: torch.device, precision: str, size: str, n_tracks: int, length: float, repeats: int
+    embedder: Embedder, precision: str, n_tracks: int, length: float, repeats: int
 ) -> list[tuple[str, float]]:
     """Mel, encoding, and both with the copy to the device: seconds of audio a second."""
-    embedder = make_embedder(device, precision, size)
+    device = embedder.mel.window.device
     encoder = SceneEncoder(embedder)
     frames = embedder.encoder.config.chunk_frames
     seconds = encoder.batch * frames * 512 / SAMPLE_RATE
@@ -183,33 +194,45 @@ def measure_literal(paths: Sequence[Path], device: torch.device, size: str) -> f
 
 def measure_library(
     paths: Sequence[Path],
-    device: torch.device,
+    embedder: Embedder,
     precision: str,
-    size: str,
     workers: int,
     out: Path,
-) -> float:
-    """Seconds a track of `myna embed`, starting its workers included."""
-    embedder = make_embedder(device, precision, size)
+    encoder: type[SceneEncoder] = SceneEncoder,
+) -> tuple[float, float]:
+    """Seconds a track of `myna embed`, starting its workers included; CPU seconds without them."""
     facts = describe(embedder, "random", precision=precision, timestamps=False)
     warm_up(embedder)
-    start = time.perf_counter()
-    outcome = build_library(
-        [look_at(str(path)) for path in paths],
-        out,
-        embedder,
-        facts,
-        workers=workers,
-        say=lambda line: None,
-    )
-    elapsed = time.perf_counter() - start
+    start, cpu = time.perf_counter(), time.process_time()
+    with patch("myna_plugin.library.building.SceneEncoder", encoder):
+        outcome = build_library(
+            [look_at(str(path)) for path in paths],
+            out,
+            embedder,
+            facts,
+            workers=workers,
+            say=lambda line: None,
+        )
+    elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu
     assert outcome.n_rows == len(paths), outcome.failed
     library = read_library(out)
     check = [embedder.embed_scenes(load_audio(path)[None])[0].cpu().numpy() for path in paths[:3]]
     error = np.linalg.norm(library.embeddings[:3] - check) / np.linalg.norm(check)
     assert error < 0.02, f"rows differ from embed_scenes by {error}"
     out.unlink()
-    return elapsed / len(paths)
+    return elapsed / len(paths), cpu / len(paths)
+
+
+def measure_passes(paths: Sequence[Path], embedder: Embedder, workers: int, out: Path) -> None:
+    """Print how passes on all cores compare with a pass a core; the median of rounds in turn."""
+    kinds = (OnePassAtATime, SceneEncoder)
+    rounds = [
+        [measure_library(paths, embedder, "float32", workers, out, k) for k in kinds]
+        for _ in range(3)
+    ]
+    names = ("a pass after another on all cores", "passes side by side, a core each")
+    for name, took in zip(names, np.median(np.array(rounds), axis=0), strict=True):
+        print(f"{name}: {took[0]:.3f} s a track, {took[1]:.3f} CPU s of encoding")
 
 
 def warm_up(embedder: Embedder) -> None:
@@ -227,6 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--size", choices=SIZES, default="vit-s", help="default: vit-s")
+    parser.add_argument("--tokens", type=float, default=1.0, help="share of them (default: 1)")
     parser.add_argument("--tracks", type=int, help="default: 1200 on CUDA, 12 on a CPU")
     parser.add_argument("--seconds", type=float, help="of a track; default: 180, 30 on a CPU")
     parser.add_argument("--distinct", type=int, default=24, help="different files (default: 24)")
@@ -254,7 +278,8 @@ def main() -> None:
         print("\n| stage alone | seconds of audio a second | ms a track |\n|---|---|---|")
         stages = measure_files(paths, seconds, options.repeats)
         for precision in precisions:
-            stages += measure_device(device, precision, options.size, *extent, options.repeats)
+            embedder = make_embedder(device, precision, options.size, options.tokens)
+            stages += measure_device(embedder, precision, *extent, options.repeats)
         for stage, rate in dict(stages).items():
             print(f"| {stage} | {rate:,.0f} | {1e3 * seconds / rate:,.2f} |", flush=True)
         peer = measure_literal(paths[:n_literal], device, options.size)
@@ -265,9 +290,13 @@ def main() -> None:
             for count in workers:
                 few = paths[: max(n_tracks * count // max(workers), min(n_tracks, 24))]
                 out = folder / "library.parquet"
-                took = measure_library(few, device, precision, options.size, count, out)
+                embedder = make_embedder(device, precision, options.size, options.tokens)
+                took, _ = measure_library(few, embedder, precision, count, out)
                 row = f"myna embed, {precision}, {count} decoding, {len(few)} tracks"
                 print_row(row, took, peer, seconds)
+        if on_cpu:
+            print()
+            measure_passes(paths, embedder, cores, folder / "library.parquet")
     finally:
         shutil.rmtree(folder)
 

@@ -58,6 +58,7 @@ from myna_plugin.probing.modules import LoadedModule
 from myna_plugin.probing.report.tables import markdown
 from myna_plugin.probing.tasks import Item, Task, load_task
 from myna_plugin.probing.tasks.splits import assign_folds
+from myna_plugin.probing.tasks.task import UNSPLIT
 from myna_plugin.probing.tasks.task_data import TaskData, digest_audio
 
 TASK_NAMES = {
@@ -103,7 +104,8 @@ def read_recordings(
     Raises:
         TaskError, AudioError: files are missing, damaged or of another layout; names one.
     """
-    task, items = load_task(name, root)
+    task, split = load_task(name, root)
+    items = [replace(item, split=UNSPLIT) for item in split]  # folds are dealt here
     if name.startswith("mridangam"):
         items = some_of_each(items, strokes)
     else:

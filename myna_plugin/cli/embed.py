@@ -123,7 +123,8 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
 @click.option(
     "--batch-seconds",
     type=POSITIVE_FLOAT,
-    help="Audio that the encoder takes at a time.  [default: 50 on a CPU, 4000 on CUDA]",
+    help="Audio that the encoder takes at a time.  [default: 25 on a CPU, 50 with a share of the "
+    "tokens, 4000 on CUDA]",
 )
 @click.option(
     "--shard",

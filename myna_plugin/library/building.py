@@ -119,7 +119,7 @@ def embed_tracks(
             yield number, whole if np.isfinite(vectors).all() else Row(track, fault=NOT_FINITE)
 
     flushed, decoded = time.monotonic(), 0
-    with DecodingPool(workers, size, whole=timestamps, seconds=seconds) as pool:
+    with closing(encoder), DecodingPool(workers, size, whole=timestamps, seconds=seconds) as pool:
         for event in pool.decode(opened()):
             if isinstance(event, Decoded):
                 heard(_seconds(event, size))

@@ -39,8 +39,8 @@ from myna_plugin.model.audio import (
     stream_audio,
 )
 
-SLOTS = 6
-"""Segments that a worker may be ahead: five minutes of audio, 20 MB."""
+SLOTS = 4
+"""Segments that a worker may be ahead: three minutes of audio, 13 MB."""
 
 AHEAD = 2
 """Tracks that a worker is given at a time, so that it need not wait for the next."""

@@ -9,6 +9,8 @@ interrupted run began anew.
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from myna_plugin.library.passes import Passes
 from myna_plugin.library.segments import Segment, window_length
 from myna_plugin.model.audio import HOP_LENGTH, MARGIN, SAMPLE_RATE
 from myna_plugin.model.embedding import Embedder
@@ -24,8 +27,9 @@ from myna_plugin.model.encoder import PATCHINGS
 MARGIN_FRAMES = MARGIN // HOP_LENGTH
 """Frames whose centres lie in the margin before a window's first frame."""
 
-BATCH_SECONDS = {"cpu": 50.0, "mps": 400.0, "cuda": 4_000.0}
-"""Audio of a pass, by the kind of device: 16 chunks, 130, 1,302."""
+BATCH_SECONDS = {"cpu": 25.0, "mps": 400.0, "cuda": 4_000.0}
+"""Audio of a pass, by the kind of device: 8 chunks, 130, 1,302. With half of the tokens or fewer it
+is twice as much on a CPU, where memory is what bounds it."""
 
 PARTIAL_BATCH = {"cpu": 1, "mps": 64, "cuda": 64}
 """Partial chunks of one width in a pass: where launching kernels costs, they wait for others."""
@@ -60,6 +64,9 @@ class TrackEncoder(Protocol):
     def flush(self) -> list[Embedded]:
         """Encode all that waits for a fuller batch."""
 
+    def close(self) -> None:
+        """Leave nothing running."""
+
 
 class _Sum:
     """A track that is being put together: the sum of its chunks, each by its frames."""
@@ -85,7 +92,7 @@ class _Pass(NamedTuple):
     owners: list[_Sum]
     frames: list[int]
     is_partial: bool
-    vectors: Tensor
+    wait: Callable[[], Tensor]
 
 
 class SceneEncoder:
@@ -102,12 +109,16 @@ class SceneEncoder:
         self._size = embedder.encoder.config.chunk_frames
         kind = self._device.type
         seconds = BATCH_SECONDS[kind] if batch_seconds is None else batch_seconds
+        if batch_seconds is None and kind == "cpu" and embedder.tokens <= 0.5:
+            seconds *= 2
         self.batch = max(round(seconds * SAMPLE_RATE / (self._size * HOP_LENGTH)), 1)
         self._partial_batch = min(PARTIAL_BATCH[kind], self.batch)
         self._step = min(PATCHINGS[p][1] for p in embedder.patchings)
         is_cuda = self._device.type == "cuda"
         self._copies = torch.cuda.Stream(self._device) if is_cuda else None
-        self._running: _Pass | None = None
+        self._passes = Passes() if self._device.type == "cpu" else None
+        self._most = 1 if self._passes is None else self._passes.count + 1
+        self._running: deque[_Pass] = deque()
         self._open: dict[int, _Sum] = {}
         self._full: deque[tuple[_Sum, Tensor, int]] = deque()  # the last: number of the first
         self._n_full = 0
@@ -156,7 +167,14 @@ class SceneEncoder:
         for width in list(self._partial):
             while self._partial[width]:
                 ready += self._encode_partial(width)
-        return ready + self._collect()
+        while self._running:
+            ready += self._collect(0)
+        return ready
+
+    def close(self) -> None:
+        """Leave nothing running; what was being encoded is lost."""
+        if self._passes is not None:
+            self._passes.close()
 
     def _upload(self, samples: np.ndarray) -> Tensor:
         """A copy of samples on the device, made while the device computes."""
@@ -168,8 +186,8 @@ class SceneEncoder:
         return copy
 
     def _encode_full(self) -> list[Embedded]:
-        """Begin a pass over the full chunks that wait longest; what the pass before it finished."""
-        ready = self._collect()
+        """Begin a pass over the full chunks that wait longest; what earlier passes finished."""
+        ready = self._collect(self._most - 1)
         owners: list[_Sum] = []
         windows: list[Tensor] = []
         numbers: list[int] = []
@@ -183,20 +201,29 @@ class SceneEncoder:
             windows.append(some)
             numbers += range(number, number + len(some))
         self._n_full -= len(owners)
-        vectors = self._embed(_fill(torch.cat(windows), self.batch), self._size, numbers)
-        self._running = _Pass(owners, [self._size] * len(owners), False, vectors)
+        batch = _fill(torch.cat(windows), self.batch)
+        wait = self._begin(partial(self._embed, batch, self._size, numbers))
+        self._running.append(_Pass(owners, [self._size] * len(owners), False, wait))
         return ready
 
     def _encode_partial(self, width: int) -> list[Embedded]:
         """The same for partial chunks of one width, in frames of the finest patches."""
-        ready = self._collect()
+        ready = self._collect(self._most - 1)
         waiting = self._partial[width]
         taken, self._partial[width] = waiting[: self._partial_batch], waiting[self._partial_batch :]
         owners, rests, counts, numbers = map(list, zip(*taken, strict=True))
         windows = _fill(torch.stack(rests), self._partial_batch)
         frames = _fill(torch.tensor(counts, device=self._device), self._partial_batch)
-        self._running = _Pass(owners, counts, True, self._embed(windows, width, numbers, frames))
+        wait = self._begin(partial(self._embed, windows, width, numbers, frames))
+        self._running.append(_Pass(owners, counts, True, wait))
         return ready
+
+    def _begin(self, compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Have a pass computed while this goes on, by a GPU or by other cores."""
+        if self._passes is not None:
+            return self._passes.begin(compute)
+        vectors = compute()
+        return lambda: vectors
 
     def _embed(
         self, windows: Tensor, n_frames: int, numbers: list[int], frames: Tensor | None = None
@@ -210,20 +237,22 @@ class SceneEncoder:
             frames: how many of them are the chunk's, shape (N,); the rest becomes silence.
         """
         with torch.inference_mode():
-            mel = self._embedder.mel.frames(windows, MARGIN_FRAMES, MARGIN_FRAMES + n_frames)
+            # One at a time where that costs nothing: spectra are larger than what comes of them.
+            some = windows.split(1 if self._device.type == "cpu" else len(windows))
+            first, last = MARGIN_FRAMES, MARGIN_FRAMES + n_frames
+            mel = torch.cat([self._embedder.mel.frames(part, first, last) for part in some])
             if frames is not None:
                 beyond = torch.arange(n_frames, device=self._device) >= frames[:, None]
                 mel = mel.masked_fill(beyond[:, None], 0.0)
             filled = _fill(torch.tensor(numbers, device=self._device), len(windows))
             return self._embedder.pool_chunks(mel, filled)
 
-    def _collect(self) -> list[Embedded]:
-        """Wait for the pass that runs; the tracks that are finished by it."""
-        if self._running is None:
+    def _collect(self, left: int) -> list[Embedded]:
+        """Wait for the pass begun first if more than `left` are running; what it finished."""
+        if len(self._running) <= left:
             return []
-        owners, frames, is_partial, vectors = self._running
-        self._running = None
-        rows = zip(owners, frames, vectors.cpu().numpy(), strict=False)
+        owners, frames, is_partial, wait = self._running.popleft()
+        rows = zip(owners, frames, wait().cpu().numpy(), strict=False)
         for sums, count, vector in rows:
             sums.awaited -= 1
             if is_partial:
@@ -280,3 +309,6 @@ class SequenceEncoder:
     def flush(self) -> list[Embedded]:
         """Nothing waits."""
         return []
+
+    def close(self) -> None:
+        """Nothing is running."""

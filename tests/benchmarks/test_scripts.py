@@ -68,6 +68,7 @@ def test_help_needs_no_optional_package(script, helps):
 
 TINY = ["--device", "cpu", "--size", "vit-ti"]
 TOY: dict[str, list[object]] = {
+    "benchmarks.decoders": ["--seconds", 1, "--rounds", 1],
     "benchmarks.embed": [
         *TINY, "--clips", 1, "--seconds", 4, "--timestamp-seconds", 1, "--repeats", 1,
         "--threads", 1,
@@ -128,6 +129,7 @@ NEEDS = {
 """Scripts whose output a script reads."""
 
 PRINTS = {
+    "benchmarks.decoders": "| FLAC |",
     "benchmarks.embed": "| the literal pipeline |",
     "benchmarks.largest_batch": "| base, literal | 2 | ",
     "benchmarks.library": "| myna embed, float32, 1 decoding, 3 tracks |",

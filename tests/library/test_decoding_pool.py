@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -139,3 +141,10 @@ def test_a_worker_that_cannot_start_is_said(tmp_path, monkeypatch):
         DecodingPool(1, 96) as pool,
     ):
         list(pool.decode([(0, Track("a.wav"))]))
+
+
+def test_workers_need_no_torch():
+    """Which takes a second and 200 MB in every process."""
+    program = "import sys, myna_plugin.library.decoding_pool; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr

@@ -101,3 +101,15 @@ def test_on_cuda_rows_are_scene_embeddings_whatever_is_around_them(tmp_path, wav
         assert np.array_equal(row, backwards[track].embedding)
         expected = embedder.embed_scenes(torch.from_numpy(waveform)[None])[0].cpu().numpy()
         assert np.linalg.norm(row - expected) < 0.02 * np.linalg.norm(expected)
+
+
+def test_a_row_does_not_depend_on_the_number_of_cores(embedder, waveforms):
+    before, rows = torch.get_num_threads(), []
+    try:
+        for cores in (1, 3):
+            torch.set_num_threads(cores)
+            rows.append(feed(SceneEncoder(embedder, 6), waveforms, range(len(waveforms))))
+    finally:
+        torch.set_num_threads(before)
+    for track in range(len(waveforms)):
+        assert np.array_equal(rows[0][track].embedding, rows[1][track].embedding)

@@ -400,7 +400,7 @@ def test_without_a_soundfont_one_is_drawn(soundfont, tmp_path, monkeypatch):
         (["--composed", "4", "--licence", "none such"], "none of the 4 works are left"),
         (["--composed", "4", "--transpositions", "13"], "an octave has 12"),
         (["--composed", "4", "--hours", "0"], "--hours must be above 0"),
-        (["--composed", "4", "--sampled", "tpu"], "must be auto, cpu, cuda"),
+        (["--composed", "4", "--sampled", "tpu"], "must be auto, cpu, mps, cuda"),
     ],
 )
 def test_bad_input_is_told_in_a_line(arguments, message, soundfont, tmp_path, monkeypatch):
