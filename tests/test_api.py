@@ -124,7 +124,7 @@ def test_torch_devices_and_bfloat16_are_taken(tmp_path, myna):
     assert load_tiny(tmp_path).device == torch.device("cpu")
     path = tmp_path / "myna-hybrid.pth"
     assert Myna.from_pretrained(path, device=torch.device("cpu")).device.type == "cpu"
-    with pytest.raises(ValueError, match="device mps: torch .* sees no Apple GPU here"):
+    with pytest.raises(ValueError, match=r"device mps: torch .* sees no Apple GPU here"):
         Myna.from_pretrained(path, device=torch.device("mps"))
     halves = torch.linspace(-0.5, 0.5, 16_000).bfloat16()
     assert np.array_equal(myna.embed(halves, 16_000), myna.embed(halves.float(), 16_000))
