@@ -22,7 +22,7 @@ from myna_plugin.library.decoding_pool import find_sound
 from myna_plugin.library.fingerprint import SECONDS, fingerprint
 from myna_plugin.library.neighbours import Neighbour, Seed, find_rows, join_libraries, nearest
 from myna_plugin.library.table import Entry, Library
-from myna_plugin.model.audio import SAMPLE_RATE, stream_audio
+from myna_plugin.model.audio import SAMPLE_RATE, WHOLE, find_middle, load_audio, stream_audio
 from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.sources import resolve
 
@@ -90,6 +90,7 @@ def find_seeds(
 ) -> list[Seed]:
     """The rows of some files, or, of those that have none, their vectors by the library's model."""
     seeds: list[Seed] = []
+    seconds = library.facts.get("seconds")
     myna = None
     for path in paths:
         content = digest_path(Path(path)) if os.path.isfile(path) else None
@@ -106,20 +107,27 @@ def find_seeds(
             # A library of sequences is searched by their means, which no scene embedding need be
             # like.
             over_time = library.facts["timestamps"]
-            vector = myna.embed_timestamps(path)[0].mean(0) if over_time else myna.embed(path)
-            seeds.append(Seed(vector, *_listen(path, content)))
+            heard = load_audio(path, seconds=seconds) if seconds else path
+            rate = SAMPLE_RATE if seconds else None
+            vector = (
+                myna.embed_timestamps(path)[0].mean(0) if over_time else myna.embed(heard, rate)
+            )
+            seeds.append(Seed(vector, *_listen(path, content, seconds)))
     return seeds
 
 
-def _listen(path: str, content: str | None) -> tuple[float, Entry]:
-    """A file's length in seconds, and its fingerprint; what is odd about it has been said."""
+def _listen(path: str, content: str | None, seconds: float | None) -> tuple[float, Entry]:
+    """A file's length in seconds, and its fingerprint, or that of its middle; what is odd about it
+    has been said."""
+    span, length_s = find_middle(path, seconds) if seconds else (WHOLE, None)
     n_samples, beginning = 0, []
-    for block in stream_audio(path, note=lambda *_: None):
+    for block in stream_audio(path, note=lambda *_: None, span=span):
         if n_samples < SECONDS * SAMPLE_RATE:
             beginning.append(block)
         n_samples += len(block)
     heard = fingerprint(np.concatenate(beginning))
-    return n_samples / SAMPLE_RATE, Entry(content, heard, sound=find_sound(path))
+    duration_s = n_samples / SAMPLE_RATE if length_s is None else length_s
+    return duration_s, Entry(content, heard, sound=find_sound(path))
 
 
 def load_model_of(library: Library, model: str | None, device: str) -> Myna:

@@ -64,6 +64,24 @@ def test_copies_of_a_track_are_one_hit_and_none_of_their_own(tmp_path, library):
     assert myna("similar", copy, library, "--count", "9").output == result.output
 
 
+def test_a_seed_is_heard_as_the_library_was(tmp_path):
+    """In the middle alone: of two files of one length, and one middle, the vectors are one."""
+    for i in range(4):
+        write_noise(tmp_path / "music" / f"{i}.wav", 90_000, i)
+    out, model = tmp_path / "library.parquet", write_model(tmp_path)
+    made = myna("embed", tmp_path / "music", "--out", out, "--model", model, "--seconds", 2)
+    assert made.exit_code == 0, made.output
+    samples, rate = soundfile.read(tmp_path / "music" / "2.wav")
+    samples[:20_000] = samples[-20_000:] = 0.5 * np.sin(np.arange(20_000))
+    soundfile.write(tmp_path / "query.wav", samples, rate)
+
+    first, *others = json.loads(myna("similar", tmp_path / "query.wav", out, "--json").output)
+
+    assert first["path"] == str(tmp_path / "music" / "2.wav")
+    assert first["similarity"] == pytest.approx(1, abs=1e-5)
+    assert len(others) == 3
+
+
 def test_several_seeds_in_every_layout(tmp_path, monkeypatch):
     """Named by their tags; a piece of an album by its place."""
     monkeypatch.chdir(tmp_path)
