@@ -13,6 +13,7 @@ import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ BLOCK = 1 << 20
 UNPACKED_AT_MOST = 1 << 28
 """Bytes that a `.gz` may hold; a megabyte can be a gigabyte of zeros."""
 
-SPARE_DEPTH = 100
-"""Levels that are left to whoever goes down a value from JSON, before Python gives up."""
+DEEPEST = 400
+"""Levels of a value from JSON: whoever goes down it has as many calls left before Python gives up,
+which another Python does elsewhere."""
 
 INT_DIGITS = 20
 """Characters of the longest whole number read from JSON: those of 64 bits."""
@@ -208,13 +210,22 @@ def parse_json(text: str, place: object) -> Any:
     """
     try:
         value = json.loads(text, parse_int=_parse_int, object_pairs_hook=_parse_object)
-        deeper = value
-        for _ in range(SPARE_DEPTH):
-            deeper = [deeper]
-        json.dumps(deeper, ensure_ascii=False).encode()
+        if isinstance(value, dict | list):
+            _check_depth(value)
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not JSON ({reason(error)})") from error
     return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(DEEPEST):
+        inside = [own.values() if isinstance(own, dict) else own for own in level]
+        level = [own for own in chain.from_iterable(inside) if isinstance(own, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"nested more than {DEEPEST} levels deep")
 
 
 def _parse_int(text: str) -> int:
