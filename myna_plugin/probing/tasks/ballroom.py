@@ -13,6 +13,7 @@ from pathlib import Path
 
 from myna_plugin.common.files import read_text
 from myna_plugin.probing.tasks.folders import audio_folders, find_audio
+from myna_plugin.probing.tasks.hear_folder import BEAT_SCORE
 from myna_plugin.probing.tasks.layouts import PublicLayout
 from myna_plugin.probing.tasks.task import UNSPLIT, ClipRule, Item, Task, TaskError
 
@@ -89,8 +90,8 @@ TASK = Task(
     source="Gouyon et al. 2006; Krebs, Böck and Widmer 2013",
     labels=("beat",),
     loss="beats",
-    metrics=("beat_f_measure_70ms",),
-    primary="beat_f_measure_70ms",
+    metrics=(BEAT_SCORE,),
+    primary=BEAT_SCORE,
     reported_as={},
     split_rule="no album in two splits, replicas left out; dealt 8 : 1 : 1",
     clip_rule=ClipRule("whole files, 30 s", duration_s=30.0, tolerance_s=2.0),

@@ -133,6 +133,10 @@ def _read_track(
     )
 
 
+def _layout(subset: str, labels: tuple[str, ...]) -> PublicLayout:
+    return PublicLayout(FOLDERS, SUFFIXES, partial(read_tracks, subset=subset, labels=labels))
+
+
 TOP_50_TAGS = Task(
     name="jamendo_top50",
     title="MTG-Jamendo top 50",
@@ -145,7 +149,7 @@ TOP_50_TAGS = Task(
     split_rule="published split 0: no artist in two",
     split_sizes={"train": 32_136, "valid": 10_888, "test": 11_356},
     clip_rule=ClipRule("whole tracks, half a minute and longer", duration_s=None),
-    public=PublicLayout(FOLDERS, SUFFIXES, partial(read_tracks, subset="top50tags", labels=TOP_50)),
+    public=_layout("top50tags", TOP_50),
 )
 
 GENRE = replace(
@@ -154,7 +158,7 @@ GENRE = replace(
     title="MTG-Jamendo genre",
     labels=GENRES,
     split_sizes={"train": 32_572, "valid": 11_043, "test": 11_479},
-    public=PublicLayout(FOLDERS, SUFFIXES, partial(read_tracks, subset="genre", labels=GENRES)),
+    public=_layout("genre", GENRES),
 )
 
 INSTRUMENT = replace(
@@ -163,9 +167,7 @@ INSTRUMENT = replace(
     title="MTG-Jamendo instrument",
     labels=INSTRUMENTS,
     split_sizes={"train": 14_395, "valid": 5_466, "test": 5_115},
-    public=PublicLayout(
-        FOLDERS, SUFFIXES, partial(read_tracks, subset="instrument", labels=INSTRUMENTS)
-    ),
+    public=_layout("instrument", INSTRUMENTS),
 )
 
 MOOD = replace(
@@ -174,5 +176,5 @@ MOOD = replace(
     title="MTG-Jamendo mood and theme",
     labels=MOODS,
     split_sizes={"train": 9_949, "valid": 3_802, "test": 4_231},
-    public=PublicLayout(FOLDERS, SUFFIXES, partial(read_tracks, subset="moodtheme", labels=MOODS)),
+    public=_layout("moodtheme", MOODS),
 )
