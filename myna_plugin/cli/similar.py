@@ -107,11 +107,10 @@ def find_seeds(
             # A library of sequences is searched by their means, which no scene embedding need be
             # like.
             over_time = library.facts["timestamps"]
-            heard = load_audio(path, seconds=seconds) if seconds else path
-            rate = SAMPLE_RATE if seconds else None
-            vector = (
-                myna.embed_timestamps(path)[0].mean(0) if over_time else myna.embed(heard, rate)
-            )
+            if over_time:
+                vector = myna.embed_timestamps(path)[0].mean(0)
+            else:
+                vector = myna.embed(load_audio(path, seconds=seconds), SAMPLE_RATE)
             seeds.append(Seed(vector, *_listen(path, content, seconds)))
     return seeds
 
