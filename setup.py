@@ -74,7 +74,8 @@ setup(
     long_description_content_type="text/markdown",
     author="The myna_plugin authors",
     license="MIT",
-    license_files=["LICENSE"],
+    # The card names the makers of what the packaged weights heard, as CC BY asks.
+    license_files=["LICENSE", "docs/model.md"],
     python_requires=">=3.10",
     packages=find_packages(include=["myna_plugin", "myna_plugin.*"]),
     package_data={

@@ -115,6 +115,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel_names: set[str]) -> None
     assert "myna_plugin/py.typed" in wheel_names
     assert "myna_plugin/model/weights/default.safetensors" in wheel_names
     assert any(name.endswith("licenses/LICENSE") for name in wheel_names)
+    # The makers whose music the packaged weights heard: CC BY asks for their names beside it.
+    assert any(name.endswith("licenses/docs/model.md") for name in wheel_names)
 
 
 def test_wheel_holds_the_recipes(wheel_names: set[str]) -> None:

@@ -101,6 +101,8 @@ class Embedder(nn.Module):
     """
 
     cuda_graphs = False
+    _last_width: int | None = None
+    _compiled_width: int | None = None
 
     def __init__(
         self,
@@ -157,8 +159,6 @@ class Embedder(nn.Module):
         self.tokens = check_share(tokens)
         self.batch_size = batch_size
         self.compile_encoder = compile
-        self._last_width: int | None = None
-        self._compiled_width: int | None = None
         self.sample_rate = SAMPLE_RATE
         self.timestamp_embedding_size = len(patchings) * encoder.config.embed_dim
         self.scene_embedding_size = (
