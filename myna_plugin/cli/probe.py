@@ -15,6 +15,8 @@ import torch
 from myna_plugin.cli.options import CACHE, MODEL_OPTIONS, SCENE_LAYERS, SCENE_POOLING, TOKENS
 from myna_plugin.cli.task_options import (
     ALLOW_MISSING,
+    BATCH_SIZE,
+    GRID,
     LAYOUT,
     METADATA,
     PATIENCE_OPTION,
@@ -26,6 +28,7 @@ from myna_plugin.cli.task_options import (
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import BAD_INPUT, ToldCommand, say
+from myna_plugin.common.files import check_disk
 from myna_plugin.common.options import (
     DEVICE,
     FOLDER,
@@ -36,7 +39,7 @@ from myna_plugin.common.options import (
 )
 from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder
 from myna_plugin.probing.experiment import FILE, Protocol, writing
-from myna_plugin.probing.heads import GRIDS, NEIGHBOURS
+from myna_plugin.probing.heads import NEIGHBOURS
 from myna_plugin.probing.modules import POOLS, ExperimentError, load_module, name_of
 from myna_plugin.probing.report.results import FIGURES
 from myna_plugin.probing.report.tables import describe_result
@@ -207,14 +210,7 @@ def score_module(settings: ProbeOptions, out: Path, source: Source) -> str:
     show_default=True,
     help="With --pool chunk: windows of modules that do not cut chunks themselves.",
 )
-@click.option(
-    "--grid",
-    type=click.Choice(list(GRIDS)),
-    default="full",
-    show_default=True,
-    help="Heads to choose from: the paper's 216 (full); or linear ones in closed form or by L-BFGS,"
-    " for a quick look of seconds, not comparable with the paper (fast).",
-)
+@GRID
 @click.option(
     "--seeds",
     type=POSITIVE_INT,
@@ -230,11 +226,7 @@ def score_module(settings: ProbeOptions, out: Path, source: Source) -> str:
 )
 @DEVICE
 @WORKERS
-@click.option(
-    "--batch-size",
-    type=POSITIVE_INT,
-    help="Clips of one length to embed together.  [default: 8 on a CPU, 32 on CUDA]",
-)
+@BATCH_SIZE
 @CACHE
 def probe(
     scene_layers: tuple[int, ...] | None,
@@ -263,6 +255,8 @@ def probe(
     settings = resolve(options)
     if settings.out is None and not settings.only_check:
         raise ExperimentError("--out: say where the results go (or --check to look only)")
+    if settings.out is not None:
+        check_disk(settings.out, 0)
     source = read_source(settings)
     click.echo(source.report.text())
     if settings.out is None or settings.only_check:

@@ -8,7 +8,7 @@ import sys
 import click
 
 from myna_plugin.common.options import FILE, PATH, POSITIVE_INT
-from myna_plugin.probing.heads import PATIENCE
+from myna_plugin.probing.heads import GRIDS, PATIENCE
 from myna_plugin.probing.tasks import HEAR, LAYOUTS, TASKS
 
 TASK = click.option(
@@ -26,6 +26,19 @@ METADATA = click.option("--metadata", type=FILE, help="JukeMIR's metadata file."
 SPLIT_FILE = click.option("--split-file", type=FILE, help="Splits to use, as JSON.")
 ALLOW_MISSING = click.option(
     "--allow-missing", is_flag=True, help="Go on with what there is of the data set."
+)
+GRID = click.option(
+    "--grid",
+    type=click.Choice(list(GRIDS)),
+    default="full",
+    show_default=True,
+    help="Heads to choose from: the paper's 216 (full); or linear ones in closed form or by L-BFGS,"
+    " for a quick look of seconds, not comparable with the paper (fast).",
+)
+BATCH_SIZE = click.option(
+    "--batch-size",
+    type=POSITIVE_INT,
+    help="Clips of one length to embed together.  [default: 8 on a CPU, 32 on CUDA]",
 )
 PATIENCE_OPTION = click.option(
     "--patience",
