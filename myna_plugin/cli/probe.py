@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from myna_plugin.cli.options import CACHE, MODEL_OPTIONS, SCENE_LAYERS, SCENE_POOLING, TOKENS
 from myna_plugin.cli.task_options import (
@@ -23,9 +21,8 @@ from myna_plugin.cli.task_options import (
     ROOT,
     SPLIT_FILE,
     TASK,
-    typed_command,
+    make_means,
 )
-from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import BAD_INPUT, ToldCommand, say
 from myna_plugin.common.files import check_disk
@@ -37,7 +34,6 @@ from myna_plugin.common.options import (
     WORKERS,
     Number,
 )
-from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder
 from myna_plugin.probing.experiment import FILE, Protocol, writing
 from myna_plugin.probing.heads import NEIGHBOURS
 from myna_plugin.probing.modules import POOLS, ExperimentError, load_module, name_of
@@ -72,7 +68,6 @@ class ProbeOptions:
     root: Path
     out: Path | None
     only_check: bool
-    allow_missing: bool
     layout: Layout
     metadata: Path | None
     split_file: Path | None
@@ -83,16 +78,7 @@ class ProbeOptions:
     name: str | None
     pool: str
     chunk_seconds: float
-    grid: str
-    seeds: int
-    patience: int
-    neighbours: bool
-    device: str
-    workers: int
-    batch_size: int
-    cache: Path
-    progress: bool
-    started: float = field(default_factory=time.monotonic)
+    means: Means
 
 
 def resolve(options: Mapping[str, Any]) -> ProbeOptions:
@@ -100,16 +86,15 @@ def resolve(options: Mapping[str, Any]) -> ProbeOptions:
 
     Raises:
         DeviceError: there is no such device.
+        ExperimentError: several seeds of a grid with nothing random.
     """
-    device = choose_device(options["device"])
-    found = {
-        "device": device,
-        "workers": options["workers"] or available_cores(),
-        "batch_size": options["batch_size"] or BATCH_SIZES[torch.device(device).type],
-        "cache": options["cache"] or cache_folder(),
-    }
-    # A log would fill with bars.
-    return ProbeOptions(**{**options, **found}, progress=sys.stderr.isatty())
+    given = dict(options)
+    device = choose_device(given.pop("device"))
+    names = ("grid", "seeds", "patience", "neighbours")
+    protocol = Protocol(**{name: given.pop(name) for name in names}, device=device)
+    shared = ("cache", "batch_size", "workers", "allow_missing")
+    means = make_means("probe", protocol, **{name: given.pop(name) for name in shared})
+    return ProbeOptions(**given, means=means)
 
 
 def read_source(settings: ProbeOptions) -> Source:
@@ -129,7 +114,7 @@ def read_source(settings: ProbeOptions) -> Source:
     )
     if fold is not None and task.folds == 1:
         raise TaskError(f"--test-fold {fold}: {task.name} is not a k-fold task")
-    report = check(task, first(folds), settings.workers, progress=settings.progress)
+    report = check(task, first(folds), settings.means.workers, progress=settings.means.progress)
     return Source(task, folds, settings.root, report)
 
 
@@ -145,22 +130,11 @@ def score_module(settings: ProbeOptions, out: Path, source: Source) -> str:
         settings.model_options,
         pool=settings.pool,
         chunk_s=settings.chunk_seconds,
-        device=settings.device,
+        device=settings.means.protocol.device,
     )
     for warning in module.warnings:
         say(f"{module.name}: {warning}")
-    means = Means(
-        Protocol(
-            settings.grid, settings.seeds, settings.device, settings.patience, settings.neighbours
-        ),
-        settings.cache,
-        settings.batch_size,
-        settings.workers,
-        settings.allow_missing,
-        settings.progress,
-        typed_command("probe"),
-        settings.started,
-    )
+    means = settings.means
     data = read_data(source, means)
     click.echo(f"{source.task.name}: {describe_sizes(data.items)}; {module.width} features")
     name = settings.name or name_of(settings.module_name, settings.model_file)
@@ -261,7 +235,7 @@ def probe(
     click.echo(source.report.text())
     if settings.out is None or settings.only_check:
         sys.exit(0 if source.report.complete else BAD_INPUT)
-    refuse_incomplete(source.report, settings.allow_missing)
+    refuse_incomplete(source.report, settings.means.allow_missing)
     with writing(settings.out):
         click.echo(score_module(settings, settings.out, source))
     click.echo(f"{settings.out / FILE}: written, with {FIGURES}")

@@ -6,21 +6,17 @@ import sys
 from pathlib import Path
 
 import click
-import torch
 
 from myna_plugin.cli.options import CACHE
-from myna_plugin.cli.task_options import ALLOW_MISSING, BATCH_SIZE, GRID, typed_command
-from myna_plugin.common.cores import available_cores
+from myna_plugin.cli.task_options import ALLOW_MISSING, BATCH_SIZE, GRID, make_means
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import FAILED, ToldCommand, say
 from myna_plugin.common.files import check_disk, write_text
 from myna_plugin.common.options import DEVICE, FOLDER, PATH, WORKERS
-from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder
 from myna_plugin.probing.experiment import Protocol, writing
 from myna_plugin.probing.report.page import render_page
 from myna_plugin.probing.report.side_by_side import Measured, describe
 from myna_plugin.probing.report.tables import markdown
-from myna_plugin.probing.scoring import Means
 from myna_plugin.probing.table1 import (
     TABLE_TASKS,
     Row,
@@ -95,18 +91,10 @@ def table1(
     after each module, and a folder of results for each module and task.
     """
     check_disk(out, 0)
-    device = choose_device(device)
+    protocol = Protocol(grid, device=choose_device(device))
+    means = make_means("table1", protocol, cache, batch_size, workers, allow_missing)
     names = parse_tasks(tasks)
     entrants = parse_entrants(modules) if modules is not None else list_entrants()
-    means = Means(
-        Protocol(grid, device=device),
-        cache or cache_folder(),
-        batch_size or BATCH_SIZES[torch.device(device).type],
-        workers or available_cores(),
-        allow_missing,
-        progress=sys.stderr.isatty(),
-        command=typed_command("table1"),
-    )
     sources = find_sources(data, names, means.workers, means.progress)
     for source in sources:
         say(source.report.text())
