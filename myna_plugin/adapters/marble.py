@@ -130,4 +130,5 @@ def _add_lora(
     config = peft.LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets)
     )
-    peft.inject_adapter_in_model(config, encoder)
+    # Not the encoder: it has a `config`, which peft before 0.18 takes for one of transformers'.
+    peft.inject_adapter_in_model(config, encoder.transformer)

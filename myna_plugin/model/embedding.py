@@ -92,7 +92,8 @@ class Embedder(nn.Module):
         tokens: the share of the tokens that scene embeddings are made of.
         timestamp_layer: the block that timestamp embeddings are read off.
         cuda_graphs: whether scene embeddings of short sounds replay a CUDA graph for each shape
-            that comes again. Off; to be switched on by setting it. No matter on a CPU.
+            that comes again. Off; to be switched on by setting it, where no hook nor adapter of
+            the encoder is added or switched later: a replay would not see it. No matter on a CPU.
         scene_embedding_size: width of a scene embedding: the encoder's, for each patching of each
             of `scene_layers`, all patchings of the first layer, then all of the second; twice that
             with "mean-std", where each patching's means are followed by its deviations.
@@ -156,6 +157,8 @@ class Embedder(nn.Module):
         self.tokens = check_share(tokens)
         self.batch_size = batch_size
         self.compile_encoder = compile
+        self._last_width: int | None = None
+        self._compiled_width: int | None = None
         self.sample_rate = SAMPLE_RATE
         self.timestamp_embedding_size = len(patchings) * encoder.config.embed_dim
         self.scene_embedding_size = (
@@ -362,17 +365,27 @@ class Embedder(nn.Module):
     ) -> list[Encoded]:
         if not self.compile_encoder:
             return encode_chunks(self.encoder, cuts, self.patchings, layers, chosen=chosen)
-        # Whole chunks alone: of nearly every other width something else would be compiled, and
-        # after the eighth torch compiles nothing any more.
         encoded = []
         for cut, own in zip(cuts, chosen or [None] * len(cuts), strict=True):
-            is_whole = cut.shape[-1] == self.encoder.config.chunk_frames
-            encode = compiled_encode() if is_whole else encode_chunks
+            encode = compiled_encode() if self._compiles(cut.shape[-1]) else encode_chunks
             cut = cut.contiguous()
             (states,) = encode(self.encoder, [cut], self.patchings, layers, chosen=[own])
             # Copied, as the next call may write where these lie.
             encoded.append([[tokens.clone() for tokens in group] for group in states])
         return encoded
+
+    def _compiles(self, width: int) -> bool:
+        """Whether chunks of so many frames are compiled: whole ones, and one other width.
+
+        Of each width something else is compiled, and after the eighth torch compiles nothing any
+        more. The other is the first that comes twice running: it does where all sounds are as long.
+        """
+        if width == self.encoder.config.chunk_frames or width == self._compiled_width:
+            return True
+        if self._compiled_width is None and width == self._last_width:
+            self._compiled_width = width
+        self._last_width = width
+        return width == self._compiled_width
 
     def _read(self, waveform: Tensor, positions: Tensor) -> Tensor:
         """Timestamp embeddings at some positions (in frames, ascending): (B, T, D)."""

@@ -18,6 +18,7 @@ from torch import nn
 from myna_plugin import get_timestamp_embeddings, load_model
 from myna_plugin.adapters.marble import MynaEncoder
 from myna_plugin.cli.recipe_files import FILES
+from myna_plugin.common.toolkits import import_toolkit
 from myna_plugin.model.tensors import CheckpointError
 from myna_plugin.probing.tasks import TASKS
 from myna_plugin.probing.tasks.export import marble_settings
@@ -100,6 +101,15 @@ def test_lora_starts_at_the_model_and_trains_its_adapters_alone(checkpoint, soun
     assert changed
     assert changed <= names
     assert not torch.equal(encoder(clip)[-1], frozen(clip)[-1])
+
+
+def test_lora_goes_in_where_peft_wants_a_config_of_transformers(checkpoint, monkeypatch):
+    """So does peft 0.15.2, which MARBLE pins: a `config` without `to_dict` has to be a dict."""
+    none = {"tie_word_embeddings": False, "model_type": "custom"}
+    tuners = import_toolkit("peft.tuners.tuners_utils", "peft", "this test")
+    asks = staticmethod(lambda model: dict(getattr(model, "config", none)))
+    monkeypatch.setattr(tuners.BaseTuner, "get_model_config", asks)
+    assert trained(MynaEncoder(checkpoint, train_mode="lora", lora_r=2))
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def test_help_needs_no_optional_package(script, helps):
 
 TINY = ["--device", "cpu", "--size", "vit-ti"]
 TOY: dict[str, list[object]] = {
+    "benchmarks.block_products": ["--device", "cpu", "--tokens", 64, "--rounds", 1],
     "benchmarks.decoders": ["--seconds", 1, "--rounds", 1],
     "benchmarks.embed": [
         *TINY, "--clips", 1, "--seconds", 4, "--timestamp-seconds", 1, "--repeats", 1,
@@ -129,6 +130,7 @@ NEEDS = {
 """Scripts whose output a script reads."""
 
 PRINTS = {
+    "benchmarks.block_products": ", norm8 4.",
     "benchmarks.decoders": "| FLAC |",
     "benchmarks.embed": "| the literal pipeline |",
     "benchmarks.largest_batch": "| base, literal | 2 | ",
