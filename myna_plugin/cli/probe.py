@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from myna_plugin.cli.options import CACHE, MODEL_OPTIONS, SCENE_LAYERS, SCENE_POOLING, TOKENS
 from myna_plugin.cli.task_options import (
     ALLOW_MISSING,
+    BATCH_SIZE,
+    GRID,
     LAYOUT,
     METADATA,
     PATIENCE_OPTION,
     ROOT,
     SPLIT_FILE,
     TASK,
-    typed_command,
+    make_means,
 )
-from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import BAD_INPUT, ToldCommand, say
+from myna_plugin.common.files import check_disk
 from myna_plugin.common.options import (
     DEVICE,
     FOLDER,
@@ -34,9 +34,8 @@ from myna_plugin.common.options import (
     WORKERS,
     Number,
 )
-from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder
 from myna_plugin.probing.experiment import FILE, Protocol, writing
-from myna_plugin.probing.heads import GRIDS, NEIGHBOURS
+from myna_plugin.probing.heads import NEIGHBOURS
 from myna_plugin.probing.modules import POOLS, ExperimentError, load_module, name_of
 from myna_plugin.probing.report.results import FIGURES
 from myna_plugin.probing.report.tables import describe_result
@@ -69,7 +68,6 @@ class ProbeOptions:
     root: Path
     out: Path | None
     only_check: bool
-    allow_missing: bool
     layout: Layout
     metadata: Path | None
     split_file: Path | None
@@ -80,16 +78,7 @@ class ProbeOptions:
     name: str | None
     pool: str
     chunk_seconds: float
-    grid: str
-    seeds: int
-    patience: int
-    neighbours: bool
-    device: str
-    workers: int
-    batch_size: int
-    cache: Path
-    progress: bool
-    started: float = field(default_factory=time.monotonic)
+    means: Means
 
 
 def resolve(options: Mapping[str, Any]) -> ProbeOptions:
@@ -97,16 +86,15 @@ def resolve(options: Mapping[str, Any]) -> ProbeOptions:
 
     Raises:
         DeviceError: there is no such device.
+        ExperimentError: several seeds of a grid with nothing random.
     """
-    device = choose_device(options["device"])
-    found = {
-        "device": device,
-        "workers": options["workers"] or available_cores(),
-        "batch_size": options["batch_size"] or BATCH_SIZES[torch.device(device).type],
-        "cache": options["cache"] or cache_folder(),
-    }
-    # A log would fill with bars.
-    return ProbeOptions(**{**options, **found}, progress=sys.stderr.isatty())
+    given = dict(options)
+    device = choose_device(given.pop("device"))
+    names = ("grid", "seeds", "patience", "neighbours")
+    protocol = Protocol(**{name: given.pop(name) for name in names}, device=device)
+    shared = ("cache", "batch_size", "workers", "allow_missing")
+    means = make_means("probe", protocol, **{name: given.pop(name) for name in shared})
+    return ProbeOptions(**given, means=means)
 
 
 def read_source(settings: ProbeOptions) -> Source:
@@ -126,7 +114,7 @@ def read_source(settings: ProbeOptions) -> Source:
     )
     if fold is not None and task.folds == 1:
         raise TaskError(f"--test-fold {fold}: {task.name} is not a k-fold task")
-    report = check(task, first(folds), settings.workers, progress=settings.progress)
+    report = check(task, first(folds), settings.means.workers, progress=settings.means.progress)
     return Source(task, folds, settings.root, report)
 
 
@@ -142,22 +130,11 @@ def score_module(settings: ProbeOptions, out: Path, source: Source) -> str:
         settings.model_options,
         pool=settings.pool,
         chunk_s=settings.chunk_seconds,
-        device=settings.device,
+        device=settings.means.protocol.device,
     )
     for warning in module.warnings:
         say(f"{module.name}: {warning}")
-    means = Means(
-        Protocol(
-            settings.grid, settings.seeds, settings.device, settings.patience, settings.neighbours
-        ),
-        settings.cache,
-        settings.batch_size,
-        settings.workers,
-        settings.allow_missing,
-        settings.progress,
-        typed_command("probe"),
-        settings.started,
-    )
+    means = settings.means
     data = read_data(source, means)
     click.echo(f"{source.task.name}: {describe_sizes(data.items)}; {module.width} features")
     name = settings.name or name_of(settings.module_name, settings.model_file)
@@ -207,14 +184,7 @@ def score_module(settings: ProbeOptions, out: Path, source: Source) -> str:
     show_default=True,
     help="With --pool chunk: windows of modules that do not cut chunks themselves.",
 )
-@click.option(
-    "--grid",
-    type=click.Choice(list(GRIDS)),
-    default="full",
-    show_default=True,
-    help="Heads to choose from: the paper's 216 (full); or linear ones in closed form or by L-BFGS,"
-    " for a quick look of seconds, not comparable with the paper (fast).",
-)
+@GRID
 @click.option(
     "--seeds",
     type=POSITIVE_INT,
@@ -230,11 +200,7 @@ def score_module(settings: ProbeOptions, out: Path, source: Source) -> str:
 )
 @DEVICE
 @WORKERS
-@click.option(
-    "--batch-size",
-    type=POSITIVE_INT,
-    help="Clips of one length to embed together.  [default: 8 on a CPU, 32 on CUDA]",
-)
+@BATCH_SIZE
 @CACHE
 def probe(
     scene_layers: tuple[int, ...] | None,
@@ -263,11 +229,13 @@ def probe(
     settings = resolve(options)
     if settings.out is None and not settings.only_check:
         raise ExperimentError("--out: say where the results go (or --check to look only)")
+    if settings.out is not None:
+        check_disk(settings.out, 0)
     source = read_source(settings)
     click.echo(source.report.text())
     if settings.out is None or settings.only_check:
         sys.exit(0 if source.report.complete else BAD_INPUT)
-    refuse_incomplete(source.report, settings.allow_missing)
+    refuse_incomplete(source.report, settings.means.allow_missing)
     with writing(settings.out):
         click.echo(score_module(settings, settings.out, source))
     click.echo(f"{settings.out / FILE}: written, with {FIGURES}")

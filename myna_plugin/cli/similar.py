@@ -22,7 +22,7 @@ from myna_plugin.library.decoding_pool import find_sound
 from myna_plugin.library.fingerprint import SECONDS, fingerprint
 from myna_plugin.library.neighbours import Neighbour, Seed, find_rows, join_libraries, nearest
 from myna_plugin.library.table import Entry, Library
-from myna_plugin.model.audio import SAMPLE_RATE, WHOLE, find_middle, load_audio, stream_audio
+from myna_plugin.model.audio import SAMPLE_RATE, load_audio, stream_audio, stream_middle
 from myna_plugin.model.identity import digest_weights
 from myna_plugin.model.sources import resolve
 
@@ -116,11 +116,16 @@ def find_seeds(
 
 
 def _listen(path: str, content: str | None, seconds: float | None) -> tuple[float, Entry]:
-    """A file's length in seconds, and its fingerprint, or that of its middle; what is odd about it
-    has been said."""
-    span, length_s = find_middle(path, seconds) if seconds else (WHOLE, None)
+    """A file's length in seconds, and its fingerprint, or that of its middle."""
+
+    def note(path: Path, text: str) -> None:
+        """What is odd about the file has been said."""
+
+    length_s, blocks = None, stream_audio(path, note=note)
+    if seconds:
+        length_s, blocks = stream_middle(path, seconds, note=note)
     n_samples, beginning = 0, []
-    for block in stream_audio(path, note=lambda *_: None, span=span):
+    for block in blocks:
         if n_samples < SECONDS * SAMPLE_RATE:
             beginning.append(block)
         n_samples += len(block)

@@ -6,22 +6,17 @@ import sys
 from pathlib import Path
 
 import click
-import torch
 
 from myna_plugin.cli.options import CACHE
-from myna_plugin.cli.task_options import ALLOW_MISSING, typed_command
-from myna_plugin.common.cores import available_cores
+from myna_plugin.cli.task_options import ALLOW_MISSING, BATCH_SIZE, GRID, make_means
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import FAILED, ToldCommand, say
-from myna_plugin.common.files import write_text
-from myna_plugin.common.options import DEVICE, FOLDER, PATH, POSITIVE_INT, WORKERS
-from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder
+from myna_plugin.common.files import check_disk, write_text
+from myna_plugin.common.options import DEVICE, FOLDER, PATH, WORKERS
 from myna_plugin.probing.experiment import Protocol, writing
-from myna_plugin.probing.heads import GRIDS
 from myna_plugin.probing.report.page import render_page
 from myna_plugin.probing.report.side_by_side import Measured, describe
 from myna_plugin.probing.report.tables import markdown
-from myna_plugin.probing.scoring import Means
 from myna_plugin.probing.table1 import (
     TABLE_TASKS,
     Row,
@@ -71,21 +66,11 @@ Exit status: 0 done, 1 some module of --modules could not be scored (its row say
     show_default=True,
     help="Tasks to score on.",
 )
-@click.option(
-    "--grid",
-    type=click.Choice(list(GRIDS)),
-    default="full",
-    show_default=True,
-    help="Heads to choose from, as of `myna probe`; fast is for a quick look.",
-)
+@GRID
 @ALLOW_MISSING
 @DEVICE
 @WORKERS
-@click.option(
-    "--batch-size",
-    type=POSITIVE_INT,
-    help="Clips of one length to embed together.  [default: 8 on a CPU, 32 on CUDA]",
-)
+@BATCH_SIZE
 @CACHE
 def table1(
     data: Path,
@@ -105,18 +90,11 @@ def table1(
     table1.html (the table and the paper's Figure 1; opens without a network), brought up to date
     after each module, and a folder of results for each module and task.
     """
-    device = choose_device(device)
+    check_disk(out, 0)
+    protocol = Protocol(grid, device=choose_device(device))
+    means = make_means("table1", protocol, cache, batch_size, workers, allow_missing)
     names = parse_tasks(tasks)
     entrants = parse_entrants(modules) if modules is not None else list_entrants()
-    means = Means(
-        Protocol(grid, device=device),
-        cache or cache_folder(),
-        batch_size or BATCH_SIZES[torch.device(device).type],
-        workers or available_cores(),
-        allow_missing,
-        progress=sys.stderr.isatty(),
-        command=typed_command("table1"),
-    )
     sources = find_sources(data, names, means.workers, means.progress)
     for source in sources:
         say(source.report.text())

@@ -15,16 +15,18 @@ LARGEST_SHEET = 1 << 20
 FRAMES = 75
 """Of a second, in which a sheet counts."""
 
-NAME = re.compile(r'\s*(TITLE|PERFORMER)\s+(?:"(.*)"(?:\s.*)?|(\S.*?))\s*')
+# A line is matched without the space around it, and no pattern tries a run of spaces twice: of a
+# line of a million it would be a million times as long.
+NAME = re.compile(r'(TITLE|PERFORMER)\s+(?:"(.*)"(?:\s.*)?|(.+))')
 """A name without quotes is all that follows, its spaces included."""
 
 FILE = re.compile(
-    r'\s*(FILE)\s+(?:"(.*)"(?:\s.*)?|(\S.*?)(?:\s+(?i:BINARY|MOTOROLA|AIFF|WAVE|MP3|FLAC))?)\s*'
+    r'(FILE)\s+(?:"(.*)"(?:\s.*)?|(.+?)(?:\s(?i:BINARY|MOTOROLA|AIFF|WAVE|MP3|FLAC))?)'
 )
 
-NUMBER = re.compile(r"\s*(TRACK|INDEX)\s+(\S+)(?:\s+(\S.*?))?\s*")
+NUMBER = re.compile(r"(TRACK|INDEX)\s+(\S+)(?:\s+(.+))?")
 
-TIME = re.compile(r"(\d+):([0-5]?\d):(\d\d?)")
+TIME = re.compile(r"(\d{1,6}):([0-5]?\d):(\d\d?)")
 
 
 class Piece(NamedTuple):
@@ -79,9 +81,9 @@ def cut(text: str) -> list[Piece]:
     album: dict[str, str] = {}
     tracks: list[dict[str, str]] = []
     file, current = "", album
-    for line in text.splitlines():
+    for line in map(str.strip, re.split(r"[\r\n]", text)):  # what else may break lines names hold
         if found := NAME.fullmatch(line) or FILE.fullmatch(line):
-            name, value, more = found[1], found[2] or found[3] or "", ""
+            name, value, more = found[1], found[2] or (found[3] or "").strip(), ""
         elif found := NUMBER.fullmatch(line):
             name, value, more = found[1], found[2], found[3] or ""
         else:

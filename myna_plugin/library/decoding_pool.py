@@ -34,9 +34,9 @@ from myna_plugin.model.audio import (
     SAMPLE_RATE,
     AudioError,
     digest_sound,
-    find_middle,
     read_tags,
     stream_audio,
+    stream_middle,
 )
 
 SLOTS = 4
@@ -342,13 +342,18 @@ def _decode_into(
     beginning: list[np.ndarray] = []
     cut = keep_blocks if kind.whole else cut_segments
 
+    def note(_: Path, text: str) -> None:
+        notes.append(text)
+
     def counted() -> Iterator[np.ndarray]:
         nonlocal n_samples, n_in_all
         span = (track.start_s or 0.0, track.end_s)
-        if kind.seconds is not None:
-            span, length_s = find_middle(track.path, kind.seconds, span)
+        if kind.seconds is None:
+            blocks = stream_audio(track.path, SAMPLE_RATE, note, span)
+        else:
+            length_s, blocks = stream_middle(track.path, kind.seconds, SAMPLE_RATE, note, span)
             n_in_all = round(length_s * SAMPLE_RATE)
-        for block in stream_audio(track.path, note=lambda _, text: notes.append(text), span=span):
+        for block in blocks:
             if n_samples < SECONDS * SAMPLE_RATE:
                 beginning.append(block)
             n_samples += len(block)

@@ -23,8 +23,8 @@ import soxr
 from myna_plugin.common.errors import InputError, reason
 from myna_plugin.common.files import fault_of_place
 from myna_plugin.common.numbers import check_number
-from myna_plugin.model.containers import Block, DecodingError, Header
-from myna_plugin.model.sound_files import Fault, probe, read_blocks, read_header
+from myna_plugin.model.containers import Block, DecodingError, Header, read_short
+from myna_plugin.model.sound_files import Fault, count_seconds, probe, read_blocks, read_header
 from myna_plugin.model.sound_files import digest_sound as digest_file_sound
 from myna_plugin.model.sound_files import read_tags as read_file_tags
 
@@ -124,15 +124,26 @@ def load_audio(
     """
     import torch
 
-    span = WHOLE if seconds is None else find_middle(path, seconds)[0]
-    return torch.from_numpy(np.concatenate(list(stream_audio(path, sample_rate, note, span))))
+    if seconds is None:
+        blocks = stream_audio(path, sample_rate, note)
+    else:
+        _, blocks = stream_middle(path, seconds, sample_rate, note)
+    return torch.from_numpy(np.concatenate(list(blocks)))
 
 
-def find_middle(path: str | Path, seconds: float, within: Span = WHOLE) -> tuple[Span, float]:
+def find_middle(
+    path: str | Path, seconds: float, within: Span = WHOLE, end_s: float | None = None
+) -> tuple[Span, float]:
     """The middle of a file, or of a part of it, and how long the whole of that is, seconds.
 
     The length is what the file states, or where it states none what its packets add up to. What is
     no longer than `seconds` is taken as it is.
+
+    Args:
+        path: the audio file.
+        seconds: how much of it.
+        within: the part.
+        end_s: the file's length, seconds, where that is known better than by the file.
 
     Raises:
         TypeError, ValueError: `seconds` is no number, or below `SHORTEST_S`.
@@ -140,7 +151,7 @@ def find_middle(path: str | Path, seconds: float, within: Span = WHOLE) -> tuple
     """
     seconds = check_number("seconds", seconds, float, SHORTEST_S)
     start_s, stop_s = within
-    end_s = read_info(path).duration_s
+    end_s = read_info(path).duration_s if end_s is None else end_s
     length_s = (end_s if stop_s is None else min(stop_s, end_s)) - start_s
     if length_s < 0:
         raise AudioError(f"{path}: ends before {start_s:.2f} s")
@@ -148,6 +159,50 @@ def find_middle(path: str | Path, seconds: float, within: Span = WHOLE) -> tuple
         return within, length_s
     middle_s = start_s + (length_s - seconds) / 2
     return (middle_s, middle_s + seconds), length_s
+
+
+def stream_middle(
+    path: str | Path,
+    seconds: float,
+    sample_rate: int = SAMPLE_RATE,
+    note: Note = warn,
+    within: Span = WHOLE,
+) -> tuple[float, Iterator[np.ndarray]]:
+    """What `find_middle` gives: how long the whole is, seconds, and the middle, block by block.
+
+    Of a file that was cut off the middle by its header may not be there. Then it is that of what is
+    there, by its packets.
+
+    Args:
+        path: the audio file.
+        seconds: how much of it.
+        sample_rate: rate of the result, Hz.
+        note: as `stream_audio`, but told a kind of fault once.
+        within: the part of the file whose middle is wanted.
+
+    Raises:
+        TypeError, ValueError, AudioError: as `find_middle` and `stream_audio`.
+    """
+    path, told = Path(path), set[str]()
+
+    def note_once(path: Path, text: str) -> None:
+        kind = text.partition(":")[0]
+        if kind not in told:
+            told.add(kind)
+            note(path, text)
+
+    span, length_s = find_middle(path, seconds, within)
+    blocks = stream_audio(path, sample_rate, note_once, span)
+    try:
+        return length_s, chain([next(blocks)], blocks)
+    except AudioError:
+        with _named(path):
+            there_s = count_seconds(path)
+        if not 0 < there_s < (span[1] or 0):
+            raise
+    note_once(path, read_short(there_s, read_info(path).duration_s))
+    span, length_s = find_middle(path, seconds, within, there_s)
+    return length_s, stream_audio(path, sample_rate, note_once, span)
 
 
 def stream_audio(

@@ -229,11 +229,14 @@ class Container:
 
     def fault_of_packets(self) -> str:
         """The first of `faults` that shows without decoding."""
+        self._decoded_s = self.count_seconds()
+        return next(self.faults(), "")
+
+    def count_seconds(self) -> float:
+        """What all packets add up to, seconds; 0 where they have no lengths."""
         for _ in self._packets():
             pass
-        if self._stream.time_base:
-            self._decoded_s = float(self._ticks * self._stream.time_base)
-        return next(self.faults(), "")
+        return float(self._ticks * (self._stream.time_base or 0))
 
     def faults(self) -> Iterator[str]:
         """What is wrong with a file whose blocks have been read."""
@@ -282,10 +285,8 @@ class Container:
         if not duration_s and self._format == "ogg" and self._stream.duration:
             duration_s = float(self._stream.duration * (self._stream.time_base or 0))
         n_samples = round(duration_s * first.sample_rate)
-        if not n_samples and self._stream.time_base:
-            for _ in self._packets():
-                pass
-            n_samples = round(self._ticks * self._stream.time_base * first.sample_rate)
+        if not n_samples:
+            n_samples = round(self.count_seconds() * first.sample_rate)
         codec = self._context.codec
         return Header(
             first.sample_rate,

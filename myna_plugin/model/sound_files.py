@@ -28,6 +28,13 @@ UNKNOWN_LENGTH = 0x7FFF_0000
 UNKNOWN_FRAMES = 1 << 62
 """From here on, what libsndfile takes for the length of a FLAC file that states none."""
 
+UNSTATED = re.compile(rb"data\0{4}(?![A-Za-z]{3}[\w ])(?s:.)")
+"""A WAV's sound, of no size, and behind it no other chunk: its recorder never went back to its
+header. FFmpeg reads such a file to its end."""
+
+LONGEST_START = 1 << 16
+"""Bytes of a file in which the header of its sound is looked for."""
+
 CLAIMED_SIZE = re.compile(r": (\d+) \(should be (\d+)\)")
 """libsndfile's log where a header states more than there is."""
 
@@ -121,6 +128,16 @@ def read_tags(path: Path) -> dict[str, str]:
         return opened.tags()
 
 
+def count_seconds(path: Path) -> float:
+    """How long a file is by its packets, whatever its header says; 0 where they do not say.
+
+    Raises:
+        DecodingError, OSError: it cannot be read.
+    """
+    with Container(path) as opened:
+        return opened.count_seconds()
+
+
 def digest_sound(path: Path) -> str:
     """SHA-256 of a file's sound as it is stored, which its tags do not change.
 
@@ -159,15 +176,16 @@ def probe(path: Path) -> tuple[Header, str]:
 def _open_plain(path: Path) -> _ForwardFile | None:
     """A WAV, AIFF or FLAC file that libsndfile knows the codec and length of; None for others."""
     with open(path, "rb") as file:
-        start = file.read(12)
-    is_known = start[:4] + start[8:] in (b"RIFFWAVE", b"RF64WAVE", b"FORMAIFF", b"FORMAIFC")
+        start = file.read(LONGEST_START)
+    is_known = start[:4] + start[8:12] in (b"RIFFWAVE", b"RF64WAVE", b"FORMAIFF", b"FORMAIFC")
     if not is_known and start[:4] != b"fLaC":
         return None
     try:
         opened = _ForwardFile(os.fsencode(path))
     except soundfile.SoundFileError:
         return None
-    if opened.subtype in PLAIN and opened.frames < UNKNOWN_FRAMES:
+    is_stated = opened.frames > 0 or not UNSTATED.search(start)
+    if opened.subtype in PLAIN and opened.frames < UNKNOWN_FRAMES and is_stated:
         return opened
     opened.close()
     return None

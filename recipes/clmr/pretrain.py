@@ -17,7 +17,6 @@ Exit status: 0 done, 1 failed (disk full, ...), 2 bad input, 130 interrupted.
 
 from __future__ import annotations
 
-import csv
 import math
 import random
 import signal
@@ -38,7 +37,6 @@ from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import InputError, ToldCommand, UnfinishedError
 from myna_plugin.common.files import replacing
-from myna_plugin.common.locks import locked
 from myna_plugin.common.options import (
     DEVICE,
     FOLDER,
@@ -51,10 +49,11 @@ from myna_plugin.common.options import (
 from myna_plugin.common.stopping import INTERRUPTED
 from myna_plugin.model.tensors import READING_ERRORS
 from myna_plugin.peers.clmr import SAMPLE_RATE, WIDTHS, WINDOW, SampleCnn
+from myna_plugin.pretraining.run.run_files import ProgressTable, RunFolder
 from myna_plugin.pretraining.run.signals import Signals
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
 from recipes.clmr.augmentations import build_chain
-from recipes.clmr.waveforms import FULL_SCALE, LOCK, Waveforms
+from recipes.clmr.waveforms import FULL_SCALE, Waveforms
 
 PIECE_S = 30
 """A recording is cut into pieces of this length; both views of a pair come from one."""
@@ -149,13 +148,14 @@ class Training:
 
     Args:
         store: of waveforms.
-        out: the run's folder.
+        out: the run's folder, which is there.
         settings: of a run that is begun; one that goes on must have the same.
         device: to train on; bfloat16 on CUDA.
         workers: processes that draw views; 0 for this one.
 
     Raises:
-        InputError: the folder has a run of other settings, or its checkpoint is damaged.
+        InputError: the folder has a run of other settings or of another store, or its checkpoint is
+            damaged.
     """
 
     def __init__(
@@ -166,8 +166,7 @@ class Training:
         self.model = Clmr(settings).to(device)
         self.optimiser = torch.optim.Adam(self.model.parameters(), settings.learning_rate)
         self.step, self.seconds = 0, 0.0
-        self.begun: dict[str, Any] = {**asdict(settings), "samples": store.samples.size}
-        out.mkdir(parents=True, exist_ok=True)
+        self.begun: dict[str, Any] = {**asdict(settings), "store": store.digest}
         if (out / "checkpoint.pt").exists():
             self._restore(out / "checkpoint.pt")
 
@@ -219,7 +218,8 @@ class Training:
             pin_memory=self.device.startswith("cuda"),
         )
         began, first, before = time.perf_counter(), self.step, self.seconds
-        with Signals() as signals, self._table() as rows, self._bar(steps) as bar:
+        table = ProgressTable(self.out / "train.csv", self.step, COLUMNS)
+        with Signals() as signals, self._bar(steps) as bar:
             for views in loader:
                 loss = self._take_step(views)
                 self.step += 1
@@ -232,7 +232,7 @@ class Training:
                     rate = (self.step - first) * len(views[0]) / (self.seconds - before)
                     epoch = self.step / self.pairs.steps_per_epoch
                     row = (self.step, epoch, value, rate, self.seconds / 60)
-                    rows.write(",".join(f"{number:.7g}" for number in row) + "\n")
+                    table.add(dict(zip(COLUMNS, row, strict=True)))
                     bar.set_postfix(loss=f"{value:.4f}", pairs_per_s=f"{rate:,.0f}")
                 if over or self.step % save_every == 0:
                     self.save()
@@ -254,17 +254,6 @@ class Training:
         if not math.isfinite(value):
             raise UnfinishedError(f"the loss is {value} at step {self.step:,}")
         return value
-
-    def _table(self) -> Any:
-        """train.csv, without the rows after the checkpoint that the run goes on from."""
-        path = self.out / "train.csv"
-        rows = [",".join(COLUMNS)]
-        if self.step and path.exists():
-            with open(path, encoding="utf-8", newline="") as file:
-                known = [row for row in csv.reader(file) if row and row[0].isdigit()]
-            rows += [",".join(row) for row in known if int(row[0]) <= self.step]
-        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-        return open(path, "a", encoding="utf-8", buffering=1)
 
     def _bar(self, steps: int) -> tqdm[Any]:
         return tqdm(total=steps, initial=self.step, unit="step", dynamic_ncols=True)
@@ -303,9 +292,7 @@ def main(
     settings = Settings(batch_size, learning_rate, temperature, seed=seed)
     n_workers = available_cores() if workers is None else workers
     waveforms = Waveforms(store)
-    out.mkdir(parents=True, exist_ok=True)
-    busy = f"{out}: another run is training there; wait for its end, or give another OUT"
-    with locked(out / LOCK, busy):
+    with RunFolder(out).writing():
         training = Training(waveforms, out, settings, choose_device(device), n_workers)
         stopped_by = training.run(steps, minutes, save_every)
     click.echo(f"{out}: {training.step:,} steps, {training.seconds / 60:.1f} minutes; load it with")

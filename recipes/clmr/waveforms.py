@@ -6,13 +6,14 @@ Examples:
   python -m recipes.clmr.waveforms music waves --workers 16
 
 STORE/waveforms.int16 has all sounds end to end; STORE/index.jsonl says of each file how many
-samples it has there, or why it has none. A run that was stopped, even killed, goes on where it was
-when the same command is given again.
+samples it has there and their SHA-256, or why it has none. A run that was stopped, even killed,
+goes on where it was when the same command is given again.
 Exit status: 0 done, 1 failed (disk full, ...), 2 bad input, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from functools import cache
@@ -45,6 +46,7 @@ class Waveforms:
         path: its folder.
         starts: first sample of each sound, int64.
         lengths: samples of each, int64.
+        digest: of what sounds it holds, by its index.
 
     Raises:
         InputError: there is none, it is not finished, or its files do not agree.
@@ -59,6 +61,7 @@ class Waveforms:
             )
         self.path = store
         self.lengths = np.array([row["samples"] for row in rows if "samples" in row], np.int64)
+        self.digest = hashlib.sha256(json.dumps(rows[1:]).encode()).hexdigest()
         self.starts = np.cumsum(self.lengths) - self.lengths
         if self.samples.size != self.lengths.sum():
             raise InputError(f"{store}: waveforms.int16 and index.jsonl do not agree; make it anew")
@@ -151,7 +154,7 @@ def _write(audio: Path, store: Path, workers: int) -> list[str]:
                 waveforms.write(got.tobytes())
                 waveforms.flush()
                 os.fsync(waveforms.fileno())  # before the row that says it is there
-                row["samples"] = len(got)
+                row |= {"samples": len(got), "sha256": hashlib.sha256(got.tobytes()).hexdigest()}
             index.write(json.dumps(row) + "\n")
             rows.append(row)
         n_sounds = sum("samples" in row for row in rows)

@@ -15,6 +15,7 @@ from conftest import published_state_dict
 from task_layouts import BUILDERS, SIZES
 from written_results import Page, table_row, write_result
 
+from myna_plugin.cli.probe import probe
 from myna_plugin.cli.table1 import table1
 from myna_plugin.probing.report.results import read_result
 from myna_plugin.probing.report.side_by_side import Measured, draw_figure_1, table_rows
@@ -323,3 +324,18 @@ def test_two_runs_in_one_folder_are_one_too_many(quick, small, bands, tmp_path):
         status, _, errors = run(small, tmp_path / "out", "--modules", "bands", *TWO)
     assert status == 2
     assert "another probe is writing there" in errors
+
+
+@pytest.mark.parametrize("command", [table1, probe])
+def test_that_out_cannot_be_written_is_told_before_the_data_are_looked_at(
+    small, tmp_path, monkeypatch, command
+):
+    looked_at = []
+    monkeypatch.setattr("myna_plugin.cli.table1.find_sources", looked_at.append)
+    monkeypatch.setattr("myna_plugin.cli.probe.load_folds", looked_at.append)
+    (tmp_path / "file").touch()
+    data = ("--data", small) if command is table1 else ("--root", small, "--task", "gtzan")
+    status, _, errors = run_command(command, *data, "--out", tmp_path / "file" / "out")
+    assert status == 2
+    assert f"{tmp_path / 'file'}: cannot be written into; choose another folder" in errors
+    assert not looked_at

@@ -91,6 +91,7 @@ def test_a_sheet_that_changes_is_followed(tmp_path, album):
         ("nothing", "no cue sheet"),
         (SHEET.replace("00:08:00", "00:01:00"), "track 3 begins before track 2"),
         (SHEET.replace("00:08:00", "eight"), "'eight' is no time"),
+        (SHEET.replace("00:08:00", f"{'9' * 400}:00:00"), f"'{'9' * 39} is no time"),
         (SHEET.replace("album.wav", "../x.flac"), ""),
         ("\0", "no cue sheet"),
         ("x" * 2_000_000, "no cue sheet"),
@@ -149,3 +150,15 @@ def test_names_without_quotes_are_all_that_follows(kind):
 
     assert first == ("my album.wav", 0, 60, "One  of many", "Anna and the Noise", "All of it")
     assert (second.file, second.title) == ("my album.wav", "Two")
+
+
+@pytest.mark.parametrize("name", ["TITLE", "FILE", "TRACK", "INDEX 01"])
+def test_a_line_of_nothing_but_spaces_takes_no_time(name):
+    spaces = " " * 200_000  # hours, where each is tried as the last one
+    text = f'{name}{spaces}a{spaces}b\n{SHEET.removeprefix(chr(0xFEFF))}{spaces}TITLE "Three"'
+    assert [piece.start_s for piece in cut(text)] == [0.0, 3.0, 8.0]
+
+
+def test_a_name_may_hold_what_breaks_lines_elsewhere():
+    (piece, *_) = cut(SHEET.replace('"One"', '"One\u2028 and\x0b a half\x85"'))
+    assert piece.title == "One\u2028 and\x0b a half\x85"

@@ -1,5 +1,7 @@
 """A part of a file, read without the rest, is that part of the whole file."""
 
+import re
+
 import numpy as np
 import pytest
 import soundfile
@@ -10,8 +12,10 @@ from myna_plugin.model.audio import (
     AudioError,
     find_middle,
     load_audio,
+    probe_ends,
     read_info,
     stream_audio,
+    stream_middle,
 )
 from myna_plugin.model.containers import Container
 
@@ -21,6 +25,7 @@ SECONDS = 24
 KINDS = {
     "wav": ("pcm_s16le", {}, {}),
     "w64": ("pcm_f32le", {}, {}),
+    "au": ("pcm_s16be", {}, {}),
     "aiff": ("pcm_s16be", {}, {}),
     "flac": ("flac", {}, {}),
     "mp3": ("libmp3lame", {"b": "128k"}, {}),
@@ -157,3 +162,51 @@ def test_a_part_behind_the_end_is_told(tmp_path, kind):
         read_part(path, (9.0, 10.0))
     with pytest.raises(AudioError, match=r"ends before 9\.00 s$"):
         find_middle(path, 1, (9.0, 10.0))
+
+
+@pytest.mark.parametrize("kind", ["flac", "mp3", "au"])
+def test_the_middle_of_a_file_that_was_cut_off(tmp_path, kind):
+    """Its header states 24 s: what is there has a middle of its own."""
+    path = write(tmp_path / f"a.{kind}", kind)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 3 // 10])
+    told = []
+    part = load_audio(path, note=lambda _, text: told.append(text), seconds=4).numpy()
+    whole = load_audio(path, note=lambda *_: None).numpy()
+    assert len(part) == 64_000
+    assert [text.split(":")[0] for text in told] == ["read short"]
+    assert re.fullmatch(r"read short: 7\.\d\d s of the 24\.00 s that its header states", told[0])
+    there_s = float(told[0].split()[2])
+    first = round((there_s - 4) / 2 * 16_000)
+    best = min(
+        range(first - 200, first + 200), key=lambda at: np.abs(part - whole[at:][:64_000]).max()
+    )
+    np.testing.assert_allclose(part, whole[best:][:64_000], rtol=0, atol=1e-6)
+    with pytest.raises(AudioError, match=r"ends before 20\.00 s$"):
+        stream_middle(path, 1, note=lambda *_: None, within=(20.0, 22.0))
+    with pytest.raises(AudioError, match=r"cannot be decoded|ends before"):
+        read_part(path, (20.0, 22.0))
+
+
+@pytest.mark.parametrize("ending", [b"", b"LIST\x04\0\0\0abcd"])
+@pytest.mark.parametrize("sizes", [(0, 0), (36, 0), (384_036, 0), (0xFFFF_FFFF, 0xFFFF_FFFF)])
+def test_a_wav_whose_recorder_never_went_back_to_its_header(tmp_path, sizes, ending):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, rumble(6, 16_000).T, 16_000)
+    content = path.read_bytes()
+    whole = load_audio(path).numpy()
+    of_file, of_sound = (size.to_bytes(4, "little") for size in sizes)
+    place = content.index(b"data") + 4
+    path.write_bytes(content[:4] + of_file + content[8:place] + of_sound + content[place + 4 :])
+    told = []
+    again = load_audio(path, note=lambda _, text: told.append(text)).numpy()
+    np.testing.assert_array_equal(again, whole)
+    assert (told, read_info(path).duration_s, probe_ends(path)[1]) == ([], 6.0, "")
+    np.testing.assert_allclose(
+        load_audio(path, seconds=2).numpy(), whole[32_000:64_000], rtol=0, atol=1e-6
+    )
+    # One that is finished, and empty, has what follows its sound for no sound.
+    empty = content[:place] + bytes(4) + ending
+    path.write_bytes(empty[:4] + (len(empty) - 8).to_bytes(4, "little") + empty[8:])
+    with pytest.raises(AudioError, match="holds no samples"):
+        load_audio(path)

@@ -241,17 +241,18 @@ class ProgressTable:
         path: the file.
         last_step: rows of later steps, left by a run that was interrupted, are dropped. So is the
             earlier of two rows of one step, which processes that ran at once have left.
+        columns: the first of them "step"; those of probes come as they are added.
     """
 
-    def __init__(self, path: Path, last_step: int) -> None:
-        self.path = path
-        by_step = {int(row["step"]): row for row in read_table(path)}
+    def __init__(self, path: Path, last_step: int, columns: Sequence[str] = COLUMNS) -> None:
+        self.path, self.known = path, columns
+        by_step = {int(row["step"]): row for row in read_table(path, columns)}
         self._write([by_step[step] for step in sorted(by_step) if step <= last_step])
 
     def _write(self, rows: Sequence[Mapping[str, str]], more: Iterable[str] = ()) -> None:
         """Write the file anew, with a column for everything in its rows and for some more."""
-        probes = {name for row in rows for name in row}.union(more).difference(COLUMNS)
-        self.columns = (*COLUMNS, *sorted(probes))
+        probes = {name for row in rows for name in row}.union(more).difference(self.known)
+        self.columns = (*self.known, *sorted(probes))
         with replacing(self.path) as file:
             text = io.TextIOWrapper(file, "utf-8", newline="")
             writer = csv.DictWriter(text, self.columns)
@@ -263,7 +264,7 @@ class ProgressTable:
     def add(self, row: Mapping[str, float]) -> None:
         """Append a row; columns without a value are left empty, a new probe's is added."""
         if not row.keys() <= set(self.columns):
-            self._write(read_table(self.path), row)
+            self._write(read_table(self.path, self.known), row)
         told = {
             name: f"{value:.8g}" if isinstance(value, float) else value
             for name, value in row.items()
@@ -272,14 +273,14 @@ class ProgressTable:
             csv.DictWriter(file, self.columns).writerow(told)
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
     """Whole rows of train.csv; none if there is no file. A row cut off by a crash is left out."""
     if not path.exists():
         return []
     (_, header), *rest = [*read_rows(path)] or [("", [])]
     rows = [dict(zip(header, row, strict=True)) for _, row in rest if len(row) == len(header)]
     return [
-        {name: row[name] for name in row if name in COLUMNS or name.startswith(PROBE)}
+        {name: row[name] for name in row if name in columns or name.startswith(PROBE)}
         for row in rows
         if re.fullmatch("[0-9]{1,18}", row.get("step", ""))
     ]

@@ -57,14 +57,20 @@ def find_audio(
     Args:
         folders: where to look.
         name: of the file, without its ending.
-        suffixes: endings.
+        suffixes: endings; where no file has one, .WAV and .Wav stand for .wav.
         place: where the name stands, for the message.
 
     Raises:
         TaskError: the name leads out of the folders, or is too long; names the place.
     """
     before = "" if place is None else f"{place}: "
-    candidates = [folder / (name + suffix) for folder in folders for suffix in suffixes]
+    endings = [suffix.rpartition(".") for suffix in suffixes]
+    candidates = [
+        folder / f"{name}{before_dot}.{in_case(ending)}"
+        for in_case in (str, str.upper, str.title)
+        for folder in folders
+        for before_dot, _, ending in endings
+    ]
     try:
         check_inside(name)
         return next((path for path in candidates if path.is_file()), candidates[0])
@@ -72,6 +78,15 @@ def find_audio(
         raise TaskError(f"{before}{error}") from error
     except OSError as error:
         raise TaskError(f"{before}{reprlib.repr(name)}: {reason(error)}") from error
+
+
+def any_case(suffix: str) -> str:
+    """A pattern of an ending in large or small letters.
+
+    >>> any_case(".wav")
+    '[..][wW][aA][vV]'
+    """
+    return "".join(f"[{letter}{letter.upper()}]" for letter in suffix)
 
 
 def find_file(root: Path, names: Iterable[str]) -> Path:

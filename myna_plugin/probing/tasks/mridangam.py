@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from myna_plugin.probing.tasks.folders import any_case
 from myna_plugin.probing.tasks.layouts import PublicLayout
 from myna_plugin.probing.tasks.splits import FOLD_RULE
 from myna_plugin.probing.tasks.task import UNSPLIT, ClipRule, Item, Task, TaskError
@@ -38,7 +39,7 @@ def read_tonics(root: Path) -> list[Item]:
 
 def _find(root: Path) -> list[tuple[Path, str, str]]:
     found: dict[str, tuple[Path, str, str]] = {}
-    for path in sorted(root.rglob(f"*{SUFFIX}")):
+    for path in sorted(root.rglob(f"*{any_case(SUFFIX)}")):
         if named := NAME.fullmatch(path.stem):
             stroke, tonic = named["stroke"], named["tonic"]
             if stroke not in STROKES or tonic not in TONICS:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from myna_plugin.probing.tasks.folders import audio_folders
+from myna_plugin.probing.tasks.folders import any_case, audio_folders
 from myna_plugin.probing.tasks.layouts import PublicLayout
 from myna_plugin.probing.tasks.task import UNSPLIT, ClipRule, Item, Task, TaskError
 
@@ -57,7 +57,7 @@ def _find(root: Path) -> Iterator[tuple[Item, str]]:
     files = [
         path
         for singer in SINGERS
-        for path in sorted((folder / singer).glob("*/*/*.wav"))
+        for path in sorted((folder / singer).glob(f"*/*/*{any_case('.wav')}"))
         if not path.name.startswith("._") and not COPY.search(path.stem)
     ]
     if not files:

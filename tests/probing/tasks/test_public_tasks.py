@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
-from task_layouts import ONE_LAYOUT, write_text, write_tone
+from task_layouts import BUILDERS, ONE_LAYOUT, write_strokes, write_text, write_tone
 
 from myna_plugin.common.errors import InputError
 from myna_plugin.probing.tasks import (
@@ -44,6 +44,23 @@ def test_contract(name):
     assert task.primary == task.metrics[0]
     assert set(task.metrics) <= set(METRICS)
     assert set(task.split_sizes) in (set(), set(SPLITS))
+
+
+@pytest.mark.parametrize("in_case", [str.upper, str.title])
+@pytest.mark.parametrize("name", [*ONE_LAYOUT, *BUILDERS, "mridangam_stroke"])
+def test_audio_may_have_its_ending_in_capitals(tmp_path, name, in_case):
+    if name == "mridangam_stroke":
+        write_strokes(tmp_path)
+    else:
+        build = ONE_LAYOUT[name][0] if name in ONE_LAYOUT else BUILDERS[name]["folder"]
+        build(tmp_path)
+    audio = [path for path in tmp_path.rglob("*.*") if path.suffix in (".wav", ".mp3", ".ogg")]
+    before = check(*load_task(name, tmp_path)).missing  # GTZAN's list is longer than what is built
+    for path in audio:
+        path.rename(path.with_suffix(in_case(path.suffix)))
+    report = check(*load_task(name, tmp_path))
+    assert [fault.clip_id for fault in report.missing] == [fault.clip_id for fault in before]
+    assert len(report.missing) < report.clips
 
 
 @pytest.mark.parametrize("name", ONE_LAYOUT)

@@ -135,6 +135,8 @@ def test_the_loss_is_nt_xent_of_the_projections(store):
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(store, plain, tmp_path):
     settings = Settings(batch_size=2)
     begin = partial(Training, store, settings=settings, device="cpu", workers=0)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
     begin(out=tmp_path / "whole").run(4, 1e6, 2)
     for steps in (3, 4):
         training = begin(out=tmp_path / "parts")
@@ -159,6 +161,19 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(store, plain, tmp_p
     assert begin(out=tmp_path / "whole").run(9, 1e-9, 2) is None  # nor any time
     with pytest.raises(InputError, match="begun with batch_size=2"):
         Training(store, tmp_path / "whole", Settings(batch_size=3), "cpu", 0)
+
+
+def test_a_run_goes_on_with_its_own_store_alone(store, plain, tmp_path):
+    rows = [json.loads(line) for line in (store.path / "index.jsonl").read_text().splitlines()]
+    rows[1]["sha256"] = "of other sounds as long"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store.samples[::-1].tofile(other / "waveforms.int16")
+    settings = Settings(batch_size=2)
+    Training(store, tmp_path, settings, "cpu", 0).run(1, 1e6, 1)
+    with pytest.raises(InputError, match="begun with store="):
+        Training(Waveforms(other), tmp_path, settings, "cpu", 0)
 
 
 def test_a_finished_run_has_its_encoder_whenever_it_was_killed(store, plain, tmp_path, monkeypatch):
@@ -186,6 +201,7 @@ def test_the_command_says_what_is_wrong(store, tmp_path):
 
     code, output = ends(store.path, tmp_path / "out")
     assert (code, "5 pieces of 30 s, fewer than a batch of 48" in output) == (2, True)
+    assert not (tmp_path / "out").exists()
     code, output = ends(tmp_path, tmp_path / "out")
     assert (code, "no finished store of waveforms" in output) == (2, True)
     arguments = ("--steps", 1, "--batch-size", 2, "--workers", 0, "--device", "cpu")
@@ -193,7 +209,7 @@ def test_the_command_says_what_is_wrong(store, tmp_path):
     assert (code, "1 steps" in output) == (0, True)
     with locked(tmp_path / "out" / "lock", "busy"):
         code, output = ends(store.path, tmp_path / "out", *arguments)
-    assert (code, "another run is training there" in output) == (2, True)
+    assert (code, "another process is training there" in output) == (2, True)
     for other in ({}, [1], {"begun": {"rate": 3}}):
         torch.save(other, tmp_path / "out" / "checkpoint.pt")
         code, output = ends(store.path, tmp_path / "out", *arguments)

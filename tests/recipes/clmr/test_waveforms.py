@@ -46,6 +46,17 @@ def test_sounds_lie_end_to_end_at_22050_hz(music, tmp_path):
     assert ["broken.mp3" in left_out[0], "c.wav: silent" in left_out[1]] == [True, True]
 
 
+def test_a_store_is_known_by_what_it_holds(music, tmp_path):
+    write_waveforms(music, tmp_path / "store", workers=1)
+    write_waveforms(music, tmp_path / "same", workers=2)
+    sound, rate = soundfile.read(music / "a.wav")
+    soundfile.write(music / "a.wav", -sound, rate)  # as long, and another
+    write_waveforms(music, tmp_path / "other", workers=1)
+    store, same, other = (Waveforms(tmp_path / name) for name in ("store", "same", "other"))
+    assert store.digest == same.digest != other.digest
+    assert store.samples.size == other.samples.size
+
+
 def test_a_killed_run_is_gone_on_with(music, tmp_path, monkeypatch):
     write_waveforms(music, tmp_path / "whole", workers=2)
     store = tmp_path / "store"
