@@ -573,6 +573,62 @@ def ballroom_beats(root: Path) -> None:
         soundfile.write(path, sound.clip(-1, 1), RATE)
 
 
+GUITARSET = ("BN1-129-Eb_comp", "Jazz1-200-F#_solo")
+
+
+def guitarset_notes(root: Path) -> None:
+    """Decaying tones on two strings, in noise; the other four are not played."""
+    rng = np.random.default_rng(0)
+    for player, excerpt in product(range(6), GUITARSET):
+        onsets = np.arange(0.05 + 0.02 * player, 7.5, 0.4)
+        strings: list[list[dict]] = [[] for _ in range(6)]
+        sound = 0.003 * rng.normal(size=8 * RATE)
+        for number, onset in enumerate(onsets.tolist()):
+            string, pitch = ((0, 45), (5, 69), (5, 81))[rng.integers(3)]
+            note = {"time": onset, "duration": 0.22, "value": pitch + 0.1 * (-1) ** number}
+            strings[string].append(note | {"confidence": None})
+            time = np.arange(round(0.22 * RATE)) / RATE
+            tone = np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * time) * np.exp(-3 * time)
+            start = round(onset * RATE)
+            sound[start : start + len(tone)] += 0.3 * tone
+        write_jams(root / f"annotation/0{player}_{excerpt}.jams", strings)
+        path = root / f"audio_mono-mic/0{player}_{excerpt}_mic.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, sound, RATE)
+
+
+def write_jams(path: Path, strings: Sequence[list[dict]]) -> None:
+    """A JAMS file with all that GuitarSet's hold."""
+
+    def annotation(namespace: str, data: object, source: str = "") -> dict:
+        curator = {"name": "", "email": ""}
+        about = {"curator": curator, "annotator": {}, "version": "", "data_source": source}
+        times = {"time": 696.6692, "duration": 8.0}
+        return {"annotation_metadata": about, "namespace": namespace, "data": data, **times}
+
+    contour = {"time": [0.1], "duration": [0.0], "confidence": [None]}
+    contour |= {"value": [{"voiced": True, "index": 0, "frequency": 110.2}]}
+    whole = {"time": 0.0, "duration": 8.0, "confidence": None}
+    beat = {"position": 1, "measure": 1, "num_beats": 4, "beat_units": 4}
+    annotations = [
+        *(
+            own
+            for number, notes in enumerate(strings)
+            for own in (
+                annotation("pitch_contour", contour, str(number)),
+                annotation("note_midi", notes, str(number)),
+            )
+        ),
+        annotation("beat_position", [whole | {"value": beat}]),
+        annotation("tempo", [whole | {"value": 129.0}]),
+        annotation("chord", [whole | {"value": "Eb:maj"}]),
+        annotation("key_mode", [whole | {"value": "Eb:major"}]),
+    ]
+    about = {"title": path.stem, "duration": 8.0, "identifiers": {}, "jams_version": "0.3.1"}
+    content = {"annotations": annotations, "file_metadata": about, "sandbox": {}}
+    write_text(path, json.dumps(content, indent=2))
+
+
 ONE_LAYOUT: dict[str, tuple[Callable[[Path], None], tuple[int, int, int]]] = {
     "nsynth_instrument": (nsynth, (4, 4, 4)),
     "nsynth_pitch": (nsynth, (4, 4, 4)),
@@ -591,6 +647,7 @@ ONE_LAYOUT: dict[str, tuple[Callable[[Path], None], tuple[int, int, int]]] = {
     ),
     "jamendo_moodtheme": (partial(jamendo, subset="moodtheme", tags=MOODS), (3, 3, 3)),
     "ballroom_beats": (ballroom_beats, (10, 1, 1)),
+    "guitarset_notes": (guitarset_notes, (8, 2, 2)),
 }
 """Builder, and clips of each split in its copy."""
 

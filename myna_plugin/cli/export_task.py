@@ -16,11 +16,12 @@ from myna_plugin.probing.tasks import (
     Layout,
     check,
     hear_format,
-    load_task,
+    load_folds,
     marble,
     usable_items,
 )
 from myna_plugin.probing.tasks.export import export_hear, export_marble, note_on
+from myna_plugin.probing.tasks.hear_format import by_fold
 from myna_plugin.probing.tasks.loading import describe_sizes
 
 REFUSE = {"hear": hear_format.prediction_type, "marble": marble.layout_of}
@@ -100,12 +101,14 @@ def export_task(
 
     OUT is the folder that receives it.
     """
-    task, items = load_task(task_name, root, layout, metadata, split_file)
+    task, folds = load_folds(task_name, root, layout, metadata, split_file)
     REFUSE[runner](task)
     workers = workers or available_cores()
-    report = check(task, items, workers, progress=True)
+    report = check(task, folds[0], workers, progress=True)  # every fold has all clips
     click.echo(report.text())
-    items = usable_items(task, items, report, allow_missing)
+    items = by_fold(
+        {fold: usable_items(task, own, report, allow_missing) for fold, own in folds.items()}
+    )
     if runner == "hear":
         made = export_hear(task, items, out, sample_rate or SAMPLE_RATE, workers)
         click.echo(note_on(task), nl=False)

@@ -28,7 +28,7 @@ from myna_plugin.probing.heads import (
 from myna_plugin.probing.modules import ExperimentError, LoadedModule
 from myna_plugin.probing.probes import PartResult, Probed, probe_vectors
 from myna_plugin.probing.tasks import Item, Task
-from myna_plugin.probing.tasks.task import SPLITS
+from myna_plugin.probing.tasks.task import EVENTS, SPLITS
 from myna_plugin.probing.tasks.task_data import TaskData
 
 FILE = "results.json"
@@ -83,9 +83,9 @@ class Protocol:
             ExperimentError: the task is of events; or neighbours are to vote, and clips have not
                 one label each.
         """
-        if task.loss == "beats":
+        if task.loss in EVENTS:
             raise ExperimentError(
-                f"{task.name} asks when something happens, not about clips: "
+                f"{task.name} asks {EVENTS[task.loss]}, not about clips: "
                 "use myna export-task --to hear, then hear-eval"
             )
         if self.neighbours and task.loss != "cross_entropy":

@@ -18,7 +18,7 @@ from task_layouts import ONE_LAYOUT
 from myna_plugin.cli.export_task import export_task
 from myna_plugin.cli.probe import probe
 from myna_plugin.hear_eval.beats import BeatFMeasure
-from myna_plugin.probing.tasks.hear_format import BEAT_POSTPROCESSING
+from myna_plugin.probing.tasks.hear_format import EVENT_SETTINGS
 
 from .conftest import install_tiny_module
 
@@ -89,8 +89,9 @@ def test_fast_beats_survive_what_is_done_to_frames():
         )
         return score({"a": found}, {"a": events})
 
-    for median_filter_ms in BEAT_POSTPROCESSING["median_filter_ms"]:
-        for min_duration in BEAT_POSTPROCESSING["min_duration"]:
+    grid = EVENT_SETTINGS["beats"]["evaluation_params"]["event_postprocessing_grid"]
+    for median_filter_ms in grid["median_filter_ms"]:
+        for min_duration in grid["min_duration"]:
             assert measure(median_filter_ms, min_duration) > 0.98
     assert measure(250, 125) < 0.2
 

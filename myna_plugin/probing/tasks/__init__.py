@@ -16,6 +16,7 @@ from myna_plugin.probing.tasks import (
     fma,
     giantsteps,
     gtzan,
+    guitarset,
     hear_format,
     jamendo,
     loading,
@@ -54,6 +55,7 @@ BUILT_IN: dict[str, Task] = {
     "jamendo_instrument": jamendo.INSTRUMENT,
     "jamendo_moodtheme": jamendo.MOOD,
     "ballroom_beats": ballroom.TASK,
+    "guitarset_notes": guitarset.TASK,
 }
 """The paper's four tasks (§4.2), and tasks on recordings that anyone can get, by name."""
 

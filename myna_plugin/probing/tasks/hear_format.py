@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from myna_plugin.common.files import read_json, write_json, write_text
 from myna_plugin.model.audio import SAMPLE_RATE, read_info
 from myna_plugin.probing.tasks.clips import is_whole_file, link_file, write_clips
 from myna_plugin.probing.tasks.hear_folder import (
     BEAT_SCORE,
+    FOLD_MODES,
     METADATA,
     VOCABULARY,
     HearFolder,
@@ -22,14 +23,17 @@ from myna_plugin.probing.tasks.hear_folder import (
     read_folder,
 )
 from myna_plugin.probing.tasks.task import (
+    EVENTS,
     SPLITS,
     UNSPLIT,
     ClipRule,
     Item,
+    Note,
     Task,
     TaskError,
     check_names,
     parse_target,
+    split_names,
 )
 
 LOSSES: dict[str, str] = {"multiclass": "cross_entropy", "multilabel": "bce"}
@@ -53,13 +57,27 @@ WRITTEN_SCORES: dict[str, tuple[str, ...]] = {
     "cross_entropy": ("top1_acc",),
     "bce": ("aucroc", "mAP"),
     "beats": (BEAT_SCORE,),
+    "notes": ("event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms"),
 }
 """The scores that a written task asks heareval for, by our loss, the primary one first."""
 
 
-BEAT_POSTPROCESSING = {"median_filter_ms": [0, 100], "min_duration": [0, 50]}
-"""What heareval may do to the frames of beats: its own grid, of 250 ms, is longer than fast beats
-are apart."""
+EVENT_SETTINGS: dict[str, dict[str, Any]] = {
+    "beats": {
+        "evaluation_params": {
+            "event_postprocessing_grid": {"median_filter_ms": [0, 100], "min_duration": [0, 50]}
+        }
+    },
+    "notes": {
+        "evaluation_params": {
+            "event_postprocessing_grid": {"median_filter_ms": [150], "min_duration": [50]}
+        },
+        "use_scoring_for_early_stopping": False,
+    },
+}
+"""What heareval may do to frames, by our loss: its own grid, of 250 ms, is longer than fast beats
+are apart and than many notes last. Of notes it is told what HEAR's MAESTRO task tells it: to smooth
+them so, and to choose by the loss, as its score of many labels takes longer than an epoch."""
 
 
 def read_folds(
@@ -158,7 +176,7 @@ def prediction_type(task: Task) -> str:
     for kind, loss in LOSSES.items():
         if loss == task.loss:
             return kind
-    if task.loss == "beats":
+    if task.loss in EVENTS:
         return "multilabel"
     raise TaskError(
         f"{task.name} is a regression task; HEAR knows {' and '.join(LOSSES)} tasks only"
@@ -173,15 +191,15 @@ def write_task(
     jobs: int = 4,
     progress: bool = False,
 ) -> None:
-    """Write a task as one of HEAR, of scenes or of beats, with audio at one sample rate.
+    """Write a task as one of HEAR, of scenes or of events, with audio at one sample rate.
 
     A file that is the whole clip, in mono WAV at that rate, is linked; any other clip is written
     as mono 16-bit WAV. Nothing is padded or trimmed. Audio that is there already is kept, so an
     interrupted export goes on where it stopped, and further sample rates join the first.
 
     Args:
-        task: cross_entropy, bce or beats.
-        items: its clips.
+        task: of any loss but mse.
+        items: its clips, of our three splits, or of folds as `by_fold` names them.
         folder: the task folder to write.
         sample_rate: Hz.
         jobs: files to decode at a time.
@@ -192,15 +210,11 @@ def write_task(
             something else.
         AudioError: an audio file cannot be decoded.
     """
-    kind, is_beats = prediction_type(task), task.loss == "beats"
+    kind, describe = prediction_type(task), DESCRIBE.get(task.loss, _label_list)
     check_names(task, items)
     splits = {
-        split: {
-            f"{item.clip_id}.wav": _events(task, item) if is_beats else _label_list(item)
-            for item in items
-            if item.split == split
-        }
-        for split in SPLITS
+        split: {f"{item.clip_id}.wav": describe(item) for item in items if item.split == split}
+        for split in split_names(items)
     }
     _refuse_other(folder, splits)
     duration = _place_audio(items, folder / str(sample_rate), sample_rate, jobs, progress)
@@ -236,20 +250,47 @@ def _label_list(item: Item) -> list[str]:
     return [item.target] if isinstance(item.target, str) else [str(x) for x in item.target]
 
 
-def _events(task: Task, item: Item) -> list[dict[str, str | float]]:
+def _beat_events(item: Item) -> list[dict[str, Any]]:
     """Each beat as an event, in ms, that lasts until halfway to the next, the last as long as that.
 
     heareval takes frames in a row for one event: without a pause all beats would be one.
     """
-    times = [float(time) for time in item.target]
+    times = cast(tuple[float, ...], item.target)
     halves = [(later - time) / 2 for time, later in pairwise(times)]
     return [
-        {
-            "label": task.labels[0],
-            "start": round(1000 * time, 3),
-            "end": round(1000 * (time + half), 3),
-        }
+        _event("beat", time, time + half)
         for time, half in zip(times, [*halves, *halves[-1:]], strict=True)
+    ]
+
+
+def _note_events(item: Item) -> list[dict[str, Any]]:
+    """Each note as an event, in ms, as long as it is annotated."""
+    return [_event(label, on, off) for on, off, label in cast(tuple[Note, ...], item.target)]
+
+
+def _event(label: str, start_s: float, end_s: float) -> dict[str, Any]:
+    return {"label": label, "start": round(1000 * start_s, 3), "end": round(1000 * end_s, 3)}
+
+
+DESCRIBE: dict[str, Callable[[Item], list[Any]]] = {"beats": _beat_events, "notes": _note_events}
+"""From a clip of events to HEAR's list of them, by our loss."""
+
+
+def by_fold(folds: Mapping[int, Sequence[Item]]) -> list[Item]:
+    """Clips of a cross-validated task, each in the fold that it tests in; others as they are.
+
+    heareval lets every fold test, and the next one validate, as we do.
+
+    Args:
+        folds: see `loading.load_folds`.
+    """
+    if len(folds) == 1:
+        return list(*folds.values())
+    return [
+        replace(item, split=f"fold{fold:02}")
+        for fold, items in folds.items()
+        for item in items
+        if item.split == "test"
     ]
 
 
@@ -275,17 +316,15 @@ def _write_tables(
     metadata: dict[str, Any] = {
         "task_name": task.name,
         "version": "1.0.0",
-        "embedding_type": "event" if task.loss == "beats" else "scene",
+        "embedding_type": "event" if task.loss in EVENTS else "scene",
         "prediction_type": kind,
-        "split_mode": "trainvaltest",
+        "split_mode": "trainvaltest" if tuple(splits) == SPLITS else FOLD_MODES[0],
         # heareval batches clips of one length; with null it takes them one at a time.
         "sample_duration": sample_duration,
         "evaluation": list(WRITTEN_SCORES[task.loss]),
-        "splits": list(SPLITS),
+        "splits": list(splits),
     }
-    if task.loss == "beats":
-        metadata["evaluation_params"] = {"event_postprocessing_grid": BEAT_POSTPROCESSING}
-    write_json(folder / METADATA, metadata)
+    write_json(folder / METADATA, metadata | EVENT_SETTINGS.get(task.loss, {}))
 
 
 def _csv(rows: Sequence[tuple[str, str]]) -> str:

@@ -20,7 +20,14 @@ from myna_plugin.probing.tasks.splits import (
     assign_splits,
     save_splits,
 )
-from myna_plugin.probing.tasks.task import UNSPLIT, Item, Task, TaskError, validate_items
+from myna_plugin.probing.tasks.task import (
+    UNSPLIT,
+    Item,
+    Task,
+    TaskError,
+    split_names,
+    validate_items,
+)
 
 Layout = Literal["auto", "folder", "jukemir", "marble"]
 
@@ -164,4 +171,4 @@ def describe_sizes(items: Sequence[Item]) -> str:
     'train 1, valid 0, test 0'
     """
     sizes = Counter(item.split for item in items)
-    return ", ".join(f"{split} {sizes[split]}" for split in ("train", "valid", "test"))
+    return ", ".join(f"{split} {sizes[split]}" for split in split_names(items))

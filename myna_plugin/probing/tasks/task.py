@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,21 @@ MIDI_NOTES = tuple(map(str, range(128)))
 UNSPLIT = ""
 """The split of a clip for which no public list says one; `splits.assign_splits` decides."""
 
-Target = str | tuple[str, ...] | tuple[float, ...]
-"""One label (cross_entropy), any number of labels (bce), numbers (mse), or times of events in
-seconds (beats)."""
+
+class Note(NamedTuple):
+    """Something that lasts: when it begins and ends, seconds, and what it is, one of the labels."""
+
+    onset_s: float
+    offset_s: float
+    label: str
+
+
+Target = str | tuple[str, ...] | tuple[float, ...] | tuple[Note, ...]
+"""One label (cross_entropy), any number of labels (bce), numbers (mse), times in seconds (beats),
+or notes."""
+
+EVENTS: dict[str, str] = {"beats": "when beats fall", "notes": "when notes begin"}
+"""What tasks ask that are for hear-eval, as heads on clips do not tell it, by loss."""
 
 
 class TaskError(InputError):
@@ -87,8 +99,7 @@ class Task:
         source: who made it.
         labels: classes, tags or output names, in the order of a head's outputs.
         loss: "cross_entropy" (one label), "bce" (any number of labels) or "mse" (numbers); or
-            "beats" for when something happens, which heads on clips do not tell: such a task is
-            for hear-eval.
+            one of `EVENTS`.
         metrics: names in `metrics.METRICS`.
         primary: the metric that selects on validation.
         reported_as: metric -> column of the paper's Table 1.
@@ -108,7 +119,7 @@ class Task:
     title: str
     source: str
     labels: tuple[str, ...]
-    loss: Literal["cross_entropy", "bce", "mse", "beats"]
+    loss: Literal["cross_entropy", "bce", "mse", "beats", "notes"]
     metrics: tuple[str, ...]
     primary: str
     reported_as: Mapping[str, str]
@@ -193,6 +204,12 @@ def validate_items(task: Task, items: Sequence[Item]) -> None:
         _validate_split(task, split, [item for item in items if item.split == split])
 
 
+def split_names(items: Sequence[Item]) -> tuple[str, ...]:
+    """Our three splits; of clips that are in folds, the folds in order."""
+    found = {item.split for item in items}
+    return SPLITS if found.issubset(SPLITS) else tuple(sorted(found))
+
+
 def check_plain(name: str) -> str:
     """A name of a file in its folder, as it is; TaskError if it is none."""
     if not is_plain_name(name):
@@ -217,7 +234,7 @@ def check_names(task: Task, items: Sequence[Item]) -> None:
 def _validate_split(task: Task, split: str, items: Sequence[Item]) -> None:
     if not items:
         raise TaskError(f"{task.name}: no clips in split {split!r}")
-    if task.loss in ("mse", "beats") or split == "train":
+    if task.loss in ("mse", *EVENTS) or split == "train":
         return
     where = f"{task.name}: split {split!r}"
     if task.loss == "cross_entropy":
@@ -240,6 +257,13 @@ def _is_target(task: Task, target: Target, vocabulary: set[str]) -> bool:
         return isinstance(target, tuple) and vocabulary.issuperset(map(str, target))
     if task.loss == "beats":
         return all(isinstance(x, float) and 0.0 <= x < math.inf for x in target)
+    if task.loss == "notes":
+        return all(
+            isinstance(x, Note)
+            and 0.0 <= x.onset_s <= x.offset_s < math.inf
+            and x.label in vocabulary
+            for x in target
+        )
     return len(target) == len(task.labels) and all(
         isinstance(x, float) and math.isfinite(x) for x in target
     )
