@@ -1,0 +1,362 @@
+"""A student that learns to give a teacher's scene embeddings: targets, loss and the run.
+
+The loss is the squared error to the teacher's vector, each feature less its mean and over its
+deviation: 1 is what the mean alone reaches, so that 1 - loss is the share that is explained. No
+cosine: it weighs a feature by its size, which says nothing of its worth (deviations are smaller
+than means), and it does not see how long a vector is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from myna_plugin.common.errors import InputError, UnfinishedError
+from myna_plugin.common.files import replacing
+from myna_plugin.model.checkpoint import load_weights, save_checkpoint
+from myna_plugin.model.chunks import embed_moments, encode_chunks, pool_tokens
+from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
+from myna_plugin.model.identity import digest_weights
+from myna_plugin.model.tensors import READING_ERRORS
+from myna_plugin.pretraining.run.plan import fits_on_device
+from myna_plugin.pretraining.run.run_files import ProgressTable, RunFolder
+from myna_plugin.pretraining.run.settings import PretrainSettings
+from myna_plugin.pretraining.run.signals import Signals
+from myna_plugin.pretraining.step.autoencoder import unpatchify
+from myna_plugin.pretraining.step.crops import Views, ViewSampler
+from myna_plugin.pretraining.step.optimiser import build_optimiser, rate_at, set_learning_rate
+from myna_plugin.pretraining.step.patches import HostViews, ResidentFrames, all_tokens
+from myna_plugin.pretraining.store.reading import Store
+
+COLUMNS = ("step", "epoch", "loss", "learning_rate", "crops_per_s", "minutes")
+
+Batch = tuple[Tensor, list[Tensor] | None]
+"""Mel power of crops (2 B, 128, F), and the tokens of each patching that the student sees: int64,
+(2 B, k); None for all."""
+
+MEASURED_BATCHES = 64
+"""The first ones, over which the teacher's mean and deviation of each feature are taken."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the weights after a step, beside store and teacher.
+
+    Attributes:
+        size: of the student, a name from `encoder.SIZES`.
+        steps: of the whole run, by which the learning rate falls.
+        batch_size: clips; of each two crops are taken.
+        learning_rate: the highest, of Muon and Adam.
+        mask_ratio: share of its tokens that the student does not see; the teacher sees all.
+        seed: of weights, order, crops and masks.
+        initial_weights: of the student, as `load_model` takes them.
+    """
+
+    size: str = "vit-ti"
+    steps: int = 4000
+    batch_size: int = 1024
+    learning_rate: float = 1e-3
+    mask_ratio: float = 0.0
+    seed: int = 0
+    initial_weights: str | None = None
+
+
+def student_config(size: str, teacher: EncoderConfig) -> EncoderConfig:
+    """A size that reads what a teacher reads, its layers at the same share of the depth.
+
+    Raises:
+        InputError: no block of the student is at that share.
+
+    >>> student_config("vit-l", EncoderConfig(scene_layers=(2, 6, 12))).scene_layers
+    (4, 12, 24)
+    """
+    own, layers = EncoderConfig.of_size(size), teacher.choose_scene_layers()
+    if any(layer * own.depth % teacher.depth for layer in layers):
+        raise InputError(
+            f"--size {size}: its {own.depth} blocks have none where the teacher's {teacher.depth} "
+            f"are read, after {', '.join(map(str, layers))}; choose another size"
+        )
+    return replace(
+        own,
+        patchings=teacher.patchings,
+        log_mel=teacher.log_mel,
+        fixed_scaling=teacher.fixed_scaling,
+        chunk_frames=teacher.chunk_frames,
+        scene_layers=tuple(layer * own.depth // teacher.depth for layer in layers),
+        scene_pooling=teacher.scene_pooling,
+    )
+
+
+class Student(nn.Module):
+    """An encoder, and the linear layer from its scene embedding to the teacher's width."""
+
+    def __init__(self, encoder: MynaEncoder, width: int, seed: int, compile: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.embedding_size = Embedder(encoder, encoder.config.patchings).scene_embedding_size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head = nn.Linear(self.embedding_size, width)
+        self.encode = torch.compile(encode_chunks) if compile else encode_chunks
+
+    def embed(self, mel: Tensor, chosen: list[Tensor] | None = None) -> Tensor:
+        """Scene embeddings of chunks, with gradients: (V, 128, F) -> (V, embedding_size).
+
+        Args:
+            mel: mel power.
+            chosen: of each patching, the tokens that are seen, int64, (V, k); None for all.
+        """
+        config = self.encoder.config
+        cut = None if chosen is None else [chosen]
+        layers = config.choose_scene_layers()
+        with torch.autocast(mel.device.type, torch.bfloat16, enabled=mel.is_cuda):
+            (encoded,) = self.encode(self.encoder, [mel], config.patchings, layers, chosen=cut)
+        pooled = pool_tokens(encoded, config.scene_pooling)
+        return embed_moments(pooled, config.scene_pooling, config.embed_dim)
+
+    def forward(self, mel: Tensor, chosen: list[Tensor] | None = None) -> Tensor:
+        """Standardised vectors of the teacher, as it foretells them: (V, teacher's width)."""
+        return self.head(self.embed(mel, chosen))
+
+
+def embed_chunks_of(teacher: Embedder, mel: Tensor) -> Tensor:
+    """A teacher's scene embeddings of sounds of one chunk: (V, 128, F) -> (V, width), float32."""
+    with torch.no_grad():
+        numbers = torch.zeros(len(mel), dtype=torch.int64, device=mel.device)
+        return teacher.embed_pooled(teacher.pool_chunks(mel, numbers))
+
+
+class Crops:
+    """The crops of every step, a function of the step alone; all frames on the GPU if they fit.
+
+    Raises:
+        InputError: the store does not fill a batch, or a clip is shorter than a crop.
+    """
+
+    def __init__(
+        self, store: Store, config: EncoderConfig, settings: Settings, device: torch.device
+    ) -> None:
+        self.config, self.mask_ratio = config, settings.mask_ratio
+        alike = PretrainSettings(
+            size=settings.size,
+            patchings=config.patchings,
+            crop_frames=config.chunk_frames,
+            batch_size=settings.batch_size,
+            mask_ratio=settings.mask_ratio,
+        )
+        resident = device.type == "cuda" and fits_on_device(alike, store, device)
+        try:
+            self.sampler = ViewSampler(
+                store.offsets,
+                store.frames,
+                batch_size=settings.batch_size,
+                patchings=config.patchings,
+                mask_ratio=settings.mask_ratio,
+                crop_frames=config.chunk_frames,
+                seed=settings.seed,
+                device=device if resident else "cpu",
+            )
+        except ValueError as error:
+            raise InputError(f"{store.path}: {error}") from error
+        self.frames = ResidentFrames(store, device) if resident else None
+        self.host = HostViews(store, self.sampler, device, whole=True)
+
+    def stream(self, first: int, last: int) -> Generator[Batch, None, None]:
+        """The crops of some steps, the last left out, in order, on the device."""
+        views = map(self.sampler.draw, range(first, last))
+        for own in views if self.frames is not None else self.host.stream(first, last):
+            yield self._cut(own)
+
+    def _cut(self, views: Views) -> Batch:
+        # Patches of the first patching are all of a crop, and all patchings have the same crops.
+        patching, size = self.config.patchings[0], self.config.chunk_frames
+        if views.patches is not None:
+            patches = views.patches[0].flatten(0, 1).float()
+        else:
+            assert self.frames is not None
+            tokens = all_tokens(views.tokens[0].flatten(0, 1), size).contiguous()
+            patches = self.frames.patches(views.starts[0].flatten(), tokens, patching, size)
+        seen = [*views.tokens.flatten(1, 2)] if self.mask_ratio else None
+        return unpatchify(patches, patching, size), seen
+
+
+class Training:
+    """A run, begun or gone on with.
+
+    Args:
+        store: of mel frames.
+        teacher: on the CPU, in float32, reading what its checkpoint names.
+        out: the run's folder, which is there.
+        settings: of a run that is begun; one that goes on must have the same.
+        device: to train on; bfloat16 on CUDA.
+        compile: the student's encoder by `torch.compile`.
+
+    Raises:
+        InputError: the student cannot read what the teacher does, the store is too small, or the
+            folder has a run of other settings, store or teacher, or a damaged checkpoint.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        teacher: Embedder,
+        out: Path,
+        settings: Settings,
+        device: str,
+        compile: bool = False,
+    ) -> None:
+        self.settings, self.folder, self.device = settings, RunFolder(out), torch.device(device)
+        config = student_config(settings.size, teacher.encoder.config)
+        self.begun: dict[str, Any] = {
+            **asdict(settings),
+            "store": store.fingerprint,
+            "teacher": digest_weights(teacher.encoder.state_dict()),
+            "teacher_config": json.dumps(asdict(teacher.encoder.config)),
+        }
+        state = self._read(out / "checkpoint.pt")
+        self.crops = Crops(store, config, settings, self.device)
+        encoder = initialise(MynaEncoder(config), settings.seed)
+        if settings.initial_weights is not None and state is None:
+            load_weights(encoder, settings.initial_weights)
+        width = teacher.scene_embedding_size
+        self.student = Student(encoder, width, settings.seed, compile).to(self.device)
+        self.optimiser = build_optimiser(
+            "muon", self.student, settings.learning_rate, scheduled=True
+        )
+        self.teacher = teacher.to(self.device)
+        if self.device.type == "cuda":
+            self.teacher.encoder.to(torch.bfloat16)
+        self.step, self.seconds = 0, 0.0
+        if state is None:
+            self.mean, self.deviation = self._measure()
+        else:
+            self._restore(state)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except READING_ERRORS as error:
+            raise InputError(f"{path}: damaged ({error}); begin another run") from error
+        if not isinstance(state, dict) or not isinstance(state.get("begun"), dict):
+            raise InputError(f"{path}: no checkpoint of this recipe; give another OUT")
+        if state["begun"] != self.begun:
+            told = ", ".join(
+                f"{k}={v}" for k, v in state["begun"].items() if self.begun.get(k) != v
+            )
+            raise InputError(f"{path}: begun with {told}; go on with that, or give another OUT")
+        return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.student.load_state_dict(state["student"])
+        # Of the groups' options nothing may differ but what the device asks for.
+        options = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({**state["optimiser"], "param_groups": options})
+        self.mean, self.deviation = (state[k].to(self.device) for k in ("mean", "deviation"))
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def _measure(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each of the teacher's features; 1 for one that never changes."""
+        total = squares = torch.zeros((), dtype=torch.float64, device=self.device)
+        count = 0
+        for mel, _ in self.crops.stream(0, MEASURED_BATCHES):
+            vectors = embed_chunks_of(self.teacher, mel).double()
+            total, squares = total + vectors.sum(0), squares + vectors.square().sum(0)
+            count += len(vectors)
+        mean = total / count
+        variance = squares / count - mean.square()
+        # Below what float32 holds of a vector it is no change but rounding.
+        varies = variance > 1e-12 * (squares / count)
+        return mean.float(), torch.where(varies, variance, 1.0).sqrt().float()
+
+    def target(self, mel: Tensor) -> Tensor:
+        """The teacher's standardised vectors: (V, 128, F) -> (V, width)."""
+        return (embed_chunks_of(self.teacher, mel) - self.mean) / self.deviation
+
+    def save(self) -> None:
+        """Write the encoder so far, for `load_model`, and the checkpoint."""
+        facts = {name: self.begun[name] for name in ("store", "teacher")}
+        facts |= {"steps": str(self.step), "settings": json.dumps(asdict(self.settings))}
+        save_checkpoint(self.student.encoder, self.folder.final, facts)
+        state = {
+            "begun": self.begun,
+            "student": self.student.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "mean": self.mean,
+            "deviation": self.deviation,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        # The checkpoint last: a run that is finished by it writes no other.
+        with replacing(self.folder.path / "checkpoint.pt") as partial:
+            torch.save(state, partial)
+
+    def run(self, minutes: float, save_every: int) -> signal.Signals | None:
+        """Train to the last step or for so long, of all the run; the signal that ended it before.
+
+        Raises:
+            UnfinishedError: the loss is not finite.
+        """
+        steps = self.settings.steps
+        if self.step >= steps or self.seconds >= 60 * minutes:
+            return None
+        began, first, before = time.perf_counter(), self.step, self.seconds
+        table = ProgressTable(self.folder.table, self.step, COLUMNS)
+        total, since = torch.zeros((), device=self.device), self.step
+        with (
+            Signals() as signals,
+            tqdm(total=steps, initial=self.step, unit="step", dynamic_ncols=True) as bar,
+            closing(self.crops.stream(self.step, steps)) as stream,
+        ):
+            for mel, seen in stream:
+                total += self._take_step(mel, seen)
+                self.step += 1
+                bar.update()
+                self.seconds = before + time.perf_counter() - began
+                over = self.step == steps or self.seconds >= 60 * minutes
+                over = over or signals.received is not None
+                if over or self.step % 50 == 0 or self.step % save_every == 0:
+                    loss = self._finite(total / (self.step - since))
+                    rate = (self.step - first) * len(mel) / (self.seconds - before)
+                    epoch = self.step / self.crops.sampler.steps_per_epoch
+                    row = (self.step, epoch, loss, self._rate(self.step - 1), rate)
+                    table.add(dict(zip(COLUMNS, (*row, self.seconds / 60), strict=True)))
+                    bar.set_postfix(loss=f"{loss:.4f}", crops_per_s=f"{rate:,.0f}")
+                    total.zero_()
+                    since = self.step
+                if over or self.step % save_every == 0:
+                    self.save()
+                if over:
+                    break
+        return signals.received
+
+    def _rate(self, step: int) -> float:
+        steps = self.settings.steps
+        return rate_at(step, steps, self.settings.learning_rate, "cosine", steps // 20)
+
+    def _take_step(self, mel: Tensor, seen: list[Tensor] | None) -> Tensor:
+        set_learning_rate(self.optimiser, self._rate(self.step))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = nn.functional.mse_loss(self.student(mel, seen), self.target(mel))
+        loss.backward()
+        self.optimiser.step()
+        return loss.detach()
+
+    def _finite(self, loss: Tensor) -> float:
+        value = float(loss)
+        if not math.isfinite(value):
+            raise UnfinishedError(f"the loss is {value} before step {self.step:,}")
+        return value
