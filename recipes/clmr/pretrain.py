@@ -47,11 +47,11 @@ from myna_plugin.common.options import (
     Number,
 )
 from myna_plugin.common.stopping import INTERRUPTED
-from myna_plugin.model.tensors import READING_ERRORS
 from myna_plugin.peers.clmr import SAMPLE_RATE, WIDTHS, WINDOW, SampleCnn
 from myna_plugin.pretraining.run.run_files import ProgressTable, RunFolder
 from myna_plugin.pretraining.run.signals import Signals
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
+from recipes.checkpoints import read_state
 from recipes.clmr.augmentations import build_chain
 from recipes.clmr.waveforms import FULL_SCALE, Waveforms
 
@@ -167,24 +167,10 @@ class Training:
         self.optimiser = torch.optim.Adam(self.model.parameters(), settings.learning_rate)
         self.step, self.seconds = 0, 0.0
         self.begun: dict[str, Any] = {**asdict(settings), "store": store.digest}
-        if (out / "checkpoint.pt").exists():
-            self._restore(out / "checkpoint.pt")
-
-    def _restore(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except READING_ERRORS as error:
-            raise InputError(f"{path}: damaged ({error}); begin another run") from error
-        if not isinstance(state, dict) or not isinstance(state.get("begun"), dict):
-            raise InputError(f"{path}: no checkpoint of this recipe; give another OUT")
-        if state["begun"] != self.begun:
-            told = ", ".join(
-                f"{k}={v}" for k, v in state["begun"].items() if self.begun.get(k) != v
-            )
-            raise InputError(f"{path}: begun with {told}; go on with that, or give another OUT")
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        if state := read_state(out / "checkpoint.pt", self.begun, device):
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.seconds = state["step"], state["seconds"]
 
     def save(self) -> None:
         """Write the checkpoint, and the encoder as `--module clmr` reads it."""

@@ -29,7 +29,6 @@ from myna_plugin.model.chunks import embed_moments, encode_chunks, pool_tokens
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.model.identity import digest_weights
-from myna_plugin.model.tensors import READING_ERRORS
 from myna_plugin.pretraining.run.plan import fits_on_device
 from myna_plugin.pretraining.run.run_files import ProgressTable, RunFolder
 from myna_plugin.pretraining.run.settings import PretrainSettings
@@ -39,6 +38,7 @@ from myna_plugin.pretraining.step.crops import Views, ViewSampler
 from myna_plugin.pretraining.step.optimiser import build_optimiser, rate_at, set_learning_rate
 from myna_plugin.pretraining.step.patches import HostViews, ResidentFrames, all_tokens
 from myna_plugin.pretraining.store.reading import Store
+from recipes.checkpoints import read_state
 
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "crops_per_s", "minutes")
 
@@ -225,7 +225,7 @@ class Training:
             "teacher": digest_weights(teacher.encoder.state_dict()),
             "teacher_config": json.dumps(asdict(teacher.encoder.config)),
         }
-        state = self._read(out / "checkpoint.pt")
+        state = read_state(out / "checkpoint.pt", self.begun)
         self.crops = Crops(store, config, settings, self.device)
         encoder = initialise(MynaEncoder(config), settings.seed)
         if settings.initial_weights is not None and state is None:
@@ -243,22 +243,6 @@ class Training:
             self.mean, self.deviation = self._measure()
         else:
             self._restore(state)
-
-    def _read(self, path: Path) -> dict[str, Any] | None:
-        if not path.exists():
-            return None
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except READING_ERRORS as error:
-            raise InputError(f"{path}: damaged ({error}); begin another run") from error
-        if not isinstance(state, dict) or not isinstance(state.get("begun"), dict):
-            raise InputError(f"{path}: no checkpoint of this recipe; give another OUT")
-        if state["begun"] != self.begun:
-            told = ", ".join(
-                f"{k}={v}" for k, v in state["begun"].items() if self.begun.get(k) != v
-            )
-            raise InputError(f"{path}: begun with {told}; go on with that, or give another OUT")
-        return state
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
