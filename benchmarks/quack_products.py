@@ -6,7 +6,6 @@ as it is, without a scale, and the bfloat16 GELU that a weight gradient would re
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,8 +15,6 @@ from quack.epilogue.library import dact_dbias_mod
 from quack.epilogue.ops import RowVecLoad, Scalar
 from quack.gemm_config import GemmConfig
 from torch import Tensor
-
-Product = Callable[[GemmConfig], tuple[Tensor, ...]]
 
 TILES = [(128, 192, True), (128, 128, True), (128, 256, False), (256, 128, False)]
 """Rows and columns of a tile, and whether two groups of warps take turns on tiles (ping-pong)."""

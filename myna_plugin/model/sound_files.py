@@ -176,19 +176,24 @@ def probe(path: Path) -> tuple[Header, str]:
 def _open_plain(path: Path) -> _ForwardFile | None:
     """A WAV, AIFF or FLAC file that libsndfile knows the codec and length of; None for others."""
     with open(path, "rb") as file:
-        start = file.read(LONGEST_START)
-    is_known = start[:4] + start[8:12] in (b"RIFFWAVE", b"RF64WAVE", b"FORMAIFF", b"FORMAIFC")
+        start = file.read(12)
+    is_known = start[:4] + start[8:] in (b"RIFFWAVE", b"RF64WAVE", b"FORMAIFF", b"FORMAIFC")
     if not is_known and start[:4] != b"fLaC":
         return None
     try:
         opened = _ForwardFile(os.fsencode(path))
     except soundfile.SoundFileError:
         return None
-    is_stated = opened.frames > 0 or not UNSTATED.search(start)
+    is_stated = opened.frames > 0 or not _is_unstated(path)
     if opened.subtype in PLAIN and opened.frames < UNKNOWN_FRAMES and is_stated:
         return opened
     opened.close()
     return None
+
+
+def _is_unstated(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return UNSTATED.search(file.read(LONGEST_START)) is not None
 
 
 class _ForwardFile(soundfile.SoundFile):

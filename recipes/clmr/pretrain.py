@@ -17,10 +17,8 @@ Exit status: 0 done, 1 failed (disk full, ...), 2 bad input, 130 interrupted.
 
 from __future__ import annotations
 
-import math
 import random
 import signal
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +33,7 @@ from tqdm import tqdm
 
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
-from myna_plugin.common.errors import InputError, ToldCommand, UnfinishedError
+from myna_plugin.common.errors import InputError, ToldCommand
 from myna_plugin.common.files import replacing
 from myna_plugin.common.options import (
     DEVICE,
@@ -46,14 +44,13 @@ from myna_plugin.common.options import (
     SEED,
     Number,
 )
-from myna_plugin.common.stopping import INTERRUPTED
 from myna_plugin.peers.clmr import SAMPLE_RATE, WIDTHS, WINDOW, SampleCnn
 from myna_plugin.pretraining.run.run_files import ProgressTable, RunFolder
 from myna_plugin.pretraining.run.signals import Signals
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
-from recipes.checkpoints import read_state
 from recipes.clmr.augmentations import build_chain
 from recipes.clmr.waveforms import FULL_SCALE, Waveforms
+from recipes.runs import end, finite, read_state
 
 PIECE_S = 30
 """A recording is cut into pieces of this length; both views of a pair come from one."""
@@ -214,7 +211,7 @@ class Training:
                 over = self.step == steps or self.seconds >= 60 * minutes
                 over = over or signals.received is not None
                 if over or self.step % 50 == 0:
-                    value = self._finite(loss)
+                    value = finite(loss, f"at step {self.step:,}")
                     rate = (self.step - first) * len(views[0]) / (self.seconds - before)
                     epoch = self.step / self.pairs.steps_per_epoch
                     row = (self.step, epoch, value, rate, self.seconds / 60)
@@ -234,12 +231,6 @@ class Training:
         loss.backward()
         self.optimiser.step()
         return loss.detach()
-
-    def _finite(self, loss: Tensor) -> float:
-        value = float(loss)
-        if not math.isfinite(value):
-            raise UnfinishedError(f"the loss is {value} at step {self.step:,}")
-        return value
 
     def _bar(self, steps: int) -> tqdm[Any]:
         return tqdm(total=steps, initial=self.step, unit="step", dynamic_ncols=True)
@@ -281,11 +272,8 @@ def main(
     with RunFolder(out).writing():
         training = Training(waveforms, out, settings, choose_device(device), n_workers)
         stopped_by = training.run(steps, minutes, save_every)
-    click.echo(f"{out}: {training.step:,} steps, {training.seconds / 60:.1f} minutes; load it with")
-    click.echo(f"  --module clmr --model {out / 'clmr.pt'}")
-    if stopped_by is not None:
-        click.echo(f"stopped by {stopped_by.name}; the same command goes on")
-        sys.exit(INTERRUPTED if stopped_by == signal.SIGINT else 0)
+    loading = f"--module clmr --model {out / 'clmr.pt'}"
+    end(out, training.step, training.seconds, loading, stopped_by)
 
 
 if __name__ == "__main__":

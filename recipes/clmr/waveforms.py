@@ -151,10 +151,11 @@ def _write(audio: Path, store: Path, workers: int) -> list[str]:
             if isinstance(got, str):
                 row["fault"] = _as_text(got)
             else:
-                waveforms.write(got.tobytes())
+                data = got.tobytes()
+                waveforms.write(data)
                 waveforms.flush()
                 os.fsync(waveforms.fileno())  # before the row that says it is there
-                row |= {"samples": len(got), "sha256": hashlib.sha256(got.tobytes()).hexdigest()}
+                row |= {"samples": len(got), "sha256": hashlib.sha256(data).hexdigest()}
             index.write(json.dumps(row) + "\n")
             rows.append(row)
         n_sounds = sum("samples" in row for row in rows)

@@ -20,8 +20,6 @@ Exit status: 0 done, 1 failed (disk full, ...), 2 bad input, 130 interrupted.
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +35,12 @@ from myna_plugin.common.options import (
     SEED,
     Number,
 )
-from myna_plugin.common.stopping import INTERRUPTED
 from myna_plugin.hear import load_model
 from myna_plugin.model.encoder import SIZES
 from myna_plugin.pretraining.run.run_files import RunFolder
 from myna_plugin.pretraining.store.reading import Store
 from recipes.distil.training import Settings, Training
+from recipes.runs import end
 
 
 @click.command("distil", cls=ToldCommand, help=__doc__)
@@ -96,11 +94,8 @@ def main(
     with RunFolder(out).writing():
         training = Training(opened, model, out, settings, chosen, compile)
         stopped_by = training.run(minutes, save_every)
-    click.echo(f"{out}: {training.step:,} steps, {training.seconds / 60:.1f} minutes; load it with")
-    click.echo(f"  myna_plugin.load_model({str(training.folder.final)!r})")
-    if stopped_by is not None:
-        click.echo(f"stopped by {stopped_by.name}; the same command goes on")
-        sys.exit(INTERRUPTED if stopped_by == signal.SIGINT else 0)
+    loading = f"myna_plugin.load_model({str(training.folder.final)!r})"
+    end(out, training.step, training.seconds, loading, stopped_by)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ than means), and it does not see how long a vector is.
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
 from collections.abc import Generator
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from myna_plugin.common.errors import InputError, UnfinishedError
+from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import replacing
 from myna_plugin.model.checkpoint import load_weights, save_checkpoint
 from myna_plugin.model.chunks import embed_moments, encode_chunks, pool_tokens
@@ -38,7 +37,7 @@ from myna_plugin.pretraining.step.crops import Views, ViewSampler
 from myna_plugin.pretraining.step.optimiser import build_optimiser, rate_at, set_learning_rate
 from myna_plugin.pretraining.step.patches import HostViews, ResidentFrames, all_tokens
 from myna_plugin.pretraining.store.reading import Store
-from recipes.checkpoints import read_state
+from recipes.runs import finite, read_state
 
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "crops_per_s", "minutes")
 
@@ -313,7 +312,7 @@ class Training:
                 over = self.step == steps or self.seconds >= 60 * minutes
                 over = over or signals.received is not None
                 if over or self.step % 50 == 0 or self.step % save_every == 0:
-                    loss = self._finite(total / (self.step - since))
+                    loss = finite(total / (self.step - since), f"before step {self.step:,}")
                     rate = (self.step - first) * len(mel) / (self.seconds - before)
                     epoch = self.step / self.crops.sampler.steps_per_epoch
                     row = (self.step, epoch, loss, self._rate(self.step - 1), rate)
@@ -338,9 +337,3 @@ class Training:
         loss.backward()
         self.optimiser.step()
         return loss.detach()
-
-    def _finite(self, loss: Tensor) -> float:
-        value = float(loss)
-        if not math.isfinite(value):
-            raise UnfinishedError(f"the loss is {value} before step {self.step:,}")
-        return value

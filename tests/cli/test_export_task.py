@@ -1,17 +1,14 @@
 """The export command: its files, its refusals, and the real heareval on what it wrote."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
-from hear_eval.conftest import install_tiny_module
+from hear_eval.conftest import score_tiny_module
 from task_layouts import BUILDERS
 
 from myna_plugin.cli.export_task import export_task
@@ -70,17 +67,7 @@ def test_what_is_written_is_said_and_needs_room(data, tmp_path, monkeypatch):
 
 def test_heareval_scores_the_exported_tasks(exported, tmp_path):
     """Our reading of its predictions gives its own accuracy."""
-    install_tiny_module(tmp_path)
-    command = ["myna_plugin.hear_eval", "--module", "tiny_hear", "--tasks-dir", str(exported)]
-    tasks = ["--task", "magnatagatune", "--task", "giantsteps"]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, *tasks, "--grid", "faster", "--grid-points", "1"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    score_tiny_module(tmp_path, exported, "--task", "magnatagatune", "--task", "giantsteps")
     scores = {
         path.parent.name: json.loads(path.read_text())["test"]
         for path in tmp_path.rglob("test.predicted-scores.json")

@@ -1,9 +1,6 @@
 """The F-measure of beats: mir_eval's, beside heareval's own, and the real heareval with it."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 
 import mir_eval.beat
@@ -20,7 +17,7 @@ from myna_plugin.cli.probe import probe
 from myna_plugin.hear_eval.beats import BeatFMeasure
 from myna_plugin.probing.tasks.hear_format import EVENT_SETTINGS
 
-from .conftest import install_tiny_module
+from .conftest import score_tiny_module
 
 VOCABULARY = {"beat": 0}
 
@@ -110,17 +107,7 @@ def test_hear_eval_scores_exported_beats(data, tmp_path):
     assert result.exit_code == 0, result.output
     folder = tmp_path / "tasks" / "ballroom_beats"
     assert "mean over\nfiles" in (folder / "README.md").read_text()
-    install_tiny_module(tmp_path)
-    command = ["myna_plugin.hear_eval", "--module", "tiny_hear", "--tasks-dir", "tasks"]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, "--grid", "faster", "--grid-points", "1"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "beat_f_measure_70ms" in done.stdout
+    assert "beat_f_measure_70ms" in score_tiny_module(tmp_path, tmp_path / "tasks")
     embedded = tmp_path / "embeddings" / "tiny_hear" / "ballroom_beats"
     report = json.loads((embedded / "test.predicted-scores.json").read_text())["test"]
     assert report["validation_score"] > 0.5

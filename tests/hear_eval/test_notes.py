@@ -1,9 +1,6 @@
 """GuitarSet's notes: heareval's score of them, and the real heareval with each player in turn."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 
 import mir_eval.transcription
@@ -19,7 +16,7 @@ from myna_plugin.cli.export_task import export_task
 from myna_plugin.probing.tasks.hear_format import EVENT_SETTINGS
 from myna_plugin.probing.tasks.task import MIDI_NOTES
 
-from .conftest import install_tiny_module
+from .conftest import score_tiny_module
 
 ONSET_50_MS = {"evaluate_onset": True, "evaluate_offset": False, "t_collar": 0.05}
 SCORE = partial(EventBasedScore, scores=("f_measure",), name="onsets")(
@@ -93,17 +90,7 @@ def test_hear_eval_scores_each_player(tmp_path):
     result = CliRunner().invoke(export_task, [*options, str(tmp_path / "tasks")])
     assert result.exit_code == 0, result.output
     assert "guitarset_notes: fold00 2, fold01 2, fold02 2," in result.output
-    install_tiny_module(tmp_path)
-    command = ["myna_plugin.hear_eval", "--module", "tiny_hear", "--tasks-dir", "tasks"]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, "--grid", "faster", "--grid-points", "1"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "event_onset_50ms_fms" in done.stdout
+    assert "event_onset_50ms_fms" in score_tiny_module(tmp_path, tmp_path / "tasks")
     embedded = tmp_path / "embeddings" / "tiny_hear" / "guitarset_notes"
     report = json.loads((embedded / "test.predicted-scores.json").read_text())
     assert {name for name in report if name.startswith("fold")} == {
