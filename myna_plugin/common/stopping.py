@@ -5,12 +5,15 @@ Importing this takes no time, so that what takes some can be imported inside `im
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -33,11 +36,18 @@ _came: list[int] = []
 """Signals that `raise_stopped` has heard while the command runs."""
 
 
+_sending = threading.Lock()
+"""Held while one is about to come again."""
+
+
 def raise_stopped(number: int, frame: FrameType | None) -> None:
     """The handler of Ctrl-C and SIGTERM while a command runs."""
     _came.append(number)
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
+
+RESEND_SECONDS = 0.02
+"""After which a signal comes again that struck where Python drops what is raised."""
 
 HEARD = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a command."""
@@ -51,7 +61,8 @@ def stoppable(program: str, stopped: str = AGAIN) -> Iterator[None]:
     """Have Ctrl-C and SIGTERM end the block in a line and an exit status.
 
     So does any error that comes after them: a C extension that is struck may raise its own in place
-    of the one that it was given, such as "cannot read" in the middle of a file. Of the processes of
+    of the one that it was given, such as "cannot read" in the middle of a file. Where Python drops
+    whatever is raised (in `__del__`), the signal comes again a moment later. Of the processes of
     `torchrun` the first alone speaks.
 
     Args:
@@ -62,6 +73,9 @@ def stoppable(program: str, stopped: str = AGAIN) -> Iterator[None]:
         {signal.SIGINT: [signal.default_int_handler], signal.SIGTERM: [signal.SIG_DFL]},
         raise_stopped,
     )
+    hook = sys.unraisablehook
+    if before:
+        sys.unraisablehook = partial(_send_again, hook)
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -73,7 +87,30 @@ def stoppable(program: str, stopped: str = AGAIN) -> Iterator[None]:
     finally:
         _give_back(before)
         if before:
+            sys.unraisablehook = hook
             _came.clear()
+
+
+def _send_again(hook: Callable[[Any], object], dropped: Any) -> None:
+    """`sys.unraisablehook` while a command runs: what was raised to stop it is not to be lost."""
+    if not (_came and issubclass(dropped.exc_type, KeyboardInterrupt)):
+        hook(dropped)
+        return
+    if not _sending.acquire(blocking=False):  # it is on its way
+        return
+    number, main = _came[-1], threading.main_thread().ident
+
+    def send() -> None:
+        time.sleep(RESEND_SECONDS)
+        _sending.release()
+        if not _came:  # the command has ended
+            return
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(main, number)
+        else:  # Windows, where nothing ends a system call that waits
+            _thread.interrupt_main(number)
+
+    threading.Thread(target=send, daemon=True).start()
 
 
 @contextmanager

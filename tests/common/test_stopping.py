@@ -58,7 +58,27 @@ with told("myna"):
 """
 
 
-@pytest.mark.parametrize("program", [SWALLOWS, REPLACES], ids=["import", "replaced"])
+DROPS = """
+import os, signal, sys, time
+from myna_plugin.common.errors import told
+
+class Struck:
+    def __del__(self):  # Python drops whatever is raised here
+        os.kill(os.getpid(), int(sys.argv[1]))
+        for _ in range(1000):
+            pass
+
+with told("myna"):
+    for _ in range(3):
+        Struck()
+    time.sleep(60)
+    print("went on")
+"""
+
+
+@pytest.mark.parametrize(
+    "program", [SWALLOWS, REPLACES, DROPS], ids=["import", "replaced", "dropped"]
+)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_what_swallows_or_replaces_what_is_raised_does_not_go_on(program, number, status):
     command = [sys.executable, "-c", program, str(int(number))]
@@ -67,6 +87,7 @@ def test_what_swallows_or_replaces_what_is_raised_does_not_go_on(program, number
         command,
         capture_output=True,
         text=True,
+        timeout=30,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert (done.returncode, done.stdout) == (status, "")
