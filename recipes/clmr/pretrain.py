@@ -18,9 +18,9 @@ Exit status: 0 done, 1 failed (disk full, ...), 2 bad input, 130 interrupted.
 from __future__ import annotations
 
 import random
-import signal
-import time
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
@@ -45,17 +44,14 @@ from myna_plugin.common.options import (
     Number,
 )
 from myna_plugin.peers.clmr import SAMPLE_RATE, WIDTHS, WINDOW, SampleCnn
-from myna_plugin.pretraining.run.run_files import ProgressTable, RunFolder
-from myna_plugin.pretraining.run.signals import Signals
+from myna_plugin.pretraining.run.run_files import RunFolder
 from myna_plugin.pretraining.step.losses import ContrastiveLoss
 from recipes.clmr.augmentations import build_chain
 from recipes.clmr.waveforms import FULL_SCALE, Waveforms
-from recipes.runs import end, finite, read_state
+from recipes.runs import Run
 
 PIECE_S = 30
 """A recording is cut into pieces of this length; both views of a pair come from one."""
-
-COLUMNS = ("step", "epoch", "loss", "pairs_per_s", "minutes")
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,12 @@ class Settings:
     temperature: float = 0.5
     projection: int = 64
     seed: int = 0
+
+
+@lru_cache(maxsize=1)  # every step of an epoch asks for it
+def draw_order(seed: int, epoch: int, pieces: int) -> np.ndarray:
+    """An epoch's order of the pieces."""
+    return np.random.default_rng([seed, 0, epoch]).permutation(pieces)
 
 
 class Pairs(Dataset[Tensor]):
@@ -101,7 +103,7 @@ class Pairs(Dataset[Tensor]):
 
     def __getitem__(self, step: int) -> Tensor:
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.settings.seed, 0, epoch]).permutation(len(self.pieces))
+        order = draw_order(self.settings.seed, epoch, len(self.pieces))
         size = self.settings.batch_size
         rng = np.random.default_rng([self.settings.seed, 1, step])
         seed = int(rng.integers(2**32))
@@ -140,7 +142,7 @@ class Clmr(nn.Module):
         return self.loss(torch.stack(projected)[None].float()).mean()
 
 
-class Training:
+class Training(Run):
     """A run, begun or gone on with.
 
     Args:
@@ -151,89 +153,50 @@ class Training:
         workers: processes that draw views; 0 for this one.
 
     Raises:
-        InputError: the folder has a run of other settings or of another store, or its checkpoint is
-            damaged.
+        InputError: the folder has a run of other settings or store, or a damaged checkpoint.
     """
+
+    columns = ("step", "epoch", "loss", "pairs_per_s", "minutes")
+    averages = False
 
     def __init__(
         self, store: Waveforms, out: Path, settings: Settings, device: str, workers: int
     ) -> None:
         self.pairs = Pairs(store, settings)
-        self.out, self.device, self.workers = out, device, workers
+        self.examples, self.steps_per_epoch = settings.batch_size, self.pairs.steps_per_epoch
+        self.device, self.workers = device, workers
         self.model = Clmr(settings).to(device)
         self.optimiser = torch.optim.Adam(self.model.parameters(), settings.learning_rate)
-        self.step, self.seconds = 0, 0.0
-        self.begun: dict[str, Any] = {**asdict(settings), "store": store.digest}
-        if state := read_state(out / "checkpoint.pt", self.begun, device):
+        if state := self.go_on(out, {**asdict(settings), "store": store.digest}):
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.seconds = state["step"], state["seconds"]
 
-    def save(self) -> None:
-        """Write the checkpoint, and the encoder as `--module clmr` reads it."""
-        state = {
-            "begun": self.begun,
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-        }
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def save_encoder(self) -> None:
         encoder = self.model.encoder.state_dict()
         named = {f"encoder.{name}": tensor.cpu() for name, tensor in encoder.items()}
-        # The checkpoint last: a run that is finished by it writes no other.
-        for name, content in (("clmr.pt", named), ("checkpoint.pt", state)):
-            with replacing(self.out / name) as partial:
-                torch.save(content, partial)
+        with replacing(self.folder.path / "clmr.pt") as partial:
+            torch.save(named, partial)
 
-    def run(self, steps: int, minutes: float, save_every: int) -> signal.Signals | None:
-        """Train until one of two limits, of all the run; the signal that ended it before.
-
-        Raises:
-            UnfinishedError: the loss is not finite.
-        """
-        if self.step >= steps or self.seconds >= 60 * minutes:
-            return None
-        loader = DataLoader(
+    def batches(self, first: int, last: int) -> Generator[Tensor, None, None]:
+        yield from DataLoader(
             self.pairs,
             batch_size=None,
-            sampler=range(self.step, steps),
+            sampler=range(first, last),
             num_workers=self.workers,
             pin_memory=self.device.startswith("cuda"),
         )
-        began, first, before = time.perf_counter(), self.step, self.seconds
-        table = ProgressTable(self.out / "train.csv", self.step, COLUMNS)
-        with Signals() as signals, self._bar(steps) as bar:
-            for views in loader:
-                loss = self._take_step(views)
-                self.step += 1
-                bar.update()
-                self.seconds = before + time.perf_counter() - began
-                over = self.step == steps or self.seconds >= 60 * minutes
-                over = over or signals.received is not None
-                if over or self.step % 50 == 0:
-                    value = finite(loss, f"at step {self.step:,}")
-                    rate = (self.step - first) * len(views[0]) / (self.seconds - before)
-                    epoch = self.step / self.pairs.steps_per_epoch
-                    row = (self.step, epoch, value, rate, self.seconds / 60)
-                    table.add(dict(zip(COLUMNS, row, strict=True)))
-                    bar.set_postfix(loss=f"{value:.4f}", pairs_per_s=f"{rate:,.0f}")
-                if over or self.step % save_every == 0:
-                    self.save()
-                if over:
-                    break
-        return signals.received
 
-    def _take_step(self, views: Tensor) -> Tensor:
+    def take_step(self, batch: Tensor) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         on_gpu = self.device.startswith("cuda")
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=on_gpu):
-            loss: Tensor = self.model(views.to(self.device, non_blocking=True))
+            loss: Tensor = self.model(batch.to(self.device, non_blocking=True))
         loss.backward()
         self.optimiser.step()
         return loss.detach()
-
-    def _bar(self, steps: int) -> tqdm[Any]:
-        return tqdm(total=steps, initial=self.step, unit="step", dynamic_ncols=True)
 
 
 @click.command("clmr", cls=ToldCommand, help=__doc__)
@@ -272,8 +235,7 @@ def main(
     with RunFolder(out).writing():
         training = Training(waveforms, out, settings, choose_device(device), n_workers)
         stopped_by = training.run(steps, minutes, save_every)
-    loading = f"--module clmr --model {out / 'clmr.pt'}"
-    end(out, training.step, training.seconds, loading, stopped_by)
+    training.end(f"--module clmr --model {out / 'clmr.pt'}", stopped_by)
 
 
 if __name__ == "__main__":

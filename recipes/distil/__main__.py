@@ -40,7 +40,6 @@ from myna_plugin.model.encoder import SIZES
 from myna_plugin.pretraining.run.run_files import RunFolder
 from myna_plugin.pretraining.store.reading import Store
 from recipes.distil.training import Settings, Training
-from recipes.runs import end
 
 
 @click.command("distil", cls=ToldCommand, help=__doc__)
@@ -93,9 +92,8 @@ def main(
     model = load_model("" if teacher == "default" else teacher)
     with RunFolder(out).writing():
         training = Training(opened, model, out, settings, chosen, compile)
-        stopped_by = training.run(minutes, save_every)
-    loading = f"myna_plugin.load_model({str(training.folder.final)!r})"
-    end(out, training.step, training.seconds, loading, stopped_by)
+        stopped_by = training.run(settings.steps, minutes, save_every)
+    training.end(f"myna_plugin.load_model({str(training.folder.final)!r})", stopped_by)
 
 
 if __name__ == "__main__":

@@ -9,37 +9,28 @@ than means), and it does not see how long a vector is.
 from __future__ import annotations
 
 import json
-import signal
-import time
 from collections.abc import Generator
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError
-from myna_plugin.common.files import replacing
 from myna_plugin.model.checkpoint import load_weights, save_checkpoint
 from myna_plugin.model.chunks import embed_moments, encode_chunks, pool_tokens
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.model.identity import digest_weights
 from myna_plugin.pretraining.run.plan import fits_on_device
-from myna_plugin.pretraining.run.run_files import ProgressTable, RunFolder
 from myna_plugin.pretraining.run.settings import PretrainSettings
-from myna_plugin.pretraining.run.signals import Signals
 from myna_plugin.pretraining.step.autoencoder import unpatchify
 from myna_plugin.pretraining.step.crops import Views, ViewSampler
 from myna_plugin.pretraining.step.optimiser import build_optimiser, rate_at, set_learning_rate
 from myna_plugin.pretraining.step.patches import HostViews, ResidentFrames, all_tokens
 from myna_plugin.pretraining.store.reading import Store
-from recipes.runs import finite, read_state
-
-COLUMNS = ("step", "epoch", "loss", "learning_rate", "crops_per_s", "minutes")
+from recipes.runs import Run
 
 Batch = tuple[Tensor, list[Tensor] | None]
 """Mel power of crops (2 B, 128, F), and the tokens of each patching that the student sees: int64,
@@ -191,7 +182,7 @@ class Crops:
         return unpatchify(patches, patching, size), seen
 
 
-class Training:
+class Training(Run):
     """A run, begun or gone on with.
 
     Args:
@@ -207,6 +198,9 @@ class Training:
             folder has a run of other settings, store or teacher, or a damaged checkpoint.
     """
 
+    columns = ("step", "epoch", "loss", "learning_rate", "crops_per_s", "minutes")
+    averages = True
+
     def __init__(
         self,
         store: Store,
@@ -216,16 +210,18 @@ class Training:
         device: str,
         compile: bool = False,
     ) -> None:
-        self.settings, self.folder, self.device = settings, RunFolder(out), torch.device(device)
+        self.settings, self.device = settings, torch.device(device)
         config = student_config(settings.size, teacher.encoder.config)
-        self.begun: dict[str, Any] = {
+        begun = {
             **asdict(settings),
             "store": store.fingerprint,
             "teacher": digest_weights(teacher.encoder.state_dict()),
             "teacher_config": json.dumps(asdict(teacher.encoder.config)),
         }
-        state = read_state(out / "checkpoint.pt", self.begun)
+        state = self.go_on(out, begun)
         self.crops = Crops(store, config, settings, self.device)
+        self.examples = 2 * settings.batch_size
+        self.steps_per_epoch = self.crops.sampler.steps_per_epoch
         encoder = initialise(MynaEncoder(config), settings.seed)
         if settings.initial_weights is not None and state is None:
             load_weights(encoder, settings.initial_weights)
@@ -237,7 +233,6 @@ class Training:
         self.teacher = teacher.to(self.device)
         if self.device.type == "cuda":
             self.teacher.encoder.to(torch.bfloat16)
-        self.step, self.seconds = 0, 0.0
         if state is None:
             self.mean, self.deviation = self._measure()
         else:
@@ -249,7 +244,6 @@ class Training:
         options = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({**state["optimiser"], "param_groups": options})
         self.mean, self.deviation = (state[k].to(self.device) for k in ("mean", "deviation"))
-        self.step, self.seconds = state["step"], state["seconds"]
 
     def _measure(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each of the teacher's features; 1 for one that never changes."""
@@ -269,68 +263,31 @@ class Training:
         """The teacher's standardised vectors: (V, 128, F) -> (V, width)."""
         return (embed_chunks_of(self.teacher, mel) - self.mean) / self.deviation
 
-    def save(self) -> None:
-        """Write the encoder so far, for `load_model`, and the checkpoint."""
-        facts = {name: self.begun[name] for name in ("store", "teacher")}
-        facts |= {"steps": str(self.step), "settings": json.dumps(asdict(self.settings))}
-        save_checkpoint(self.student.encoder, self.folder.final, facts)
-        state = {
-            "begun": self.begun,
+    def state(self) -> dict[str, Any]:
+        return {
             "student": self.student.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "mean": self.mean,
             "deviation": self.deviation,
-            "step": self.step,
-            "seconds": self.seconds,
         }
-        # The checkpoint last: a run that is finished by it writes no other.
-        with replacing(self.folder.path / "checkpoint.pt") as partial:
-            torch.save(state, partial)
 
-    def run(self, minutes: float, save_every: int) -> signal.Signals | None:
-        """Train to the last step or for so long, of all the run; the signal that ended it before.
+    def save_encoder(self) -> None:
+        facts = {name: self.begun[name] for name in ("store", "teacher")}
+        facts |= {"steps": str(self.step), "settings": json.dumps(asdict(self.settings))}
+        save_checkpoint(self.student.encoder, self.folder.final, facts)
 
-        Raises:
-            UnfinishedError: the loss is not finite.
-        """
-        steps = self.settings.steps
-        if self.step >= steps or self.seconds >= 60 * minutes:
-            return None
-        began, first, before = time.perf_counter(), self.step, self.seconds
-        table = ProgressTable(self.folder.table, self.step, COLUMNS)
-        total, since = torch.zeros((), device=self.device), self.step
-        with (
-            Signals() as signals,
-            tqdm(total=steps, initial=self.step, unit="step", dynamic_ncols=True) as bar,
-            closing(self.crops.stream(self.step, steps)) as stream,
-        ):
-            for mel, seen in stream:
-                total += self._take_step(mel, seen)
-                self.step += 1
-                bar.update()
-                self.seconds = before + time.perf_counter() - began
-                over = self.step == steps or self.seconds >= 60 * minutes
-                over = over or signals.received is not None
-                if over or self.step % 50 == 0 or self.step % save_every == 0:
-                    loss = finite(total / (self.step - since), f"before step {self.step:,}")
-                    rate = (self.step - first) * len(mel) / (self.seconds - before)
-                    epoch = self.step / self.crops.sampler.steps_per_epoch
-                    row = (self.step, epoch, loss, self._rate(self.step - 1), rate)
-                    table.add(dict(zip(COLUMNS, (*row, self.seconds / 60), strict=True)))
-                    bar.set_postfix(loss=f"{loss:.4f}", crops_per_s=f"{rate:,.0f}")
-                    total.zero_()
-                    since = self.step
-                if over or self.step % save_every == 0:
-                    self.save()
-                if over:
-                    break
-        return signals.received
+    def batches(self, first: int, last: int) -> Generator[Batch, None, None]:
+        return self.crops.stream(first, last)
+
+    def told(self) -> tuple[float, ...]:
+        return (self._rate(self.step - 1),)
 
     def _rate(self, step: int) -> float:
         steps = self.settings.steps
         return rate_at(step, steps, self.settings.learning_rate, "cosine", steps // 20)
 
-    def _take_step(self, mel: Tensor, seen: list[Tensor] | None) -> Tensor:
+    def take_step(self, batch: Batch) -> Tensor:
+        mel, seen = batch
         set_learning_rate(self.optimiser, self._rate(self.step))
         self.optimiser.zero_grad(set_to_none=True)
         loss = nn.functional.mse_loss(self.student(mel, seen), self.target(mel))

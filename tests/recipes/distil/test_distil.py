@@ -19,7 +19,8 @@ from recipes.distil import training as distil
 from recipes.distil.__main__ import main
 from recipes.distil.training import Settings, Student, Training, embed_chunks_of, student_config
 
-SETTINGS = Settings("mini", steps=6, batch_size=4)
+STEPS = 6
+SETTINGS = Settings("mini", steps=STEPS, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_on_a_gpu_the_frames_lie_there_and_crops_are_those_of_the_store(
     ((mel, _),) = training.crops.stream(3, 4)
     for crop, start in zip(mel.cpu().numpy(), starts, strict=True):
         assert np.array_equal(crop, frames[start : start + 96].T.astype(np.float32))
-    training.run(1e6, 100)
+    training.run(STEPS, 1e6, 100)
     going_on = Training(store, load_model(teacher_file), tmp_path, settings, "cuda")
     assert going_on.step == 6
     for name, tensor in training.student.state_dict().items():
@@ -145,7 +146,7 @@ def test_the_loss_is_the_squared_error_over_features_and_crops(begin):
         scenes = training.student.embed(mel)
         predicted = scenes @ training.student.head.weight.T + training.student.head.bias
         expected = ((predicted - training.target(mel)) ** 2).sum(1).mean() / 256
-    assert training._take_step(mel, None).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert training.take_step((mel, None)).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def similarities(vectors):
@@ -161,7 +162,7 @@ def test_the_student_comes_to_be_like_the_teacher(begin, tmp_path):
     training = begin(settings=settings, store=write_store(tmp_path / "many", 256))
     config = training.student.encoder.config
     untrained = Student(initialise(MynaEncoder(config), 0), 256, 0, False)
-    training.run(1e6, 1000)
+    training.run(200, 1e6, 1000)
     rows = [*csv.DictReader((tmp_path / "run" / "train.csv").open())]
     assert [int(row["step"]) for row in rows] == [*range(50, 201, 50)]
 
@@ -190,7 +191,7 @@ def loss_of(student, training, mel):
 
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(begin, tmp_path):
     settings = replace(SETTINGS, mask_ratio=0.5)
-    begin("whole", settings).run(1e6, 2)
+    begin("whole", settings).run(STEPS, 1e6, 2)
     parts = begin("parts", settings)
 
     class Killed(BaseException):
@@ -201,12 +202,12 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(begin, tmp_path):
             raise Killed
         return take_step(*given)
 
-    take_step, parts._take_step = parts._take_step, kill
+    take_step, parts.take_step = parts.take_step, kill
     with pytest.raises(Killed):
-        parts.run(1e6, 2)
+        parts.run(STEPS, 1e6, 2)
     gone_on = begin("parts", settings)
     assert gone_on.step == 2
-    gone_on.run(1e6, 100)
+    gone_on.run(STEPS, 1e6, 100)
     whole, parts = (
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
         for name in ("whole", "parts")
@@ -218,23 +219,23 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(begin, tmp_path):
         assert tensor.equal(parts["student"][name]), name
     files = [(tmp_path / name / "final.safetensors").read_bytes() for name in ("whole", "parts")]
     assert files[0] == files[1]
-    assert begin("whole", settings).run(1e6, 2) is None  # nothing is left to do
+    assert begin("whole", settings).run(STEPS, 1e6, 2) is None  # nothing is left to do
 
 
 def test_minutes_end_a_run_and_more_of_them_go_on(begin):
-    assert begin().run(1e-9, 100) is None
+    assert begin().run(STEPS, 1e-9, 100) is None
     training = begin()
     assert training.step == 1
-    assert training.run(1e-9, 100) is None
+    assert training.run(STEPS, 1e-9, 100) is None
     assert training.step == 1
-    training.run(1e6, 100)
+    training.run(STEPS, 1e6, 100)
     assert training.step == 6
 
 
 def test_a_run_goes_on_with_its_own_settings_store_and_teacher_alone(
     begin, store, teacher_file, tmp_path
 ):
-    begin().run(1e-9, 1)
+    begin().run(STEPS, 1e-9, 1)
     with pytest.raises(InputError, match="begun with batch_size=4; go on"):
         begin(settings=replace(SETTINGS, batch_size=8))
     with pytest.raises(InputError, match="begun with store="):
