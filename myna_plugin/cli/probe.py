@@ -40,7 +40,7 @@ from myna_plugin.probing.modules import POOLS, ExperimentError, load_module, nam
 from myna_plugin.probing.report.results import FIGURES
 from myna_plugin.probing.report.tables import describe_result
 from myna_plugin.probing.scoring import Means, Source, first, read_data, refuse_incomplete, score
-from myna_plugin.probing.tasks import Layout, TaskError, check, load_folds
+from myna_plugin.probing.tasks import TASKS, Layout, TaskError, check, load_folds
 from myna_plugin.probing.tasks.loading import describe_sizes
 
 EPILOG = """
@@ -231,6 +231,8 @@ def probe(
         raise ExperimentError("--out: say where the results go (or --check to look only)")
     if settings.out is not None:
         check_disk(settings.out, 0)
+    if settings.task_name in TASKS and not settings.only_check:
+        settings.means.protocol.check(TASKS[settings.task_name])
     source = read_source(settings)
     click.echo(source.report.text())
     if settings.out is None or settings.only_check:

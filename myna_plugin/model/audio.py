@@ -312,10 +312,11 @@ def _named(path: Path) -> Iterator[None]:
         if fault := fault_of_place(path):
             raise AudioError(f"{path}: {fault}")
         yield
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: cannot be decoded ({error.error_string})") from error
     except (DecodingError, soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: cannot be decoded ({reason(error)})") from error
+        text = getattr(error, "error_string", None) or reason(error)
+        if path.is_file() and not path.stat().st_size:
+            text = "the file has no bytes"
+        raise AudioError(f"{path}: cannot be decoded ({text})") from error
 
 
 class _Mix:

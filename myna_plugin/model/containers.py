@@ -241,7 +241,8 @@ class Container:
     def faults(self) -> Iterator[str]:
         """What is wrong with a file whose blocks have been read."""
         if self._n_damaged:
-            yield f"damaged: {self._n_damaged:,} parts were passed over"
+            parts = "1 part was" if self._n_damaged == 1 else f"{self._n_damaged:,} parts were"
+            yield f"damaged: {parts} passed over"
         if self._is_left:
             return
         stated_s, tolerance_s = self.stated_s(), LENGTH_TOLERANCE_S

@@ -115,11 +115,8 @@ def _find_in(folder: Path) -> Path:
 
 
 def _download(repository: str, revision: str | None, name: str) -> Path:
-    place = weights_folder() / name
-    return download(
-        repository,
-        revision,
-        name,
-        f"put the file at {place}.safetensors (or .pth) and load it as {name!r} if that is one of "
-        "the known names, else by its path",
-    )
+    if name in PUBLISHED:
+        otherwise = f"bring the file by hand, then `myna import FILE --as {name}`"
+    else:
+        otherwise = "bring the file by hand, and give its path"
+    return download(repository, revision, name, otherwise)

@@ -86,7 +86,7 @@ def test_print_config():
         (["seed=1", "--resume", "batch_size"], "batch_size: settings are given as key=value"),
         (["batch_size=[1"], "batch_size: '[1': not YAML ("),
         (["--config", "absent.yaml"], "absent.yaml: cannot be read (no such file)"),
-        (["batch_size=4096"], "holds 24 clips, fewer than one batch of 4096"),
+        (["batch_size=4096"], "there are 24 clips to train on, fewer than one batch of 4096"),
         ([*TINY, "crop_frames=400"], "shorter than a crop of 400 frames"),
         (["--store", "nowhere"], "nowhere: not a store"),
     ],

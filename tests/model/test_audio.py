@@ -40,6 +40,10 @@ def test_no_samples_and_nan_are_named(tmp_path):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0, dtype=np.float32), 16_000)
     with pytest.raises(AudioError, match=r"empty\.wav: holds no samples"):
         load_audio(tmp_path / "empty.wav")
+    for name in ("none.wav", "none.mp3", "none.flac"):
+        (tmp_path / name).touch()
+        with pytest.raises(AudioError, match=f"{name}: cannot be decoded .the file has no bytes"):
+            load_audio(tmp_path / name)
     soundfile.write(tmp_path / "nan.wav", np.array([0, np.nan], dtype=np.float32), 16_000, "FLOAT")
     with pytest.raises(AudioError, match=r"nan\.wav: holds NaN"):
         load_audio(tmp_path / "nan.wav")

@@ -103,7 +103,7 @@ def check_store(settings: PretrainSettings, store: Store) -> None:
     if n_trained <= 0:
         raise RunError(
             f"{store.path}: held_out_clips={settings.held_out_clips} leaves none of its "
-            f"{len(store)} clips to train on; hold out fewer"
+            f"{len(store)} clips to train on; hold out fewer, as in held_out_clips={len(store) // 10}"
         )
     try:
         check_batch(
@@ -115,8 +115,9 @@ def check_store(settings: PretrainSettings, store: Store) -> None:
         )
         check_crop(store.frames, settings.crop_frames, settings.patchings)
     except ValueError as error:
-        less = f" less {settings.held_out_clips} held out" if settings.held_out_clips else ""
-        raise RunError(f"{store.path}{less}: {error}") from error
+        held = settings.held_out_clips
+        less = f" ({held} of {len(store)} clips are held out)" if held else ""
+        raise RunError(f"{store.path}: {error}{less}") from error
 
 
 def _check_device(settings: PretrainSettings) -> None:

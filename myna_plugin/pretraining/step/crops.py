@@ -278,8 +278,8 @@ def check_batch(
     if n_sounds < batch_size:
         what = f"{n_clips} clips" + (f" of {n_sounds} sounds" if n_sounds < n_clips else "")
         raise ValueError(
-            f"the store holds {what}, fewer than one batch of {batch_size}; "
-            f"set batch_size to {n_sounds} or less"
+            f"there are {what} to train on, fewer than one batch of {batch_size}; "
+            f"say batch_size={n_sounds}, or less"
         )
 
 

@@ -191,7 +191,7 @@ def test_stores_without_so_many_versions_are_refused():
     with pytest.raises(ValueError, match=r"1 or a multiple of versions .*=6, got 4"):
         sampler(store, versions=Versions(2, 3), clips_per_block=4)
     with pytest.raises(
-        ValueError, match=r"12 clips of 6 sounds, fewer than one batch of 8; set .* 6"
+        ValueError, match=r"12 clips of 6 sounds to train on, fewer than one batch of 8; .*=6"
     ):
         sampler(store, versions=Versions(2), batch_size=8)
 
@@ -276,7 +276,7 @@ def test_norm_patches_is_a_tokenizers_first_norm():
 
 def test_stores_that_cannot_serve_are_refused_before_anything_else():
     store = MemoryStore()
-    with pytest.raises(ValueError, match="holds 8 clips, fewer than one batch of 9"):
+    with pytest.raises(ValueError, match="are 8 clips to train on, fewer than one batch of 9"):
         sampler(store, batch_size=9)
     with pytest.raises(ValueError, match="3 clips of the store are shorter than a crop of 112"):
         sampler(store, crop_frames=112)
