@@ -1,15 +1,17 @@
-"""Teach a small encoder the scene embeddings of a large one, on a store of mel frames.
+"""Teach an encoder the scene embeddings of a larger one, or of several, on a store of mel frames.
 
 Student and teacher hear the same crops of one chunk. The student's embedding, through a linear
 layer that is thrown away, is to be the teacher's, each feature standardised; the loss is the mean
 squared error, 1 for what the mean alone reaches. The student reads the same patchings, input and
-pooling, off blocks at the same share of its depth.
+pooling, off blocks at the same share of its depth. Of several teachers it learns all vectors, and
+reads as the first does.
 
 \b
 Examples:
   python -m recipes.distil store out/small --size vit-ti --steps 4000
   python -m recipes.distil store out/small --minutes 5        # the same command goes on
   python -m recipes.distil store out/mine --teacher run/final.safetensors --batch-size 256
+  python -m recipes.distil store out/both --teacher default --teacher run/final.safetensors
   python -m recipes.distil store out/seen --initial-weights tiny --mask-ratio 0.5
 
 OUT/final.safetensors is the student so far, for `load_model`; OUT/train.csv has the loss;
@@ -47,10 +49,13 @@ from recipes.distil.training import Settings, Training
 @click.argument("out", metavar="OUT", type=FOLDER)
 @click.option(
     "--teacher",
-    default="default",
+    "teachers",
+    default=("default",),
     show_default=True,
+    multiple=True,
     metavar="CHECKPOINT",
-    help="default, the packaged model; else as load_model takes it: a name, or a file.",
+    help="default, the packaged model; else as load_model takes it: a name, or a file. "
+    "May be repeated.",
 )
 @click.option("--size", type=click.Choice(tuple(SIZES)), default="vit-ti", show_default=True)
 @click.option("--steps", type=POSITIVE_INT, default=4000, show_default=True)
@@ -80,7 +85,7 @@ from recipes.distil.training import Settings, Training
 def main(
     store: Path,
     out: Path,
-    teacher: str,
+    teachers: tuple[str, ...],
     minutes: float,
     save_every: int,
     compile: bool,
@@ -89,9 +94,9 @@ def main(
 ) -> None:
     settings = Settings(**options)
     chosen, opened = without_mps(choose_device(device)), Store.open(store)
-    model = load_model("" if teacher == "default" else teacher)
+    models = [load_model("" if teacher == "default" else teacher) for teacher in teachers]
     with RunFolder(out).writing():
-        training = Training(opened, model, out, settings, chosen, compile)
+        training = Training(opened, models, out, settings, chosen, compile)
         stopped_by = training.run(settings.steps, minutes, save_every)
     training.end(f"myna_plugin.load_model({str(training.folder.final)!r})", stopped_by)
 

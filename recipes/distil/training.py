@@ -1,4 +1,4 @@
-"""A student that learns to give a teacher's scene embeddings: targets, loss and the run.
+"""A student that learns to give teachers' scene embeddings: targets, loss and the run.
 
 The loss is the squared error to the teacher's vector, each feature less its mean and over its
 deviation: 1 is what the mean alone reaches, so that 1 - loss is the share that is explained. No
@@ -9,7 +9,7 @@ than means), and it does not see how long a vector is.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,11 +121,37 @@ class Student(nn.Module):
         return self.head(self.embed(mel, chosen))
 
 
-def embed_chunks_of(teacher: Embedder, mel: Tensor) -> Tensor:
-    """A teacher's scene embeddings of sounds of one chunk: (V, 128, F) -> (V, width), float32."""
+def embed_chunks_of(model: Embedder, mel: Tensor) -> Tensor:
+    """A model's scene embeddings of sounds of one chunk: (V, 128, F) -> (V, width), float32."""
     with torch.no_grad():
         numbers = torch.zeros(len(mel), dtype=torch.int64, device=mel.device)
-        return teacher.embed_pooled(teacher.pool_chunks(mel, numbers))
+        return model.embed_pooled(model.pool_chunks(mel, numbers))
+
+
+class Teachers(nn.Module):
+    """Models that take the same input, by what each reads off it; the first tells the student's.
+
+    Raises:
+        InputError: their inputs differ.
+    """
+
+    def __init__(self, models: Sequence[Embedder]) -> None:
+        super().__init__()
+        self.configs = [model.encoder.config for model in models]
+        for config in self.configs[1:]:
+            for name in ("patchings", "log_mel", "fixed_scaling", "chunk_frames"):
+                own, first = getattr(config, name), getattr(self.configs[0], name)
+                if own != first:
+                    raise InputError(
+                        f"--teacher: their inputs differ: {name} {first} of the first, {own} of "
+                        "another; give those that take the same"
+                    )
+        self.models = nn.ModuleList(models)
+        self.width = sum(model.scene_embedding_size for model in models)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """`embed_chunks_of` each, one after another: (V, 128, F) -> (V, width)."""
+        return torch.cat([embed_chunks_of(model, mel) for model in self.models], dim=1)
 
 
 class Crops:
@@ -187,15 +213,16 @@ class Training(Run):
 
     Args:
         store: of mel frames.
-        teacher: on the CPU, in float32, reading what its checkpoint names.
+        teachers: on the CPU, in float32, reading what their checkpoints name.
         out: the run's folder, which is there.
         settings: of a run that is begun; one that goes on must have the same.
         device: to train on; bfloat16 on CUDA.
         compile: the student's encoder by `torch.compile`.
 
     Raises:
-        InputError: the student cannot read what the teacher does, the store is too small, or the
-            folder has a run of other settings, store or teacher, or a damaged checkpoint.
+        InputError: the student cannot read what the first teacher does, teachers' inputs differ,
+            the store is too small, or the folder has a run of other settings, store or teachers, or
+            a damaged checkpoint.
     """
 
     columns = ("step", "epoch", "loss", "learning_rate", "crops_per_s", "minutes")
@@ -204,19 +231,20 @@ class Training(Run):
     def __init__(
         self,
         store: Store,
-        teacher: Embedder,
+        teachers: Sequence[Embedder],
         out: Path,
         settings: Settings,
         device: str,
         compile: bool = False,
     ) -> None:
         self.settings, self.device = settings, torch.device(device)
-        config = student_config(settings.size, teacher.encoder.config)
+        self.teachers = Teachers(teachers)
+        config = student_config(settings.size, self.teachers.configs[0])
         begun = {
             **asdict(settings),
             "store": store.fingerprint,
-            "teacher": digest_weights(teacher.encoder.state_dict()),
-            "teacher_config": json.dumps(asdict(teacher.encoder.config)),
+            "teacher": ", ".join(digest_weights(t.encoder.state_dict()) for t in teachers),
+            "teacher_config": json.dumps([asdict(each) for each in self.teachers.configs]),
         }
         state = self.go_on(out, begun)
         self.crops = Crops(store, config, settings, self.device)
@@ -225,14 +253,15 @@ class Training(Run):
         encoder = initialise(MynaEncoder(config), settings.seed)
         if settings.initial_weights is not None and state is None:
             load_weights(encoder, settings.initial_weights)
-        width = teacher.scene_embedding_size
+        width = self.teachers.width
         self.student = Student(encoder, width, settings.seed, compile).to(self.device)
         self.optimiser = build_optimiser(
             "muon", self.student, settings.learning_rate, scheduled=True
         )
-        self.teacher = teacher.to(self.device)
+        self.teachers.to(self.device)
         if self.device.type == "cuda":
-            self.teacher.encoder.to(torch.bfloat16)
+            for teacher in teachers:
+                teacher.encoder.to(torch.bfloat16)
         if state is None:
             self.mean, self.deviation = self._measure()
         else:
@@ -246,11 +275,11 @@ class Training(Run):
         self.mean, self.deviation = (state[k].to(self.device) for k in ("mean", "deviation"))
 
     def _measure(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each of the teacher's features; 1 for one that never changes."""
+        """Mean and deviation of each of the teachers' features; 1 for one that never changes."""
         total = squares = torch.zeros((), dtype=torch.float64, device=self.device)
         count = 0
         for mel, _ in self.crops.stream(0, MEASURED_BATCHES):
-            vectors = embed_chunks_of(self.teacher, mel).double()
+            vectors = self.teachers(mel).double()
             total, squares = total + vectors.sum(0), squares + vectors.square().sum(0)
             count += len(vectors)
         mean = total / count
@@ -260,8 +289,8 @@ class Training(Run):
         return mean.float(), torch.where(varies, variance, 1.0).sqrt().float()
 
     def target(self, mel: Tensor) -> Tensor:
-        """The teacher's standardised vectors: (V, 128, F) -> (V, width)."""
-        return (embed_chunks_of(self.teacher, mel) - self.mean) / self.deviation
+        """The teachers' standardised vectors: (V, 128, F) -> (V, width)."""
+        return (self.teachers(mel) - self.mean) / self.deviation
 
     def state(self) -> dict[str, Any]:
         return {

@@ -55,14 +55,14 @@ def teacher_file(tmp_path_factory):
 def begin(store, teacher_file, tmp_path):
     def begin(name="run", settings=SETTINGS, store=store, teacher=teacher_file):
         (tmp_path / name).mkdir(exist_ok=True)
-        return Training(store, load_model(teacher), tmp_path / name, settings, "cpu")
+        return Training(store, [load_model(teacher)], tmp_path / name, settings, "cpu")
 
     return begin
 
 
 def test_a_target_is_the_scene_embedding_of_a_sound_of_one_chunk(begin):
     training = begin()
-    teacher, sounds = training.teacher, 0.1 * torch.randn(3, 95 * 512)
+    (teacher,), sounds = training.teachers.models, 0.1 * torch.randn(3, 95 * 512)
     mel = teacher.mel.frames(sounds, 0, 96)
     assert mel.shape == (3, 128, 96)
     vectors = teacher.embed_scenes(sounds)
@@ -70,6 +70,25 @@ def test_a_target_is_the_scene_embedding_of_a_sound_of_one_chunk(begin):
     torch.testing.assert_close(embed_chunks_of(teacher, mel), vectors, rtol=1e-5, atol=1e-6)
     expected = (vectors - training.mean) / training.deviation
     torch.testing.assert_close(training.target(mel), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_of_two_teachers_the_targets_follow_each_other(store, teacher_file, tmp_path):
+    config = load_model(teacher_file).encoder.config
+    other = replace(config, embed_dim=64, depth=2, scene_layers=(2,), scene_pooling="mean")
+    save_checkpoint(initialise(MynaEncoder(other), 3), tmp_path / "other.safetensors")
+    files = (teacher_file, tmp_path / "other.safetensors")
+    models = [load_model(file) for file in files]
+    training = Training(store, models, tmp_path, SETTINGS, "cpu")
+    assert training.student.encoder.config.scene_layers == (1, 2)  # as the first is read
+
+    sounds = 0.1 * torch.randn(3, 95 * 512)
+    mel = models[0].mel.frames(sounds, 0, 96)
+    vectors = torch.cat([model.embed_scenes(sounds) for model in models], dim=1)
+    assert vectors.shape == (3, 256 + 128)
+    expected = (vectors - training.mean) / training.deviation
+    torch.testing.assert_close(training.target(mel), expected, rtol=1e-4, atol=1e-4)
+    training.run(2, 1e6, 1000)
+    assert training.student(mel).shape == (3, 256 + 128)
 
 
 def test_targets_of_the_first_batches_have_mean_0_and_deviation_1(begin):
@@ -110,7 +129,7 @@ def test_on_a_gpu_the_frames_lie_there_and_crops_are_those_of_the_store(
     store, teacher_file, tmp_path
 ):
     settings = replace(SETTINGS, mask_ratio=0.5)
-    training = Training(store, load_model(teacher_file), tmp_path, settings, "cuda")
+    training = Training(store, [load_model(teacher_file)], tmp_path, settings, "cuda")
     frames = np.concatenate([np.array(shard) for shard in store.shards])
     assert training.crops.frames is not None
     starts = training.crops.sampler.draw(3).starts[0].flatten().tolist()
@@ -118,7 +137,7 @@ def test_on_a_gpu_the_frames_lie_there_and_crops_are_those_of_the_store(
     for crop, start in zip(mel.cpu().numpy(), starts, strict=True):
         assert np.array_equal(crop, frames[start : start + 96].T.astype(np.float32))
     training.run(STEPS, 1e6, 100)
-    going_on = Training(store, load_model(teacher_file), tmp_path, settings, "cuda")
+    going_on = Training(store, [load_model(teacher_file)], tmp_path, settings, "cuda")
     assert going_on.step == 6
     for name, tensor in training.student.state_dict().items():
         assert tensor.equal(going_on.student.state_dict()[name]), name
@@ -175,7 +194,7 @@ def test_the_student_comes_to_be_like_the_teacher(begin, tmp_path):
     with torch.no_grad():
         before = loss_of(untrained, training, mel)
         after = loss_of(training.student, training, mel)
-        wanted = similarities(embed_chunks_of(training.teacher, mel))
+        wanted = similarities(training.teachers(mel))
         found = [
             float(torch.corrcoef(torch.stack([similarities(vectors), wanted]))[0, 1])
             for vectors in (untrained.embed(mel), embed_chunks_of(student, mel))
@@ -248,6 +267,14 @@ def test_a_run_goes_on_with_its_own_settings_store_and_teacher_alone(
     save_checkpoint(initialise(MynaEncoder(reads), 7), tmp_path / "last.safetensors")
     with pytest.raises(InputError, match="begun with teacher_config="):
         begin(teacher=tmp_path / "last.safetensors")
+
+
+def test_teachers_take_the_same_input(store, teacher_file, tmp_path):
+    config = replace(load_model(teacher_file).encoder.config, chunk_frames=192)
+    save_checkpoint(initialise(MynaEncoder(config), 3), tmp_path / "longer.safetensors")
+    models = [load_model(teacher_file), load_model(tmp_path / "longer.safetensors")]
+    with pytest.raises(InputError, match="chunk_frames 96 of the first, 192 of another"):
+        Training(store, models, tmp_path, SETTINGS, "cpu")
 
 
 def test_the_student_reads_as_the_teacher_does(begin):
