@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from myna_plugin.probing.heads import FAST_GRID, GRIDS
+from myna_plugin.probing.heads import FAST_GRID, GRID, GRIDS
 
 MODULE = '''
 """A HEAR module for tests: band energies of 16 kHz audio. CALLS counts the clips embedded."""
@@ -57,5 +57,5 @@ def bands(tmp_path, monkeypatch):
 def quick(monkeypatch):
     """Four heads and no figures, for tests of what comes before them."""
     monkeypatch.setitem(GRIDS, "fast", FAST_GRID[-4:])
-    monkeypatch.setitem(GRIDS, "full", FAST_GRID[:4])
+    monkeypatch.setitem(GRIDS, "full", GRID[-4:])
     monkeypatch.setattr("myna_plugin.probing.scoring.draw_figures", lambda *arguments: None)

@@ -18,6 +18,7 @@ from written_results import Page, table_row, write_result
 
 from myna_plugin.cli.probe import probe
 from myna_plugin.cli.table1 import table1
+from myna_plugin.probing.heads import FAST_GRID, GRIDS
 from myna_plugin.probing.report.results import read_result
 from myna_plugin.probing.report.side_by_side import Measured, draw_figure_1, table_rows
 from myna_plugin.probing.table1 import TABLE_TASKS, list_entrants, parse_entrants
@@ -152,6 +153,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_table(quick, small, bands, tmp_
 def test_what_is_there_is_taken_only_while_it_is_of_the_same(
     quick, small, bands, tmp_path, monkeypatch
 ):
+    monkeypatch.setitem(GRIDS, "full", FAST_GRID[:4])  # what it holds is not looked at
     monkeypatch.setattr(
         "myna_plugin.probing.report.side_by_side.draw_figure_1", lambda *given: Figure()
     )
