@@ -5,6 +5,7 @@ Source: the CDRWIN 3.8 user's guide, appendix A, as far as players agree on it.
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -58,12 +59,15 @@ def read_sheet(path: Path) -> list[Piece]:
     """
     with path.open("rb") as file:
         content = file.read(LARGEST_SHEET + 1)
-    if len(content) > LARGEST_SHEET or b"\0" in content:
+    text = _decode(content)
+    if len(content) > LARGEST_SHEET or "\0" in text:
         raise ValueError("no cue sheet")
-    return cut(_decode(content))
+    return cut(text)
 
 
 def _decode(content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

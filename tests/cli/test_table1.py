@@ -12,11 +12,13 @@ import pytest
 import torch
 from commands import run_command
 from conftest import published_state_dict
+from matplotlib.figure import Figure
 from task_layouts import BUILDERS, SIZES
 from written_results import Page, table_row, write_result
 
 from myna_plugin.cli.probe import probe
 from myna_plugin.cli.table1 import table1
+from myna_plugin.probing.heads import FAST_GRID, GRIDS
 from myna_plugin.probing.report.results import read_result
 from myna_plugin.probing.report.side_by_side import Measured, draw_figure_1, table_rows
 from myna_plugin.probing.table1 import TABLE_TASKS, list_entrants, parse_entrants
@@ -28,8 +30,12 @@ TABLE_1 = [row for row in PUBLISHED if row.source == PAPER]
 
 
 def run(data: Path, out: Path, *arguments: object) -> tuple[int, str, str]:
+    return run_command(table1, *arguments_of(data, out, *arguments))
+
+
+def arguments_of(data: Path, out: Path, *arguments: object) -> list[str]:
     options = ("--data", data, "--out", out, "--grid", "fast", "--device", "cpu", *arguments)
-    return run_command(table1, *options)
+    return [*map(str, options)]
 
 
 def gather(built, folder: Path, layout: str, tasks=TABLE_TASKS) -> Path:
@@ -99,43 +105,58 @@ def get_scene_embeddings(audio, model):
 '''
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_table(small, bands, tmp_path):
+KILLED = """
+from myna_plugin.probing import scoring
+from myna_plugin.probing.heads import FAST_GRID, GRIDS
+GRIDS["fast"] = FAST_GRID[-4:]  # as `quick`
+scoring.draw_figures = lambda *arguments: None
+from myna_plugin.cli.table1 import table1
+table1()
+"""
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_table(quick, small, bands, tmp_path, monkeypatch):
     site = Path(bands.__file__).parent
     (site / "dying.py").write_text(DYING)
-    path = os.pathsep.join([str(site), *sys.path])
+    monkeypatch.delitem(sys.modules, "dying", raising=False)
 
-    def start(out: str, cache: str) -> subprocess.CompletedProcess:
-        options = ["--data", small, "--out", tmp_path / out, "--cache", tmp_path / cache, *TWO]
-        options += ["--modules", "dying,mfcc", "--grid", "fast", "--device", "cpu"]
-        command = [sys.executable, "-m", "myna_plugin.cli", "table1", *map(str, options)]
-        environment = os.environ | {"PYTHONPATH": path}
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
+    def options(out: str, cache: str) -> tuple[object, ...]:
+        return (tmp_path / out, "--cache", tmp_path / cache, "--modules", "dying,mfcc", *TWO)
 
     def count() -> int:
         return (site / "clips").stat().st_size
 
-    whole = start("whole", "apart")
-    assert whole.returncode == 0, whole.stderr
+    status, _, errors = run(small, *options("whole", "apart"))
+    assert status == 0, errors
     n_gtzan, n_emomusic = 3, 7  # different sounds
     assert count() == n_gtzan + n_emomusic
     (site / "clips").unlink()
     (site / "limit").write_text("4")
-    assert start("out", "cache").returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLED, *arguments_of(small, *options("out", "cache"))]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     first = tmp_path / "out" / "dying" / "gtzan" / "results.json"
     kept = first.stat().st_mtime_ns
     assert not (first.parents[1] / "emomusic" / "results.json").exists()
     (site / "limit").unlink()
     (site / "clips").unlink()
-    again = start("out", "cache")
-    assert again.returncode == 0, again.stderr
-    assert "dying: gtzan: is there" in again.stderr
+    status, _, errors = run(small, *options("out", "cache"))
+    assert status == 0, errors
+    assert "dying: gtzan: is there" in errors
     assert first.stat().st_mtime_ns == kept
     assert count() == n_emomusic
     tables = [(tmp_path / name / "table1.md").read_text() for name in ("whole", "out")]
     assert tables[0] == tables[1]
 
 
-def test_what_is_there_is_taken_only_while_it_is_of_the_same(quick, small, bands, tmp_path):
+def test_what_is_there_is_taken_only_while_it_is_of_the_same(
+    quick, small, bands, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(GRIDS, "full", FAST_GRID[:4])  # what it holds is not looked at
+    monkeypatch.setattr(
+        "myna_plugin.probing.report.side_by_side.draw_figure_1", lambda *given: Figure()
+    )
     arguments = (small, tmp_path / "out", "--modules", "bands", *TWO)
     assert "is there" not in run(*arguments)[2]
     assert run(*arguments)[2].count("is there") == 2

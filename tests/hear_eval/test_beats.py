@@ -1,6 +1,5 @@
 """The F-measure of beats: mir_eval's, beside heareval's own, and the real heareval with it."""
 
-import json
 from functools import partial
 
 import mir_eval.beat
@@ -12,12 +11,9 @@ from heareval.predictions.task_predictions import create_events_from_prediction
 from heareval.score import EventBasedScore
 from task_layouts import ONE_LAYOUT
 
-from myna_plugin.cli.export_task import export_task
 from myna_plugin.cli.probe import probe
 from myna_plugin.hear_eval.beats import BeatFMeasure
 from myna_plugin.probing.tasks.hear_format import EVENT_SETTINGS
-
-from .conftest import score_tiny_module
 
 VOCABULARY = {"beat": 0}
 
@@ -98,20 +94,6 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("ballroom")
     ONE_LAYOUT["ballroom_beats"][0](root)
     return root
-
-
-def test_hear_eval_scores_exported_beats(data, tmp_path):
-    """Clicks in noise are found from a spectrogram's frames, and the score is what we say it is."""
-    options = ["--task", "ballroom_beats", "--root", str(data), "--to", "hear"]
-    result = CliRunner().invoke(export_task, [*options, str(tmp_path / "tasks")])
-    assert result.exit_code == 0, result.output
-    folder = tmp_path / "tasks" / "ballroom_beats"
-    assert "mean over\nfiles" in (folder / "README.md").read_text()
-    assert "beat_f_measure_70ms" in score_tiny_module(tmp_path, tmp_path / "tasks")
-    embedded = tmp_path / "embeddings" / "tiny_hear" / "ballroom_beats"
-    report = json.loads((embedded / "test.predicted-scores.json").read_text())["test"]
-    assert report["validation_score"] > 0.5
-    assert report["test_beat_f_measure_70ms"] > 0.5
 
 
 def test_a_probe_of_clips_looks_and_refuses(data, tmp_path):

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from tiny_library import write_model, write_noise
 
 from myna_plugin.cli.main import main
-from myna_plugin.library.cue import cut
+from myna_plugin.library.cue import cut, read_sheet
 from myna_plugin.library.table import read_library
 from myna_plugin.library.tracks import find_tracks
 
@@ -83,6 +83,16 @@ def test_a_sheet_that_changes_is_followed(tmp_path, album):
     assert "2 new, 1 moved, 2 gone, 1 as they were" in result.output
     assert embed(tmp_path / "music", anew, model).exit_code == 0
     assert out.read_bytes() == anew.read_bytes()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "cp1252"])
+def test_sheets_are_read_in_the_encodings_that_programs_write(tmp_path, encoding):
+    text = SHEET.removeprefix("\ufeff") if encoding == "cp1252" else SHEET
+    (tmp_path / "a.cue").write_bytes(text.encode(encoding))
+    assert read_sheet(tmp_path / "a.cue") == cut(SHEET.removeprefix("\ufeff"))
+    (tmp_path / "a.cue").write_bytes((text + "\0").encode(encoding))
+    with pytest.raises(ValueError, match="no cue sheet"):
+        read_sheet(tmp_path / "a.cue")
 
 
 @pytest.mark.parametrize(
