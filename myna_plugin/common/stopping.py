@@ -98,7 +98,8 @@ def _send_again(hook: Callable[[Any], object], dropped: Any) -> None:
         return
     if not _sending.acquire(blocking=False):  # it is on its way
         return
-    number, main = _came[-1], threading.main_thread().ident
+    number, main = signal.Signals(_came[-1]), threading.main_thread().ident
+    assert main is not None  # of a thread that has begun
 
     def send() -> None:
         time.sleep(RESEND_SECONDS)

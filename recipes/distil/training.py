@@ -137,6 +137,7 @@ class Teachers(nn.Module):
 
     def __init__(self, models: Sequence[Embedder]) -> None:
         super().__init__()
+        self.models, self.parts = list(models), nn.ModuleList(models)
         self.configs = [model.encoder.config for model in models]
         for config in self.configs[1:]:
             for name in ("patchings", "log_mel", "fixed_scaling", "chunk_frames"):
@@ -146,7 +147,6 @@ class Teachers(nn.Module):
                         f"--teacher: their inputs differ: {name} {first} of the first, {own} of "
                         "another; give those that take the same"
                     )
-        self.models = nn.ModuleList(models)
         self.width = sum(model.scene_embedding_size for model in models)
 
     def forward(self, mel: Tensor) -> Tensor:

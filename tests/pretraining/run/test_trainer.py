@@ -409,7 +409,10 @@ def test_weights_that_are_not_finite_are_not_saved(store, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 32}, "there are 20 clips to train on, fewer than one batch of 32; say batch_size=20"),
+        (
+            {"batch_size": 32},
+            "20 clips to train on, fewer than one batch of 32; say batch_size=20",
+        ),
         ({"crop_frames": 144}, "14 clips of the store are shorter than a crop of 144 frames"),
         ({"held_out_clips": 22}, "are 2 clips to train on, .* of 4; .* \\(22 of 24 clips are held"),
         ({"held_out_clips": 24}, "held_out_clips=24 leaves none of its 24 clips.*=2$"),

@@ -307,7 +307,7 @@ def test_the_command_says_what_is_wrong(store, teacher_file, tmp_path):
     common = ("--teacher", teacher_file, "--device", "cpu", "--steps", 1)
     unfit = ("--batch-size", 4, "--size", "vit-s", "--initial-weights", "tiny")
     for given, told in (
-        ((store.path, out, *common), "there are 16 clips to train on, fewer than one batch of 1024"),
+        ((store.path, out, *common), "16 clips to train on, fewer than one batch of 1024"),
         ((tmp_path / "absent", out, *common), str(tmp_path / "absent")),
         ((store.path, out, "--teacher", "absent.pt"), "absent.pt: no such file"),
         ((store.path, out, *common, "--mask-ratio", 0.95), "at most 0.9"),
