@@ -43,7 +43,7 @@ def average(states: list[dict[str, Tensor]], counts: list[float]) -> dict[str, T
 def _counted(text: str) -> tuple[str, float]:
     """A FILE, and how many times it counts."""
     file, equals, count = text.rpartition("=")
-    if not equals:
+    if not equals or Path(text).is_file():
         return text, 1.0
     try:
         value = float(count)

@@ -25,8 +25,10 @@ def write(tmp_path):
 def test_each_number_is_the_weighted_mean_and_the_first_tells_how_it_is_read(tmp_path, write):
     one = write("one.safetensors", 1, scene_layers=(1, 2), scene_pooling="mean-std")
     two = write("two.safetensors", 2)
-    out = tmp_path / "out.safetensors"
-    files = [f"{tmp_path}/one.safetensors", f"{tmp_path}/two.safetensors=3"]
+    out, equals = tmp_path / "out.safetensors", tmp_path / "lr=1" / "one.safetensors"
+    equals.parent.mkdir()
+    (tmp_path / "one.safetensors").rename(equals)
+    files = [str(equals), f"{tmp_path}/two.safetensors=3"]
     done = CliRunner().invoke(main, [str(out), *files])
     assert done.exit_code == 0, done.output
     model = load_model(out)

@@ -103,7 +103,7 @@ def check_store(settings: PretrainSettings, store: Store) -> None:
     if n_trained <= 0:
         raise RunError(
             f"{store.path}: held_out_clips={settings.held_out_clips} leaves none of its "
-            f"{len(store)} clips to train on; say held_out_clips={len(store) // 10}, or no more"
+            f"{len(store)} clips to train on; say held_out_clips={len(store) // 20 * 2}, or so"
         )
     try:
         check_batch(

@@ -415,7 +415,7 @@ def test_weights_that_are_not_finite_are_not_saved(store, tmp_path, monkeypatch)
         ),
         ({"crop_frames": 144}, "14 clips of the store are shorter than a crop of 144 frames"),
         ({"held_out_clips": 22}, "are 2 clips to train on, .* of 4; .* \\(22 of 24 clips are held"),
-        ({"held_out_clips": 24}, "held_out_clips=24 leaves none of its 24 clips.*=2, or"),
+        ({"held_out_clips": 24}, "held_out_clips=24 leaves none of its 24 clips.*=2, or so"),
         ({"held_out_clips": 1024}, "held_out_clips=1024 leaves none of its 24 clips"),
         ({"frames_on": "device"}, "frames_on: device needs a GPU"),
         ({"checkpoint_every": 1, "keep_every": 1, "epochs": 10**9, "max_steps": None}, "MB need"),
