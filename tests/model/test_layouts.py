@@ -291,12 +291,17 @@ def test_a_published_name_is_found_in_the_weights_folder(weights):
     assert load_encoder("myna-vertical").config.patchings == ("vertical",)
 
 
-@pytest.mark.parametrize("source", ["myna-hybrid", "hf://someone/some-model"])
-def test_offline_says_where_to_put_the_file(weights, source):
+@pytest.mark.parametrize(
+    ("source", "way"),
+    [
+        ("myna-hybrid", "`myna import FILE --as myna-hybrid`"),
+        ("hf://someone/some-model", "give its path"),
+    ],
+)
+def test_offline_says_what_to_do_with_a_file_brought_by_hand(weights, source, way):
     with pytest.raises(CheckpointError) as caught:
         load_encoder(source)
-    name = source.rpartition("/")[2]
-    assert f"{weights / name}.safetensors" in str(caught.value)
+    assert str(caught.value).endswith(way)
     assert "cannot be downloaded (the Hugging Face hub cannot be reached)." in str(caught.value)
 
 
