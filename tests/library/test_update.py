@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from tiny_library import write_model, write_noise
 
 from myna_plugin.cli.main import main
+from myna_plugin.library import building
 from myna_plugin.library.table import read_library
 from myna_plugin.library.tracks import Track
 from myna_plugin.library.update import Known, compare
@@ -37,6 +38,14 @@ def music(tmp_path):
     for i in range(100):
         write_noise(folder / f"{i:03d}.wav", 1_000 + 211 * i, i)
     return folder
+
+
+def test_free_memory_is_given_back_while_tracks_are_embedded(embed, music, tmp_path, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(building, "TRIM_S", 0)
+    monkeypatch.setattr(building, "give_back_free_memory", lambda: given_back.append(True))
+    assert embed(music, tmp_path / "library.parquet").exit_code == 0
+    assert len(given_back) >= 100  # after every event of a track
 
 
 def change(music):
