@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
+
+EVERY_S = 1.0
+"""How often `giving_back` does; without it each track that is embedded leaves 0.7 MB of holes."""
+
+
+def giving_back(values: Iterable[Value]) -> Iterator[Value]:
+    """The values, and between them from time to time `give_back_free_memory`."""
+    last = time.monotonic()
+    for value in values:
+        yield value
+        if time.monotonic() - last >= EVERY_S:
+            give_back_free_memory()
+            last = time.monotonic()
 
 
 def give_back_free_memory() -> None:

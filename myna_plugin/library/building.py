@@ -12,7 +12,7 @@ import numpy as np
 
 from myna_plugin._version import __version__
 from myna_plugin.common.files import check_disk
-from myna_plugin.common.memory import give_back_free_memory
+from myna_plugin.common.memory import giving_back
 from myna_plugin.library.decoding_pool import Decoded, DecodingPool, Failed, Finished
 from myna_plugin.library.encoding import Embedded, SceneEncoder, SequenceEncoder, TrackEncoder
 from myna_plugin.library.parts import Parts, Row, Unit, encode_part, plan_units
@@ -29,9 +29,6 @@ FLUSH_S = 30.0
 
 FLUSH_TRACKS = 512
 """Nor do more tracks than this."""
-
-TRIM_S = 1.0
-"""How often free memory is given back, without which each track leaves 0.7 MB of holes."""
 
 NOT_FINITE = "its samples are far outside [-1, 1]: the embedding is not finite"
 
@@ -122,9 +119,9 @@ def embed_tracks(
             whole = Row(track, duration_s, vectors, end.details, warning=end.warning or None)
             yield number, whole if np.isfinite(vectors).all() else Row(track, fault=NOT_FINITE)
 
-    flushed, decoded, trimmed = time.monotonic(), 0, time.monotonic()
+    flushed, decoded = time.monotonic(), 0
     with closing(encoder), DecodingPool(workers, size, whole=timestamps, seconds=seconds) as pool:
-        for event in pool.decode(opened()):
+        for event in giving_back(pool.decode(opened())):
             if isinstance(event, Decoded):
                 heard(_seconds(event, size))
                 yield from rows(encoder.add(event.track, event.segment, event.first))
@@ -138,9 +135,6 @@ def embed_tracks(
             if decoded >= FLUSH_TRACKS or time.monotonic() - flushed > FLUSH_S:
                 yield from rows(encoder.flush())
                 flushed, decoded = time.monotonic(), 0
-            if time.monotonic() - trimmed >= TRIM_S:
-                give_back_free_memory()
-                trimmed = time.monotonic()
         yield from rows(encoder.flush())
 
 

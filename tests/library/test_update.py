@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tiny_library import write_model, write_noise
 
 from myna_plugin.cli.main import main
-from myna_plugin.library import building
+from myna_plugin.common import memory
 from myna_plugin.library.table import read_library
 from myna_plugin.library.tracks import Track
 from myna_plugin.library.update import Known, compare
@@ -42,8 +42,8 @@ def music(tmp_path):
 
 def test_free_memory_is_given_back_while_tracks_are_embedded(embed, music, tmp_path, monkeypatch):
     given_back = []
-    monkeypatch.setattr(building, "TRIM_S", 0)
-    monkeypatch.setattr(building, "give_back_free_memory", lambda: given_back.append(True))
+    monkeypatch.setattr(memory, "EVERY_S", 0)
+    monkeypatch.setattr(memory, "give_back_free_memory", lambda: given_back.append(True))
     assert embed(music, tmp_path / "library.parquet").exit_code == 0
     assert len(given_back) >= 100  # after every event of a track
 
