@@ -30,7 +30,7 @@ def give_back_free_memory() -> None:
 
     By itself glibc returns only what is free at the heap's end, or larger than a threshold that
     grows with what was freed (to 32 MB): a process that takes and frees large blocks of many sizes
-    for hours grows. It takes about a millisecond.
+    for hours grows.
     """
     trim = _malloc_trim()
     if trim is not None:

@@ -128,7 +128,7 @@ def embed_chunks_of(model: Embedder, mel: Tensor) -> Tensor:
         return model.embed_pooled(model.pool_chunks(mel, numbers))
 
 
-class Teachers(nn.Module):
+class Teachers:
     """Models that take the same input, by what each reads off it; the first tells the student's.
 
     Raises:
@@ -136,8 +136,7 @@ class Teachers(nn.Module):
     """
 
     def __init__(self, models: Sequence[Embedder]) -> None:
-        super().__init__()
-        self.models, self.parts = list(models), nn.ModuleList(models)
+        self.models = list(models)
         self.configs = [model.encoder.config for model in models]
         for config in self.configs[1:]:
             for name in ("patchings", "log_mel", "fixed_scaling", "chunk_frames"):
@@ -149,7 +148,7 @@ class Teachers(nn.Module):
                     )
         self.width = sum(model.scene_embedding_size for model in models)
 
-    def forward(self, mel: Tensor) -> Tensor:
+    def __call__(self, mel: Tensor) -> Tensor:
         """`embed_chunks_of` each, one after another: (V, 128, F) -> (V, width)."""
         return torch.cat([embed_chunks_of(model, mel) for model in self.models], dim=1)
 
@@ -258,9 +257,9 @@ class Training(Run):
         self.optimiser = build_optimiser(
             "muon", self.student, settings.learning_rate, scheduled=True
         )
-        self.teachers.to(self.device)
-        if self.device.type == "cuda":
-            for teacher in teachers:
+        for teacher in teachers:
+            teacher.to(self.device)
+            if self.device.type == "cuda":
                 teacher.encoder.to(torch.bfloat16)
         if state is None:
             self.mean, self.deviation = self._measure()
