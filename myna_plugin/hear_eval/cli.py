@@ -25,7 +25,7 @@ EPILOG = """
 Examples:
 
 \b
-  hear-eval --module myna_plugin --demo --grid faster --grid-points 1
+  hear-eval --module myna_plugin --demo --grid faster --grid-points 4
   hear-eval --module myna_plugin --tasks-dir tasks --results scores.json
   hear-eval --module myna_plugin --model weights.safetensors --task esc50
   hear-eval --module panns_hear --model-options '{"hop_ms": 25}' --device cpu
