@@ -58,8 +58,9 @@ class Myna:
         embedding: str = "auto",
         device: str | torch.device = "auto",
         precision: str = "float32",
-        hop_ms: float = 50.0,
+        hop_ms: float | None = None,
         timestamp_layer: int | None = None,
+        timestamp_reading: str | None = None,
         scene_layers: Sequence[int] | None = None,
         scene_pooling: str | None = None,
         tokens: float = 1,
@@ -71,15 +72,15 @@ class Myna:
 
         Args:
             name: as for `load_model`: "myna-base", "myna-vertical", "myna-hybrid" or "myna-85m"; a
-                .safetensors, .pth or .pt file, or a folder for transformers; "owner/name"; or
-                "" for the packaged model, "tiny" for the small one.
+                file, or a folder for transformers; "owner/name"; "" or "tiny" for the packaged.
             embedding: "square", "vertical", "hybrid" (both, concatenated), or "auto": hybrid
                 where the checkpoint has both tokenizers.
             device: "auto" (CUDA, else Apple's GPU, else the CPU), "cpu", "mps", "cuda", "cuda:N".
             precision: "float32", "bfloat16" or "float16"; bfloat16 also on CPUs that have it; on
                 "mps" the first alone.
             hop_ms: milliseconds between timestamp embeddings.
-            timestamp_layer: the block, from 1, that these are read off.
+            timestamp_layer: the block, from 1, that they are read off.
+            timestamp_reading: "tokens" or "vertical-deltas".
             scene_layers: the blocks, from 1, whose mean tokens an embedding joins.
             scene_pooling: "mean", or "mean-std" to follow each mean with the deviation.
             tokens: the share of each chunk's tokens that `embed` encodes: 1, 0.5, 0.25 or 0.125.
@@ -90,8 +91,7 @@ class Myna:
         Raises:
             CheckpointError: the weights cannot be found, read or verified, or cannot give
                 `embedding`.
-            DeviceError: there is no such device here, or not with that precision.
-            LayerError: there is no such block.
+            DeviceError, LayerError: there is no such device here, or no such block.
             TypeError: no path, or no number where one is needed.
             ValueError: another option outside its range.
         """
@@ -101,6 +101,7 @@ class Myna:
             embedding=embedding,
             hop_ms=hop_ms,
             timestamp_layer=timestamp_layer,
+            timestamp_reading=timestamp_reading,
             scene_layers=scene_layers,
             scene_pooling=scene_pooling,
             tokens=tokens,

@@ -104,7 +104,9 @@ Exit status: 0 every file has a row, 1 all but those listed, 2 input that cannot
     help="Embed only so much from the middle of each track, and decode no more.  [default: all]",
 )
 @click.option("--timestamps", is_flag=True, help="A sequence of vectors a track instead of one.")
-@hop_ms_option("Milliseconds between vectors, with --timestamps.")
+@hop_ms_option(
+    "Milliseconds between vectors, with --timestamps.  [default: the checkpoint's, or 50]", None
+)
 @click.option(
     "--timestamp-layer",
     type=POSITIVE_INT,

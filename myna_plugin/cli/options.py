@@ -41,13 +41,13 @@ CACHE = click.option(
 )
 
 
-def hop_ms_option(meaning: str) -> Callable[[Command], Command]:
-    """--hop-ms; what its vectors are is the command's to say."""
+def hop_ms_option(meaning: str, default: float | None = 50.0) -> Callable[[Command], Command]:
+    """--hop-ms; what its vectors are, and a default of None, is the command's to say."""
     return click.option(
         "--hop-ms",
         type=Number(float, SHORTEST_HOP_MS),
-        default=50.0,
-        show_default=True,
+        default=default,
+        show_default=default is not None,
         help=meaning,
     )
 

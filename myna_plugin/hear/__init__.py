@@ -20,8 +20,9 @@ def load_model(
     model_file_path: str | Path = "",
     *,
     embedding: str = "auto",
-    hop_ms: float = 50.0,
+    hop_ms: float | None = None,
     timestamp_layer: int | None = None,
+    timestamp_reading: str | None = None,
     scene_layers: Sequence[int] | None = None,
     scene_pooling: str | None = None,
     tokens: float = 1,
@@ -38,10 +39,12 @@ def load_model(
             "@revision" or not; or "" for the packaged model, "tiny" for the small one.
         embedding: "square", "vertical", "hybrid" (both, concatenated) or "auto": hybrid where the
             checkpoint has both tokenizers. Of a bare state dict with one it tells which that is.
-        hop_ms: milliseconds between timestamp embeddings.
+        hop_ms: milliseconds between timestamp embeddings; None: the checkpoint's, or 50.
         timestamp_layer: the block that these are read off; None: the checkpoint's, or the last.
+        timestamp_reading: "tokens" of all of `embedding`, or "vertical-deltas" of vertical patches
+            alone, with differences to 25 ms before and after; None: the checkpoint's, or "tokens".
         scene_layers: the blocks, from 1, whose mean tokens a scene embedding joins: square, then
-            vertical of each. None for those that the checkpoint names, or the last.
+            vertical of each. None: the checkpoint's, or the last.
         scene_pooling: "mean", or "mean-std" to follow the mean tokens of each patching of each
             block with their deviation over all the sound. None for what the checkpoint names.
         tokens: the share of each chunk's tokens that a scene embedding is made of: 1, or for speed
@@ -57,24 +60,22 @@ def load_model(
 
     Raises:
         CheckpointError: the weights cannot be found, read or verified, or cannot give `embedding`.
-        LayerError: there is no such block.
-        TypeError: no path, or no number where one is needed.
-        ValueError: another option outside its range.
+        LayerError, TypeError, ValueError: no such block, no path, or an option outside its range.
     """
     encoder = load_encoder(model_file_path, embedding=embedding, chunk_frames=chunk_frames)
-    model = Embedder(
+    return Embedder(
         encoder,
         embedding_patchings(embedding, encoder.config.patchings),
         hop_ms=hop_ms,
         timestamp_layer=timestamp_layer,
+        timestamp_reading=timestamp_reading,
         scene_layers=scene_layers,
         scene_pooling=scene_pooling,
         tokens=tokens,
         batch_size=batch_size,
         precision=precision,
         compile=compile,
-    )
-    return model.eval()
+    ).eval()
 
 
 def get_scene_embeddings(audio: Tensor | np.ndarray, model: Embedder) -> Tensor:

@@ -147,7 +147,8 @@ def load_weights(encoder: MynaEncoder, source: str | Path) -> bool:
     config = encoder.config
     alone = config.patchings[0] if len(config.patchings) == 1 else "auto"
     found, projector = _read_encoder_and_projector(path, known, alone)
-    free = {"projector", "chunk_frames", "timestamp_layer", "scene_layers", "scene_pooling"}
+    readings = {"timestamp_layer", "timestamp_hop_ms", "timestamp_reading"}
+    free = {"projector", "chunk_frames", "scene_layers", "scene_pooling"} | readings
     wanted = asdict(config)
     different = [
         f"{name} {value} instead of {wanted[name]}"

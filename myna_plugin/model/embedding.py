@@ -43,7 +43,7 @@ from myna_plugin.model.chunks import (
     sum_type,
     timestamp_grid,
 )
-from myna_plugin.model.encoder import POOLINGS, MynaEncoder
+from myna_plugin.model.encoder import POOLINGS, TIMESTAMP_READINGS, MynaEncoder
 from myna_plugin.model.graphs import Graphs
 from myna_plugin.model.spectrogram import MelSpectrogram
 
@@ -56,6 +56,11 @@ PRECISIONS = {
 
 CHUNKS_PER_PASS = {"cpu": 32, "mps": 128, "cuda": 1280}
 """Chunks that the encoder takes at a time, by the kind of device; of MPS not measured."""
+
+DELTA_MS = 25.0
+"""To the vectors that "vertical-deltas" compares a vector with; a column is 64 wide."""
+
+DELTA_FRAMES = DELTA_MS * SAMPLE_RATE / 1000 / HOP_LENGTH
 
 GRAPHED_CHUNKS = 256
 """Passes of no more chunks are bound, on a CUDA device, by launching kernels."""
@@ -90,14 +95,17 @@ class Embedder(nn.Module):
         scene_layers: the blocks that scene embeddings are read off.
         scene_pooling: "mean", or "mean-std" where deviations follow the means.
         tokens: the share of the tokens that scene embeddings are made of.
+        hop_ms: milliseconds between timestamp embeddings.
         timestamp_layer: the block that timestamp embeddings are read off.
+        timestamp_reading: "tokens", or "vertical-deltas".
         cuda_graphs: whether scene embeddings of short sounds replay a CUDA graph for each shape
             that comes again. Off; to be switched on by setting it, where no hook nor adapter of
             the encoder is added or switched later: a replay would not see it. No matter on a CPU.
         scene_embedding_size: width of a scene embedding: the encoder's, for each patching of each
             of `scene_layers`, all patchings of the first layer, then all of the second; twice that
             with "mean-std", where each patching's means are followed by its deviations.
-        timestamp_embedding_size: width of a timestamp embedding: the encoder's, for each patching.
+        timestamp_embedding_size: width of a timestamp embedding: the encoder's, for each patching;
+            three times the encoder's with "vertical-deltas".
     """
 
     cuda_graphs = False
@@ -109,8 +117,9 @@ class Embedder(nn.Module):
         encoder: MynaEncoder,
         patchings: tuple[str, ...],
         *,
-        hop_ms: float = 50.0,
+        hop_ms: float | None = None,
         timestamp_layer: int | None = None,
+        timestamp_reading: str | None = None,
         scene_layers: Sequence[int] | None = None,
         scene_pooling: str | None = None,
         tokens: float = 1,
@@ -124,14 +133,13 @@ class Embedder(nn.Module):
             encoder: the model.
             patchings: which of its patchings to embed with, concatenated in this order.
             hop_ms: milliseconds between timestamp embeddings, a sample's 0.0625 at least.
-            timestamp_layer: the transformer block that timestamp embeddings are read off, 1 to
-                the encoder's depth; None for the one that its configuration names, or the last.
-                Earlier blocks tell better what happens when.
-            scene_layers: the blocks, from 1, whose mean tokens scene embeddings join; None for
-                those that the encoder's configuration names, or the last alone.
+            timestamp_layer: the block, from 1, that timestamp embeddings are read off.
+            timestamp_reading: "tokens" of all `patchings`, or "vertical-deltas": of the vertical
+                ones alone, each vector followed by its differences to those `DELTA_MS` before and
+                after, which tell better when something happens.
+            scene_layers: the blocks, from 1, whose mean tokens scene embeddings join.
             scene_pooling: "mean" for mean tokens alone, "mean-std" to follow each mean with the
-                standard deviation of all the sound's tokens; None for what the encoder's
-                configuration names.
+                standard deviation of all the sound's tokens.
             tokens: the share of each chunk's tokens that scene embeddings are made of: 1, 0.5, 0.25
                 or 0.125. Timestamp embeddings are always made of all.
             batch_size: chunks a pass of the encoder; None for 32 on a CPU and 1280 elsewhere. It
@@ -140,11 +148,12 @@ class Embedder(nn.Module):
                 front-end and the results are always float32.
             compile: run the encoder through `torch.compile`, for large batches on CUDA.
 
-        Raises:
-            TypeError: no number where one is needed, or no whole one.
-            ValueError: an option outside its range.
+        The five before `tokens` are the encoder's configuration's where they are None.
+
+        Raises: TypeError or ValueError for what is outside its range.
         """
         super().__init__()
+        hop_ms = encoder.config.timestamp_hop_ms if hop_ms is None else hop_ms
         self.hop_ms = float(check_number("hop_ms", hop_ms, float, SHORTEST_HOP_MS))
         if batch_size is not None:
             batch_size = int(check_number("batch_size", batch_size, int, 1))
@@ -154,16 +163,25 @@ class Embedder(nn.Module):
         self.encoder = encoder.to(PRECISIONS[precision])
         self.patchings = patchings
         self.timestamp_layer = encoder.config.choose_timestamp_layer(timestamp_layer)
+        self.timestamp_reading = encoder.config.choose_timestamp_reading(
+            timestamp_reading, patchings
+        )
         self.scene_layers = encoder.config.choose_scene_layers(scene_layers)
         self.scene_pooling = encoder.config.choose_scene_pooling(scene_pooling)
         self.tokens = check_share(tokens)
         self.batch_size = batch_size
         self.compile_encoder = compile
         self.sample_rate = SAMPLE_RATE
-        self.timestamp_embedding_size = len(patchings) * encoder.config.embed_dim
-        self.scene_embedding_size = (
-            len(self.scene_layers) * POOLINGS[self.scene_pooling] * self.timestamp_embedding_size
-        )
+        self._set_sizes()
+
+    def _set_sizes(self) -> None:
+        width = self.encoder.config.embed_dim
+        scene = len(self.scene_layers) * POOLINGS[self.scene_pooling] * len(self.patchings)
+        self.scene_embedding_size = scene * width
+        deltas = self.timestamp_reading != "tokens"
+        self.timestamp_patchings = ("vertical",) if deltas else self.patchings
+        wider = TIMESTAMP_READINGS[self.timestamp_reading]
+        self.timestamp_embedding_size = len(self.timestamp_patchings) * wider * width
 
     def scene_parts(self) -> dict[str, slice]:
         """The embeddings that a scene embedding is put together from, and itself, the last.
@@ -244,7 +262,8 @@ class Embedder(nn.Module):
 
         Chunks overlap by half and their encoded tokens become a sequence, which the grid is read
         off: see `chunks.read_sequences`. The tokens are those after block `timestamp_layer` and the
-        final norm.
+        final norm. With "vertical-deltas" a vector v(t) is followed by v(t) - v(t - `DELTA_MS`) and
+        v(t + `DELTA_MS`) - v(t); before the first column and after the last it stays the same.
 
         Args:
             waveform: samples in [-1, 1] at 16 kHz, shape (B, S), S >= 1.
@@ -362,14 +381,16 @@ class Embedder(nn.Module):
         cuts: Sequence[Tensor],
         layers: Sequence[int],
         chosen: Sequence[Sequence[Tensor] | None] | None = None,
+        patchings: tuple[str, ...] | None = None,
     ) -> list[Encoded]:
+        patchings = patchings or self.patchings
         if not self.compile_encoder:
-            return encode_chunks(self.encoder, cuts, self.patchings, layers, chosen=chosen)
+            return encode_chunks(self.encoder, cuts, patchings, layers, chosen=chosen)
         encoded = []
         for cut, own in zip(cuts, chosen or [None] * len(cuts), strict=True):
             encode = compiled_encode() if self._compiles(cut.shape[-1]) else encode_chunks
             cut = cut.contiguous()
-            (states,) = encode(self.encoder, [cut], self.patchings, layers, chosen=[own])
+            (states,) = encode(self.encoder, [cut], patchings, layers, chosen=[own])
             # Copied, as the next call may write where these lie.
             encoded.append([[tokens.clone() for tokens in group] for group in states])
         return encoded
@@ -391,15 +412,22 @@ class Embedder(nn.Module):
         """Timestamp embeddings at some positions (in frames, ascending): (B, T, D)."""
         n_frames = frame_count(waveform.shape[-1])
         size = self.encoder.config.chunk_frames
-        start, stop = frames_needed(positions, self.patchings, n_frames, size)
+        patchings, deltas = self.timestamp_patchings, self.timestamp_reading != "tokens"
+        if deltas:
+            apart = torch.tensor([-1.0, 0.0, 1.0], dtype=positions.dtype) * DELTA_FRAMES
+            positions = (positions[:, None] + apart).flatten()
+        start, stop = frames_needed(positions, patchings, n_frames, size)
         mel = self._frames(waveform, start, stop)
         (vectors,) = read_sequences(
-            lambda cuts: self._encode(cuts, (self.timestamp_layer,)),
+            lambda cuts: self._encode(cuts, (self.timestamp_layer,), patchings=patchings),
             mel,
             start,
             positions,
-            self.patchings,
+            patchings,
             n_frames,
             size,
         )
-        return vectors
+        if not deltas:
+            return vectors
+        before, now, after = vectors.unflatten(1, (-1, 3)).unbind(2)
+        return torch.cat([now, now - before, after - now], dim=-1)

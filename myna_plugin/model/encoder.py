@@ -28,6 +28,9 @@ PATCHINGS: dict[str, tuple[int, int]] = {"square": (16, 16), "vertical": (128, 2
 POOLINGS = {"mean": 1, "mean-std": 2}
 """What is taken of a sound's tokens, their mean or also their deviation -> how many of the two."""
 
+TIMESTAMP_READINGS = {"tokens": 1, "vertical-deltas": 3}
+"""How timestamp embeddings are read off the tokens, and how many times as wide they are for it."""
+
 PATCH_AREA = 256
 
 PATCH_NORM_EPS = 1e-5
@@ -119,6 +122,10 @@ class EncoderConfig:
         chunk_frames: frames of a full input, a multiple of every patch's frames.
         timestamp_layer: the block, from 1, whose tokens tell best what happens when, if that has
             been measured; None for the last one.
+        timestamp_hop_ms: milliseconds between timestamp embeddings, if the caller names none.
+        timestamp_reading: of `TIMESTAMP_READINGS`: "tokens" of all patchings, as published, or
+            "vertical-deltas": of the vertical ones alone, each vector followed by its differences
+            to those a little before and after. Without vertical patches it is "tokens".
         scene_layers: the blocks whose mean tokens a scene embedding joins, in this order; None for
             the last one alone, as the paper has it.
         scene_pooling: of `POOLINGS`: "mean", as the paper has it, or "mean-std", which puts the
@@ -139,6 +146,8 @@ class EncoderConfig:
     fixed_scaling: tuple[float, ...] | None = None
     chunk_frames: int = CHUNK_FRAMES
     timestamp_layer: int | None = None
+    timestamp_hop_ms: float = 50.0
+    timestamp_reading: str = "tokens"
     scene_layers: tuple[int, ...] | None = None
     scene_pooling: str = "mean"
 
@@ -157,6 +166,10 @@ class EncoderConfig:
             raise ValueError(f"log_mel must be true or false, got {self.log_mel!r}")
         self._check_scaling()
         self.choose_timestamp_layer()
+        self.choose_timestamp_reading()
+        hop = self.timestamp_hop_ms
+        if type(hop) not in (int, float) or not 0 < hop < float("inf"):
+            raise ValueError(f"timestamp_hop_ms must be above 0, got {hop!r}")
         self.choose_scene_layers()
         self.choose_scene_pooling()
         whole, frames = math.lcm(*(PATCHINGS[p][1] for p in self.patchings)), self.chunk_frames
@@ -199,6 +212,28 @@ class EncoderConfig:
         if not self._has_block(layer):
             raise LayerError(f"timestamp_layer must be 1 to {self.depth}, got {layer!r}")
         return int(layer)
+
+    def choose_timestamp_reading(
+        self, wanted: str | None = None, patchings: Sequence[str] | None = None
+    ) -> str:
+        """The reading of timestamps: the one wanted, or the configuration's.
+
+        Args:
+            wanted: of `TIMESTAMP_READINGS`.
+            patchings: those that are embedded with; None for all.
+
+        Raises:
+            ValueError: there is no such reading, or the one wanted not of these patchings.
+        """
+        reading = self.timestamp_reading if wanted is None else wanted
+        if not isinstance(reading, str) or reading not in TIMESTAMP_READINGS:
+            known = " or ".join(TIMESTAMP_READINGS)
+            raise ValueError(f"timestamp_reading must be {known}, got {reading!r}")
+        if reading == "tokens" or "vertical" in (patchings or self.patchings):
+            return reading
+        if wanted is None:
+            return "tokens"
+        raise ValueError(f"timestamp_reading {reading!r} needs vertical patches")
 
     def choose_scene_layers(self, wanted: Sequence[int] | None = None) -> tuple[int, ...]:
         """The blocks of scene embeddings: those wanted, the configuration's, or the last alone.

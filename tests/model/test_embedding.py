@@ -21,7 +21,7 @@ from myna_plugin.model.chunks import (
     pool_consecutive,
     timestamp_count,
 )
-from myna_plugin.model.embedding import Embedder
+from myna_plugin.model.embedding import DELTA_MS, Embedder
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.model.vit import Transformer
 
@@ -375,9 +375,54 @@ def test_timestamps_of_an_earlier_block_are_those_of_a_model_that_ends_there(sou
     assert torch.equal(by_name.embed_timestamps(sound)[0], got[0])
 
 
+@pytest.mark.parametrize("batch_size", [1, None])
+def test_vertical_deltas_are_the_vertical_vectors_and_their_differences(sound, batch_size):
+    """At a hop of `DELTA_MS` a vector's neighbours are those that it is compared with."""
+    both = tiny_embedder()
+    plain = Embedder(both.encoder, ("vertical",), hop_ms=DELTA_MS)
+    vectors, times = plain.embed_timestamps(sound)
+    model = tiny_embedder(
+        hop_ms=DELTA_MS, timestamp_reading="vertical-deltas", batch_size=batch_size
+    )
+    got, got_times = model.embed_timestamps(sound)
+    assert torch.equal(got_times, times)
+    assert got.shape[-1] == model.timestamp_embedding_size == 3 * vectors.shape[-1]
+    now, since, until = got.chunk(3, dim=-1)
+    near = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(now, vectors, **near)
+    torch.testing.assert_close(since[:, 1:], vectors.diff(dim=1), **near)
+    torch.testing.assert_close(until[:, :-1], vectors.diff(dim=1), **near)
+    assert since[:, 0].abs().max() == 0  # there is nothing before the first column
+    assert since[:, 1:].abs().amax() > 0.1
+    assert torch.equal(model.embed_scenes(sound), both.embed_scenes(sound))
+
+
+def test_a_checkpoint_names_how_its_timestamps_are_read(sound):
+    model = tiny_embedder()
+    config = replace(
+        model.encoder.config, timestamp_reading="vertical-deltas", timestamp_hop_ms=20
+    )
+    encoder = MynaEncoder(config).eval()
+    encoder.load_state_dict(model.encoder.state_dict())
+    named = Embedder(encoder, model.patchings)
+    asked = tiny_embedder(hop_ms=20, timestamp_reading="vertical-deltas")
+    got = named.embed_timestamps(sound)[0]
+    assert torch.equal(got, asked.embed_timestamps(sound)[0])
+    # The caller has the last word, and square patches alone have no vertical ones.
+    options = {"hop_ms": 50, "timestamp_reading": "tokens"}
+    back = Embedder(encoder, model.patchings, **options).embed_timestamps(sound)[0]
+    assert torch.equal(back, model.embed_timestamps(sound)[0])
+    square = Embedder(encoder, ("square",))
+    assert square.timestamp_reading == "tokens"
+    assert square.timestamp_embedding_size == config.embed_dim
+    with pytest.raises(ValueError, match="needs vertical patches"):
+        Embedder(encoder, ("square",), timestamp_reading="vertical-deltas")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"timestamp_reading": "deltas"}, "must be tokens or vertical-deltas, got 'deltas'"),
         ({"hop_ms": 0}, "hop_ms must be at least 0.0625"),
         ({"hop_ms": math.nan}, "hop_ms must be at least 0.0625"),
         ({"timestamp_layer": 0}, "timestamp_layer must be 1 to 2, got 0"),
