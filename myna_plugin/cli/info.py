@@ -62,8 +62,8 @@ def describe_checkpoint(checkpoint: str, embedding: str = "auto") -> dict[str, A
         "scene layers": list(model.scene_layers),
         "scene pooling": model.scene_pooling,
         "timestamp layer": model.timestamp_layer,
-        "timestamps": f"{model.timestamp_reading}, {model.timestamp_embedding_size:,} numbers every "
-        f"{model.hop_ms:g} ms",
+        "timestamps": f"{model.timestamp_reading}, {model.timestamp_embedding_size:,} numbers "
+        f"every {model.hop_ms:g} ms",
         "width": config.embed_dim,
         "depth": config.depth,
         "heads": config.num_heads,

@@ -148,9 +148,8 @@ class Embedder(nn.Module):
                 front-end and the results are always float32.
             compile: run the encoder through `torch.compile`, for large batches on CUDA.
 
-        The five before `tokens` are the encoder's configuration's where they are None.
-
-        Raises: TypeError or ValueError for what is outside its range.
+        The five before `tokens` are the encoder's configuration's where they are None. Raises
+        TypeError or ValueError for what is outside its range.
         """
         super().__init__()
         hop_ms = encoder.config.timestamp_hop_ms if hop_ms is None else hop_ms

@@ -399,9 +399,7 @@ def test_vertical_deltas_are_the_vertical_vectors_and_their_differences(sound, b
 
 def test_a_checkpoint_names_how_its_timestamps_are_read(sound):
     model = tiny_embedder()
-    config = replace(
-        model.encoder.config, timestamp_reading="vertical-deltas", timestamp_hop_ms=20
-    )
+    config = replace(model.encoder.config, timestamp_reading="vertical-deltas", timestamp_hop_ms=20)
     encoder = MynaEncoder(config).eval()
     encoder.load_state_dict(model.encoder.state_dict())
     named = Embedder(encoder, model.patchings)
