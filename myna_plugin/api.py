@@ -166,7 +166,7 @@ class Myna:
         >>> myna = Myna.from_pretrained("", hop_ms=100)
         >>> vectors, times_ms = myna.embed_timestamps(np.zeros(8_000), sample_rate=16_000)
         >>> vectors.shape, times_ms.tolist()
-        ((6, 768), [0.0, 100.0, 200.0, 300.0, 400.0, 500.0])
+        ((6, 1152), [0.0, 100.0, 200.0, 300.0, 400.0, 500.0])
         """
         vectors, times_ms = self.embedder.embed_timestamps(self._waveform(audio, sample_rate))
         return vectors[0].cpu().numpy(), times_ms[0].cpu().numpy()

@@ -400,6 +400,8 @@ def test_the_packaged_models_are_trained_hybrids(name, size):
         log_mel=True,
         fixed_scaling=(1000, 4.4, 3),
         timestamp_layer=4,
+        timestamp_hop_ms=25.0,
+        timestamp_reading="vertical-deltas",
         scene_layers=(2, 6, 12),
         scene_pooling="mean-std",
     )

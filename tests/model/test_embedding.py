@@ -489,6 +489,7 @@ def test_a_short_sound_is_not_padded_to_a_full_chunk(sound):
 def test_timestamps_are_like_the_chunks_around_them(sound):
     """The slow way to hear what happens when: three instruments that take turns."""
     last = {"timestamp_layer": 12, "scene_layers": [12], "scene_pooling": "mean"}
+    last["timestamp_reading"] = "tokens"
     model = myna_plugin.load_model(hop_ms=500.0, **last)
     seconds = torch.arange(64_000) / 16_000
     sine = 0.3 * torch.sin(2 * torch.pi * 1500 * seconds)[None]
