@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -148,16 +149,17 @@ def cross_validate(
     for fold in range(task.folds):
         items = assign_folds(recordings.data.items, task.folds, fold, repetition)
         test = np.array([item.split == "test" for item in items])
-        search = GridSearchCV(
-            # All principal components: a rotation that makes vectors no wider than rows are many;
-            # heads with an L2 penalty are the same.
-            make_pipeline(StandardScaler(), PCA(), head),
-            {strength: values},
-            scoring="accuracy" if is_class else "r2",
-            cv=GroupKFold(INNER_FOLDS),
-        )
-        search.fit(features[~test], targets[~test], groups=recordings.groups[~test])
-        predicted[test] = search.predict(features[test])
+        with TemporaryDirectory() as kept:  # components, found once for all strengths
+            search = GridSearchCV(
+                # All principal components: a rotation that makes vectors no wider than rows are
+                # many; heads with an L2 penalty are the same.
+                make_pipeline(StandardScaler(), PCA(), head, memory=kept),
+                {strength: values},
+                scoring="accuracy" if is_class else "r2",
+                cv=GroupKFold(INNER_FOLDS),
+            )
+            search.fit(features[~test], targets[~test], groups=recordings.groups[~test])
+            predicted[test] = search.predict(features[test])
     if is_class:
         return {"accuracy": float(accuracy_score(targets, predicted))}
     return {"r2": float(r2_score(targets, predicted))}

@@ -79,7 +79,7 @@ from recipes.distil.training import Settings, Training
     help="Share of its tokens that the student does not see; the teacher sees all.",
 )
 @click.option("--save-every", type=POSITIVE_INT, default=500, show_default=True, help="Steps.")
-@click.option("--compile", is_flag=True, help="Run the student through torch.compile.")
+@click.option("--compile", is_flag=True, help="Run student and teachers through torch.compile.")
 @SEED
 @DEVICE
 def main(
