@@ -23,7 +23,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch._dynamo
 from nnAudio.features import MelSpectrogram as NnAudioMelSpectrogram
 from torch import Tensor, nn
 
@@ -275,10 +274,10 @@ def main() -> None:
     clips = options.clips or ([2] if on_cpu else [64, 1])
     repeats = options.repeats or (5 if on_cpu else 20)
     print(f"torch {torch.__version__}, {platform.machine()}, {time.strftime('%Y-%m-%d')}")
-    # Shapes of all contestants are compiled in this one process, more than torch allows at first.
-    torch._dynamo.config.recompile_limit = 64
     title, results = "CUDA", []
     if not on_cpu:
+        # Shapes of all contestants are compiled in one process, more than torch allows at first.
+        torch._dynamo.config.recompile_limit = 64
         print(torch.cuda.get_device_name())
     for threads in options.threads if on_cpu else [None]:
         if threads is not None:

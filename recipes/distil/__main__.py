@@ -94,7 +94,8 @@ def main(
 ) -> None:
     settings = Settings(**options)
     chosen, opened = without_mps(choose_device(device)), Store.open(store)
-    models = [load_model("" if teacher == "default" else teacher) for teacher in teachers]
+    names = ("" if teacher == "default" else teacher for teacher in teachers)
+    models = [load_model(name, compile=compile) for name in names]
     with RunFolder(out).writing():
         training = Training(opened, models, out, settings, chosen, compile)
         stopped_by = training.run(settings.steps, minutes, save_every)

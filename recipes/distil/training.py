@@ -131,18 +131,12 @@ def embed_chunks_of(model: Embedder, mel: Tensor) -> Tensor:
 class Teachers:
     """Models that take the same input, by what each reads off it; the first tells the student's.
 
-    Args:
-        models: one or more.
-        compile: by `torch.compile`.
-
     Raises:
         InputError: their inputs differ.
     """
 
-    def __init__(self, models: Sequence[Embedder], compile: bool = False) -> None:
+    def __init__(self, models: Sequence[Embedder]) -> None:
         self.models = list(models)
-        for model in models:
-            model.compile_encoder = compile
         self.configs = [model.encoder.config for model in models]
         for config in self.configs[1:]:
             for name in ("patchings", "log_mel", "fixed_scaling", "chunk_frames"):
@@ -222,7 +216,7 @@ class Training(Run):
         out: the run's folder, which is there.
         settings: of a run that is begun; one that goes on must have the same.
         device: to train on; bfloat16 on CUDA.
-        compile: the encoders by `torch.compile`.
+        compile: the student's encoder by `torch.compile`.
 
     Raises:
         InputError: the student cannot read what the first teacher does, teachers' inputs differ,
@@ -243,7 +237,7 @@ class Training(Run):
         compile: bool = False,
     ) -> None:
         self.settings, self.device = settings, torch.device(device)
-        self.teachers = Teachers(teachers, compile)
+        self.teachers = Teachers(teachers)
         config = student_config(settings.size, self.teachers.configs[0])
         begun = {
             **asdict(settings),

@@ -65,7 +65,7 @@ TABLE = Path(__file__).with_suffix(".tsv")
 
 COLUMNS = ("number", "title", "artist", "licence", "evidence", "source")
 
-LICENCE = re.compile(r"(CC0|PD|MIT|CC BY)( [2-4]\.[05])?( \(.*\))?")
+LICENCE = re.compile(r"(CC0|PD|MIT|CC BY)( 2\.5| [34]\.0)?( \(.*\))?")
 """What a recording must have: public domain, attribution alone, or MIT's."""
 
 SPEEDS = ((1, 1), (16, 15), (15, 16), (9, 8), (8, 9))

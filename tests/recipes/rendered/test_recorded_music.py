@@ -107,6 +107,7 @@ def test_a_store_does_not_depend_on_workers(tmp_path, made, tracks):
     [
         ("4\tTitle\tArtist\tCC BY-NC 4.0\te\ts", "line 5: CC BY-NC 4.0 is not CC0"),
         ("4\tTitle\tArtist\tCC BY-SA 3.0\te\ts", "line 5: CC BY-SA 3.0 is not CC0"),
+        ("4\tTitle\tArtist\tCC BY 3.5\te\ts", "line 5: CC BY 3.5 is not CC0"),
         ("4\tTitle\tArtist\tCC0\te", "line 5: the columns must be number, title"),
         ("4\tTitle\tArtist\tCC0\te\thttps://here", "has no 4.*, which is Title by Artist: https"),
     ],
