@@ -2,18 +2,22 @@
 
 import csv
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from tiny_store import write_store
+from torch._dynamo.testing import CompileCounter
 
 from myna_plugin import load_model
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.locks import locked
+from myna_plugin.model import embedding
 from myna_plugin.model.checkpoint import save_checkpoint
+from myna_plugin.model.chunks import encode_chunks
 from myna_plugin.model.encoder import SIZES, EncoderConfig, MynaEncoder, Size, initialise
 from recipes.distil import training as distil
 from recipes.distil.__main__ import main
@@ -89,6 +93,23 @@ def test_of_two_teachers_the_targets_follow_each_other(store, teacher_file, tmp_
     torch.testing.assert_close(training.target(mel), expected, rtol=1e-4, atol=1e-4)
     training.run(2, 1e6, 1000)
     assert training.student(mel).shape == (3, 256 + 128)
+
+
+def test_the_command_compiles_teachers_and_student_alike(
+    store, teacher_file, tmp_path, monkeypatch
+):
+    of_teachers, of_student = CompileCounter(), CompileCounter()
+    compiled_teacher = torch.compile(encode_chunks, backend=of_teachers)
+    monkeypatch.setattr(embedding, "compiled_encode", lambda: compiled_teacher)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=of_student))
+    students = []
+    for compiles in (False, True):
+        out = tmp_path / str(compiles)
+        main.callback(store.path, out, [teacher_file], 1e6, 10, compiles, "cpu", **asdict(SETTINGS))
+        assert [graphs.frame_count > 0 for graphs in (of_teachers, of_student)] == 2 * [compiles]
+        students.append(load_model(out / "final.safetensors").encoder.state_dict())
+    for name, tensor in students[0].items():
+        torch.testing.assert_close(students[1][name], tensor, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_targets_of_the_first_batches_have_mean_0_and_deviation_1(begin):
