@@ -101,9 +101,12 @@ def check_store(settings: PretrainSettings, store: Store) -> None:
     """RunError unless the store fills a batch and its clips are as long as a crop."""
     n_trained = len(store) - settings.held_out_clips
     if n_trained <= 0:
+        held = len(store) // 20 * 2
+        too_few = len(store) - held < settings.batch_size
+        batch = f" and batch_size={len(store) - held}, or less" if too_few else ""
         raise RunError(
             f"{store.path}: held_out_clips={settings.held_out_clips} leaves none of its "
-            f"{len(store)} clips to train on; say held_out_clips={len(store) // 20 * 2}, or so"
+            f"{len(store)} clips to train on; say held_out_clips={held}, or so{batch}"
         )
     try:
         check_batch(
@@ -117,7 +120,8 @@ def check_store(settings: PretrainSettings, store: Store) -> None:
     except ValueError as error:
         held = settings.held_out_clips
         less = f" ({held} of {len(store)} clips are held out)" if held else ""
-        raise RunError(f"{store.path}: {error}{less}") from error
+        small = "; the recipe smoke is for so few" if len(store) < settings.batch_size else ""
+        raise RunError(f"{store.path}: {error}{less}{small}") from error
 
 
 def _check_device(settings: PretrainSettings) -> None:
