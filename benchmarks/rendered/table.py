@@ -2,8 +2,9 @@
 
 \b
     python -m benchmarks.rendered.table out/rendered --weights myna.safetensors --out out/table
-    python -m benchmarks.rendered.table out/rendered --weights mine=run/last.pt mae=run2/last.pt \\
-        --baselines mel-statistics,chroma --device cuda --seeds 3 --out out/table
+    python -m benchmarks.rendered.table out/rendered --weights mine=run/final.safetensors \\
+        --weights mae=run2/final.safetensors --baselines mel-statistics,chroma --device cuda \\
+        --seeds 3 --out out/table
 
 TASKS is a folder that `benchmarks.rendered.tasks` has made. Each model embeds the clips once; the
 tasks share the embeddings. 216 heads are trained for each task and seed on the training split, the
