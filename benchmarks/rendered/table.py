@@ -70,7 +70,7 @@ from myna_plugin.probing.tasks.metrics import score_outputs
 from myna_plugin.probing.tasks.task import SPLITS
 from myna_plugin.probing.tasks.task_data import TaskData
 
-BATCH_SIZES = {"cpu": 16, "cuda": 256}
+BATCH_SIZES = {"cpu": 16, "mps": 16, "cuda": 256}
 """Clips embedded together."""
 
 HEAR_EVAL = "import sys; from myna_plugin.hear_eval.cli import main; sys.exit(main())"
