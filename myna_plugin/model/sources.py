@@ -116,7 +116,10 @@ def _find_in(folder: Path) -> Path:
 
 def _download(repository: str, revision: str | None, name: str) -> Path:
     if name in PUBLISHED:
-        otherwise = f"bring the file by hand, then `myna import FILE --as {name}`"
+        otherwise = (
+            f"bring a weights file of https://huggingface.co/{repository} by hand, then "
+            f"`myna import FILE --as {name}`"
+        )
     else:
         otherwise = "bring the file by hand, and give its path"
     return download(repository, revision, name, otherwise)

@@ -395,9 +395,7 @@ class Trainer:
         """Write the encoder and the pictures, and say how to load it."""
         folder = self.plan.folder
         save_checkpoint(self.encoder, folder.final, self._facts(step))
-        draw_curve(folder.path / "loss.png", read_table(folder.table))
-        if self.settings.objective == "mae":
-            self._draw_reconstructions()
+        self._draw()
         best = find_best_probe(read_table(folder.table))
         if best is not None:
             told = ", ".join(f"{name} {score:.3f}" for name, score in best[1].items())
@@ -413,6 +411,17 @@ class Trainer:
             "settings": json.dumps(self.settings.to_mapping()),
             "store": self.plan.store.fingerprint,
         }
+
+    def _draw(self) -> None:
+        """The run's pictures, or a line of how to have them: the weights are there without."""
+        try:
+            draw_curve(self.plan.folder.path / "loss.png", read_table(self.plan.folder.table))
+            if self.settings.objective == "mae":
+                self._draw_reconstructions()
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "matplotlib":
+                raise
+            self.say("no pictures of the run: `pip install matplotlib` adds them to later ones")
 
     def _draw_reconstructions(self) -> None:
         clips = self.plan.monitored[:SHOWN_CLIPS]

@@ -346,6 +346,19 @@ def test_a_probe_that_fails_does_not_end_the_run(store, tmp_path):
     assert [row["step"] for row in rows if row["probe_any"]] == ["20", "30", "40"]
 
 
+def test_without_matplotlib_a_run_ends_well_and_says_what_is_missing(store, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib.figure")
+
+    monkeypatch.setattr("myna_plugin.pretraining.run.monitoring.new_figure", refuse)
+    said = []
+    run(replace(TINY, max_steps=4), store, tmp_path, say=said.append)
+    assert ["pip install matplotlib" in line for line in said].count(True) == 1
+    assert "load_model" in said[-1]
+    assert load_model(tmp_path / "final.safetensors").encoder.config.depth == 1
+    assert not (tmp_path / "loss.png").exists()
+
+
 def test_a_finished_run_is_not_trained_again(store, tmp_path, monkeypatch):
     first = run(replace(TINY, max_steps=4), store, tmp_path)
     monkeypatch.setattr(trainer, "Trainer", None)
