@@ -106,12 +106,12 @@ def measure_in_turn(
     for _ in range(repeats + 2):
         taken = []
         for run in runs:
-            if device == "cuda":
-                torch.cuda.synchronize()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize(device)
             start, busy = time.perf_counter(), time.process_time()
             run()
-            if device == "cuda":
-                torch.cuda.synchronize()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize(device)
             taken.append((time.perf_counter() - start, time.process_time() - busy))
         rounds.append(taken)
     each = zip(*rounds[2:], strict=True)
@@ -169,9 +169,9 @@ def compare(
     whole = waveform[:, : waveform.shape[1] // (96 * 512) * 96 * 512 - 1]
     expected = literal(whole)
     options: dict[str, dict] = {"ours, float32": {}}
-    if device == "cuda" or bfloat16:
+    if device.startswith("cuda") or bfloat16:
         options["ours, bfloat16"] = {"precision": "bfloat16"}
-    if device == "cuda":
+    if device.startswith("cuda"):
         for name in list(options):
             options[f"{name}, CUDA graphs"] = options[name]
         options["ours, bfloat16, compiled"] = {"precision": "bfloat16", "compile": True}
@@ -233,7 +233,7 @@ def compare_timestamps(device: str, size: str, seconds: int, title: str) -> list
     notes = torch.sin(2 * torch.pi * phase) * torch.exp(-4 * (time_s % 0.5))
     waveform = (0.3 * notes + 0.01 * torch.randn(time_s.shape, generator=generator)).unsqueeze(0)
     waveform = waveform.to(device)
-    precision = "bfloat16" if device == "cuda" else "float32"
+    precision = "bfloat16" if device.startswith("cuda") else "float32"
     model = Embedder(make_encoder(size), BOTH, precision=precision).to(device)
     ways = (lambda: embed_windows(model, waveform), lambda: model.embed_timestamps(waveform)[0][0])
     windows, tokens = (way() - way().mean(0) for way in ways)

@@ -42,6 +42,7 @@ from benchmarks.contestants import (
     MODULE,
     WEIGHTS,
     baselines_option,
+    choose_folders,
     load_contestant,
     parse_baselines,
     parse_weights,
@@ -252,6 +253,7 @@ def main(
     device, workers = choose_device(device), workers or available_cores()
     contestants = [parse_weights(text, module, model_options) for text in weights]
     contestants += parse_baselines(baselines)
+    choose_folders(contestants, out)  # of one name, one would take the other's row
     roots = {"emotify": emotify, "mridangam": mridangam}
     tasks = [
         read_recordings(name, root, seconds, strokes, workers)

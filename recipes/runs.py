@@ -45,12 +45,15 @@ class Run(ABC):
         """Take a folder, which is there; the checkpoint in it, on the CPU, if there is one.
 
         Raises:
-            InputError: that is damaged, none of these recipes', or begun otherwise than `begun`,
-                which is what decides the weights after a step.
+            InputError: the folder has a run of `myna pretrain`; or the checkpoint is damaged, none
+                of these recipes', or begun otherwise than `begun`, which is what decides the
+                weights after a step.
         """
         self.folder, self.begun, self.step, self.seconds = RunFolder(out), begun, 0, 0.0
         path = out / "checkpoint.pt"
         if not path.exists():
+            if (out / "config.yaml").exists() or self.folder.checkpoints.exists():
+                raise InputError(f"{out}: holds a run of `myna pretrain`; give another OUT")
             return None
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,15 +36,19 @@ from benchmarks.rendered.tasks import (
     SIZE,
     SIZES,
     choose_soundfonts,
+    count_works,
     make_tasks,
 )
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, say
+from myna_plugin.common.files import read_json
 from myna_plugin.common.options import DEVICE, FILE, FOLDER, POSITIVE_INT, SEED, WORKERS
 from myna_plugin.probing.experiment import Protocol
 from myna_plugin.probing.heads import GRIDS, PATIENCE
+from myna_plugin.probing.tasks import TaskError
 from myna_plugin.probing.tasks.task import SPLITS
+from recipes.rendered.soundfonts import digest_soundfonts
 from recipes.rendered.sources import Sources
 
 Sizes = tuple[int, int, int]
@@ -92,6 +98,34 @@ SMALL = Extent(
     seeds=1,
     baselines=("mel-statistics", "chroma", "krumhansl"),
 )
+
+
+def check_tasks(
+    tasks: Path,
+    asked: Mapping[str, Any],
+    soundfonts: Mapping[str, Sequence[Path]],
+) -> None:
+    """Refuse tasks that were rendered otherwise: their scores would pass for those asked for.
+
+    Args:
+        tasks: a folder of `make_tasks`.
+        asked: what its provenance must say, by name.
+        soundfonts: those named, by split; one without any may have been played by whichever.
+
+    Raises:
+        TaskError: names what differs.
+    """
+    made = read_json(tasks / "provenance.json", {})
+    differing = [name for name, value in asked.items() if made.get(name) != value]
+    for split, paths in soundfonts.items():
+        digests = digest_soundfonts(map(str, paths))
+        if digests and made.get("soundfonts", {}).get(split) != digests:
+            differing.append(f"soundfonts ({split})")
+    if differing:
+        raise TaskError(
+            f"{tasks}: was rendered with other {', '.join(differing)}; give the same options, "
+            "another OUT, or remove it to render anew"
+        )
 
 
 @click.command("benchmarks.rendered", cls=ToldCommand, help=__doc__)
@@ -146,17 +180,20 @@ def main(
     device = choose_device(device)
     contestants = [parse_weights(text, "myna_plugin", {}) for text in weights]
     contestants += map(baseline, plan.baselines)
+    composed = 0 if scores or midi else plan.composed
+    works = Sources(tuple(map(str, scores)), tuple(map(str, midi)), composed, seed=seed).load()
+    clips = dict(zip(SPLITS, sizes or plan.sizes, strict=True))
     if (out / "tasks").exists():
+        asked = {"clips": clips, "clip_seconds": plan.clip_seconds, "seed": seed}
+        asked["works"] = count_works(works)
+        check_tasks(out / "tasks", asked, {"train": soundfonts, "test": test_soundfonts})
         say(f"{out / 'tasks'}: kept; remove {out} to render anew")
     else:
-        composed = 0 if scores or midi else plan.composed
-        sources = Sources(tuple(map(str, scores)), tuple(map(str, midi)), composed, seed=seed)
-        works = sources.load()
         out.mkdir(parents=True, exist_ok=True)
         lines = make_tasks(
             works,
             out / "tasks",
-            sizes=dict(zip(SPLITS, sizes or plan.sizes, strict=True)),
+            sizes=clips,
             notes_sizes=dict(zip(SPLITS, plan.notes_sizes, strict=True)),
             soundfonts=choose_soundfonts(soundfonts, test_soundfonts, out / "soundfonts"),
             seconds=plan.clip_seconds,

@@ -10,13 +10,14 @@ the recipe `rendered` (--settings) with some settings changed; further KEY=VALUE
 alike. Every run is probed by `benchmarks.rendered.table`.
 
 OUT receives claims.md and a folder for each run. The same command goes on where it was stopped: a
-run that is trained and scored is kept, and only its results.json is needed for that. So several
+run that is trained and scored is kept if its settings.yaml is the one asked for. So several
 such commands can share the work, each with some of the --variants; --only-report then tells of all.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -53,6 +54,9 @@ from myna_plugin.probing.report.tables import Rows, markdown
 SETTINGS = list_recipes()["rendered"].path
 
 REPORT = "claims.md"
+
+SETTINGS_COPY = "settings.yaml"
+"""In the folder of a run: what it was trained with."""
 
 KEY = (KEY_TASK, "weighted_key_score")
 STYLE = (STYLE_TASK, "accuracy")
@@ -164,13 +168,27 @@ def train(settings: PretrainSettings, store: Path, run: Path) -> Path:
         UnfinishedError: the recipe failed; it has said why.
     """
     run.mkdir(parents=True, exist_ok=True)
-    config = run.with_name("settings.yaml")
+    config = run.with_name(SETTINGS_COPY)
     write_text(config, to_yaml(settings))
     command = [sys.executable, "-m", "myna_plugin.recipes.pretrain", "--store", str(store)]
     command += ["--out", str(run), "--config", str(config), "--resume"]
     if status := subprocess.run(command, check=False).returncode:
         raise UnfinishedError(f"{run}: pre-training ended with exit status {status}")
     return run / "final.safetensors"
+
+
+def check_kept(results: Path, settings: PretrainSettings) -> None:
+    """Refuse a run that was scored with other settings: the report would call it what it is not.
+
+    Raises:
+        SettingsError: names its folder.
+    """
+    copy = results.with_name(SETTINGS_COPY)
+    if results.is_file() and copy.is_file() and copy.read_text("utf-8") != to_yaml(settings):
+        raise SettingsError(
+            f"{copy}: that run had other settings; say them again, give another --out, or remove "
+            f"{copy.parent}"
+        )
 
 
 def read_scores(results: Path) -> dict[Score, float]:
@@ -299,7 +317,7 @@ def main(
     workers: int | None,
     only_report: bool,
 ) -> None:
-    command = f"python -m benchmarks.rendered.claims {' '.join(sys.argv[1:])}"
+    command = shlex.join(["python", "-m", "benchmarks.rendered.claims", *sys.argv[1:]])
     results: Results = {}
     base = apply_file(PretrainSettings(), settings, read_yaml(settings))
     base = base.with_changes(read_changes(changes))
@@ -309,6 +327,8 @@ def main(
     scored = {run: out / run_folder(*run) / "results.json" for run in planned}
     if only_report:
         planned = {run: planned[run] for run, path in scored.items() if path.is_file()}
+    for run, run_settings in planned.items():
+        check_kept(scored[run], run_settings)
     # Once for all runs, and only if there is one to score.
     done = all(scored[run].is_file() for run in planned)
     tasks_read = [] if done else read_tasks(tasks, workers, progress=False)

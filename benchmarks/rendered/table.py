@@ -2,8 +2,9 @@
 
 \b
     python -m benchmarks.rendered.table out/rendered --weights myna.safetensors --out out/table
-    python -m benchmarks.rendered.table out/rendered --weights mine=run/last.pt mae=run2/last.pt \\
-        --baselines mel-statistics,chroma --device cuda --seeds 3 --out out/table
+    python -m benchmarks.rendered.table out/rendered --weights mine=run/final.safetensors \\
+        --weights mae=run2/final.safetensors --baselines mel-statistics,chroma --device cuda \\
+        --seeds 3 --out out/table
 
 TASKS is a folder that `benchmarks.rendered.tasks` has made. Each model embeds the clips once; the
 tasks share the embeddings. 216 heads are trained for each task and seed on the training split, the
@@ -69,7 +70,7 @@ from myna_plugin.probing.tasks.metrics import score_outputs
 from myna_plugin.probing.tasks.task import SPLITS
 from myna_plugin.probing.tasks.task_data import TaskData
 
-BATCH_SIZES = {"cpu": 16, "cuda": 256}
+BATCH_SIZES = {"cpu": 16, "mps": 16, "cuda": 256}
 """Clips embedded together."""
 
 HEAR_EVAL = "import sys; from myna_plugin.hear_eval.cli import main; sys.exit(main())"

@@ -295,7 +295,7 @@ def make_tasks(
         "clip_seconds": seconds,
         "tasks": lines,
         "clips": dict(sizes),
-        "works": _count_works(scores),
+        "works": count_works(scores),
         "soundfonts": {split: digest_soundfonts(paths) for split, paths in soundfonts.items()},
     }
     write_json(part / "provenance.json", provenance)
@@ -303,7 +303,8 @@ def make_tasks(
     return lines
 
 
-def _count_works(scores: Iterable[Score]) -> dict[str, int]:
+def count_works(scores: Iterable[Score]) -> dict[str, int]:
+    """How many works there are of each corpus and licence."""
     counts = Counter((score.corpus, score.licence) for score in scores)
     return {
         f"{corpus} ({licence or 'licence not stated'})": n

@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from myna_plugin.common.cores import available_cores
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, say
 from myna_plugin.common.files import check_disk, read_json, write_json
+from myna_plugin.common.options import POSITIVE_FLOAT
 from myna_plugin.pretraining.store.preparation import FRAMES_PER_HOUR, INDEX_BYTES_PER_FILE
 from myna_plugin.pretraining.store.reading import (
     CLIP,
@@ -215,7 +217,9 @@ def _counted(columns: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("numpy", "scipy", "tinysoundfont", "torch")}
+    """Of what decides the bytes; a store of recordings is made without the synthesiser."""
+    names = ("numpy", "scipy", "tinysoundfont", "torch")
+    return {name: version(name) for name in names if find_spec(name)}
 
 
 COUNT = click.IntRange(min=1)
@@ -251,8 +255,8 @@ COUNT = click.IntRange(min=1)
     help="Make so many soundfonts of drawn instruments beside STORE and use them as well; "
     "1 if none is named or found.",
 )
-@click.option("--hours", type=float, required=True, help="Length of all clips together.")
-@click.option("--clip-seconds", type=float, default=15.0, show_default=True)
+@click.option("--hours", type=POSITIVE_FLOAT, required=True, help="Length of all clips together.")
+@click.option("--clip-seconds", type=POSITIVE_FLOAT, default=15.0, show_default=True)
 @click.option("--passages", type=COUNT, default=2, show_default=True, help="Of a block.")
 @click.option("--instrumentations", type=COUNT, default=2, show_default=True, help="Likewise.")
 @click.option("--transpositions", type=COUNT, default=4, show_default=True, help="Likewise.")
@@ -300,8 +304,6 @@ def main(
     sources = Sources(scores, midi, composed, None if split == "all" else split, licence, seed)
     fonts = _choose_soundfonts(store, soundfonts, drawn_soundfonts, seed)
     plan = StorePlan(sources, fonts, seed=seed, sampled=sampled is not None, **shape)
-    if hours <= 0:
-        raise StoreError(f"--hours must be above 0, got {hours:g}")
     device = choose_device(sampled or "cpu")
     command = ["python", "-m", "recipes.rendered.store", *sys.argv[1:]]
     index = write_store(store, plan, hours, workers or available_cores(), command, device)

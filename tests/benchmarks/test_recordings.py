@@ -38,6 +38,17 @@ def test_ranking_leaves_out_the_own_group(tmp_path):
     assert rank(np.hstack([strokes, 0.1 * sessions]), recordings) == pytest.approx(1)
 
 
+def test_models_of_one_name_are_refused(tmp_path):
+    arguments = ["--mridangam", str(tmp_path), "--out", str(tmp_path / "out")]
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "final.pt").touch()
+        arguments += ["--weights", str(tmp_path / folder / "final.pt")]
+    done = CliRunner().invoke(table.main, arguments)
+    assert done.exit_code == 2
+    assert "two models are called 'final': use --weights NAME=FILE" in done.output
+
+
 def test_without_data_it_says_what_to_give(tmp_path):
     done = CliRunner().invoke(table.main, ["--out", str(tmp_path / "out")])
     assert done.exit_code == 2

@@ -56,3 +56,15 @@ def test_what_has_no_average_is_refused_in_a_line(tmp_path, write, monkeypatch, 
     assert done.exit_code == 2
     assert told in done.output
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_file_is_not_written_over(tmp_path, write, monkeypatch):
+    for seed, name in enumerate(("one.safetensors", "two.safetensors")):
+        write(name, seed)
+    monkeypatch.chdir(tmp_path)
+    before = (tmp_path / "one.safetensors").read_bytes()
+    files = [str(tmp_path / "one.safetensors"), "two.safetensors", "one.safetensors=2"]
+    done = CliRunner().invoke(main, files)
+    assert done.exit_code == 2
+    assert "is a FILE as well" in done.output
+    assert (tmp_path / "one.safetensors").read_bytes() == before

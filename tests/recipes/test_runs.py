@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from myna_plugin.common.errors import UnfinishedError
+from myna_plugin.common.errors import InputError, UnfinishedError
 from recipes.runs import Run
 
 
@@ -76,6 +76,13 @@ def test_a_signal_ends_a_run_after_a_checkpoint(tmp_path, capsys):
     told = capsys.readouterr().out
     assert told.count(f"{tmp_path}: 7 steps, 0.0 minutes; load it with\n  load it so\n") == 3
     assert told.count("the same command goes on") == 2
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "checkpoints"])
+def test_a_run_of_pretraining_is_not_written_over(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=f"{tmp_path}: holds a run of `myna pretrain`"):
+        Losses(tmp_path, True)
 
 
 @pytest.mark.parametrize(("averages", "place"), [(True, "before"), (False, "at")])

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.rendered import claims
-from myna_plugin.pretraining.run.configuration import apply_file, read_yaml
+from myna_plugin.pretraining.run.configuration import apply_file, read_yaml, to_yaml
 from myna_plugin.pretraining.run.settings import PretrainSettings
 
 BASE = apply_file(PretrainSettings(), claims.SETTINGS, read_yaml(claims.SETTINGS))
@@ -45,6 +45,7 @@ def faked(monkeypatch):
     def train(settings, store, run):
         trained.append(run.parent.name)
         run.mkdir(parents=True)
+        run.with_name(claims.SETTINGS_COPY).write_text(to_yaml(settings))
         (run / "score").write_text(str(0.5 + 0.1 * len(settings.patchings) + 0.01 * settings.seed))
         return run / "score"
 
@@ -77,6 +78,12 @@ def test_runs_are_made_once_and_reported(tmp_path, faked):
     assert report.exit_code == 0, report.output
     assert len(faked) == 6
     assert "| 0.100 ± 0.000 | holds |" in report.output
+    for more in ([], ["--only-report"]):
+        other = CliRunner().invoke(claims.main, [*arguments, "hybrid", "max_steps=7", *more])
+        assert other.exit_code == 2
+        assert f"{out / 'hybrid-0' / 'settings.yaml'}: that run had other settings" in other.output
+    assert len(faked) == 6
+    assert (out / "claims.md").read_text() in report.output
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,14 @@ def test_scores_to_table(tmp_path, tiny):
     assert f"{out / 'tasks'}: kept" in again.output
     assert "probed in" not in again.output
     assert text in again.output
+    for more, named in (
+        (("--sizes", 31, 20, 20), "clips"),
+        (("--seed", 1), "seed"),
+        (("--test-soundfonts", tiny[4]), "soundfonts (test)"),
+    ):
+        other = run(out, *tiny, *more)
+        assert other.exit_code == 2
+        assert f"{out / 'tasks'}: was rendered with other {named}; " in other.output
     alone = run_table(out / "tasks", tmp_path / "alone", "--baselines", "krumhansl")
     assert alone.exit_code == 0, alone.output
     models = json.loads((tmp_path / "alone" / "results.json").read_text())["models"]

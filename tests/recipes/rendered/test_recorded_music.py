@@ -1,4 +1,5 @@
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import digest_path, read_json
 from myna_plugin.model.audio import SAMPLE_RATE
 from myna_plugin.pretraining.store.reading import Store, StoreError
+from recipes.rendered import store as store_module
 from recipes.rendered.recorded_music import (
     COLUMNS,
     LICENCE,
@@ -61,6 +63,12 @@ def table(tmp_path_factory):
     path = tmp_path_factory.mktemp("table") / "music.tsv"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def test_it_needs_no_synthesiser(tracks, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tinysoundfont", None)
+    assert "tinysoundfont" not in store_module._versions()
+    write_music(tmp_path / "store", PLAN, tracks, HOURS, 1)
 
 
 def test_clips_are_of_the_recording_and_speed_that_they_say(made):

@@ -399,7 +399,9 @@ def test_without_a_soundfont_one_is_drawn(soundfont, tmp_path, monkeypatch):
         (["--midi", "."], "no MIDI files"),
         (["--composed", "4", "--licence", "none such"], "none of the 4 works are left"),
         (["--composed", "4", "--transpositions", "13"], "an octave has 12"),
-        (["--composed", "4", "--hours", "0"], "--hours must be above 0"),
+        (["--composed", "4", "--hours", "0"], "'--hours': must be above 0"),
+        (["--composed", "4", "--hours", "nan"], "'--hours': must be above 0"),
+        (["--hours", "1", "--clip-seconds", "0"], "'--clip-seconds': must be above 0"),
         (["--composed", "4", "--sampled", "tpu"], "must be auto, cpu, mps, cuda"),
     ],
 )
