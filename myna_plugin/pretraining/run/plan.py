@@ -98,7 +98,7 @@ def plan_run(settings: PretrainSettings, store: Store, out: Path, resume: bool) 
 
 
 def check_store(settings: PretrainSettings, store: Store) -> None:
-    """RunError unless the store fills a batch and its clips are as long as a crop."""
+    """RunError unless the store fills a batch of clips as long as a crop, of what they are said."""
     n_trained = len(store) - settings.held_out_clips
     if n_trained <= 0:
         held = len(store) // 20 * 2
@@ -122,6 +122,23 @@ def check_store(settings: PretrainSettings, store: Store) -> None:
         less = f" ({held} of {len(store)} clips are held out)" if held else ""
         small = "; the recipe smoke is for so few" if len(store) < settings.batch_size else ""
         raise RunError(f"{store.path}: {error}{less}{small}") from error
+    _check_versions(settings, store)
+
+
+def _check_versions(settings: PretrainSettings, store: Store) -> None:
+    """RunError where pieces of one file would be taken for versions of one sound."""
+    versions = settings.view_versions
+    if not any(versions.shares):
+        return
+    whole = len(store) // versions.span * versions.span
+    files = store.files[:whole].reshape(-1, versions.number, versions.stride)
+    for group, version, place in np.argwhere(files[:, 1:] == files[:, :-1])[:1].tolist():
+        clip = group * versions.span + version * versions.stride + place
+        raise RunError(
+            f"{store.path}: versions={versions.number} takes clips {clip} and "
+            f"{clip + versions.stride} for versions of one sound, and they are pieces of one file, "
+            f"{store.source(clip)[0]}; say versions=1, or choose another recipe, such as hybrid"
+        )
 
 
 def _check_device(settings: PretrainSettings) -> None:

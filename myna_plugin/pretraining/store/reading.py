@@ -322,6 +322,7 @@ class Store:
         n_mels: 128.
         frames: frames of each clip, int32, shape (len,).
         offsets: first frame of each clip in the concatenation of the shards, int64, shape (len,).
+        files: number of the file that each clip was cut from, int32, shape (len,).
     """
 
     n_mels = N_MELS
@@ -334,6 +335,7 @@ class Store:
         self.frames = np.ascontiguousarray(clips["frames"], dtype=np.int32)
         ends = np.cumsum(self.frames, dtype=np.int64)
         self.offsets = ends - self.frames
+        self.files = clips["file"]
         self._clips = clips
         self._shards = shards
         self._shard_starts = np.cumsum(shards["frames"]) - shards["frames"]
