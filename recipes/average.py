@@ -68,9 +68,11 @@ def _read(files: list[str]) -> list[MynaEncoder]:
 def main(out: Path, files: tuple[str, ...]) -> None:
     names, counts = zip(*map(_counted, files), strict=True)
     if len(names) < 2:
-        raise InputError("one FILE has no average; give two or more")
-    if out.resolve() in [Path(name).resolve() for name in names]:
-        raise InputError(f"{out}: is a FILE as well, and would be lost; name a new file first")
+        raise InputError("one FILE has no average; name a new file first, then two or more")
+    if out.exists():
+        raise InputError(
+            f"{out}: is there, and would be lost; name a new file first, then the FILEs"
+        )
     encoders = _read(list(names))
     states = [encoder.state_dict() for encoder in encoders]
     encoders[0].load_state_dict(average(states, list(counts)))

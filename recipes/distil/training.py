@@ -69,22 +69,29 @@ def student_config(size: str, teacher: EncoderConfig) -> EncoderConfig:
     Raises:
         InputError: no block of the student is at that share.
 
-    >>> student_config("vit-l", EncoderConfig(scene_layers=(2, 6, 12))).scene_layers
-    (4, 12, 24)
+    >>> config = student_config("vit-l", EncoderConfig(scene_layers=(2, 6, 12), timestamp_layer=4))
+    >>> config.scene_layers, config.timestamp_layer
+    ((4, 12, 24), 8)
     """
-    own, layers = EncoderConfig.of_size(size), teacher.choose_scene_layers()
+    own, layers = EncoderConfig.of_size(size), list(teacher.choose_scene_layers())
+    if teacher.timestamp_layer is not None:
+        layers.append(teacher.timestamp_layer)
     if any(layer * own.depth % teacher.depth for layer in layers):
         raise InputError(
             f"--size {size}: its {own.depth} blocks have none where the teacher's {teacher.depth} "
             f"are read, after {', '.join(map(str, layers))}; choose another size"
         )
+    placed = [layer * own.depth // teacher.depth for layer in layers]
     return replace(
         own,
         patchings=teacher.patchings,
         log_mel=teacher.log_mel,
         fixed_scaling=teacher.fixed_scaling,
         chunk_frames=teacher.chunk_frames,
-        scene_layers=tuple(layer * own.depth // teacher.depth for layer in layers),
+        timestamp_layer=None if teacher.timestamp_layer is None else placed.pop(),
+        timestamp_hop_ms=teacher.timestamp_hop_ms,
+        timestamp_reading=teacher.timestamp_reading,
+        scene_layers=tuple(placed),
         scene_pooling=teacher.scene_pooling,
     )
 

@@ -303,10 +303,17 @@ def test_the_student_reads_as_the_teacher_does(begin):
         patchings=("vertical",), chunk_frames=98, log_mel=True, scene_layers=(2, 6, 12)
     )
     config = student_config("vit-l", teacher)
-    assert (config.depth, config.scene_layers) == (24, (4, 12, 24))
+    assert (config.depth, config.scene_layers, config.timestamp_layer) == (24, (4, 12, 24), None)
     assert (config.patchings, config.chunk_frames, config.log_mel) == (("vertical",), 98, True)
-    with pytest.raises(InputError, match="--size mini: its 2 blocks have none where the teacher's"):
-        student_config("mini", teacher)
+    timed = replace(
+        teacher, timestamp_layer=4, timestamp_hop_ms=25, timestamp_reading="vertical-deltas"
+    )
+    config = student_config("vit-l", timed)
+    assert (config.scene_layers, config.timestamp_layer) == ((4, 12, 24), 8)
+    assert (config.timestamp_hop_ms, config.timestamp_reading) == (25, "vertical-deltas")
+    for unlike in (teacher, replace(timed, scene_layers=(12,))):
+        with pytest.raises(InputError, match="--size mini: its 2 blocks have none where"):
+            student_config("mini", unlike)
 
 
 def test_initial_weights_are_where_it_begins(begin, tmp_path):
