@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -169,6 +169,7 @@ def run(
     workers: int = 4,
     allow_missing: bool = False,
     progress: bool = False,
+    say: Callable[[str], None] | None = None,
     out: Path | None = None,
 ) -> Experiment:
     """Embed a task's clips, unless the cache has them, and select heads on validation.
@@ -184,6 +185,7 @@ def run(
         workers: files to decode at a time.
         allow_missing: leave out clips that cannot be decoded rather than stop.
         progress: show progress bars.
+        say: told now and then how far the search for heads is.
         out: folder that `write_results` will write to; None for none.
 
     Raises:
@@ -193,15 +195,8 @@ def run(
     """
     protocol.check(data.task)
     began = time.monotonic()
-    vectors, undecodable = embed_clips(
-        data,
-        module,
-        cache,
-        workers=workers,
-        batch_size=batch_size,
-        allow_missing=allow_missing,
-        progress=progress,
-    )
+    how: dict[str, Any] = {"workers": workers, "batch_size": batch_size, "progress": progress}
+    vectors, undecodable = embed_clips(data, module, cache, allow_missing=allow_missing, **how)
     data = data.without(undecodable)
     embedded_s = time.monotonic() - began
     probed = probe_vectors(
@@ -214,6 +209,7 @@ def run(
         device=without_mps(protocol.device),
         patience=protocol.patience,
         progress=progress,
+        say=say,
         records=out / UNFINISHED if out else None,
         neighbours=protocol.neighbours,
     )

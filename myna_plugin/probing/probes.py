@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -184,6 +185,29 @@ class Probed:
         return results
 
 
+TELL_S = 30.0
+"""Between lines of how far a search for heads is."""
+
+
+class _Grids:
+    """Grids of heads that are done: a line now and then, none of what takes no time."""
+
+    def __init__(self, total: int, say: Callable[[str], None] | None) -> None:
+        self._total, self._done, self._say = total, 0, say
+        self._begun = self._told = time.monotonic()
+
+    def count(self) -> None:
+        self._done += 1
+        now, left = time.monotonic(), self._total - self._done
+        if self._say is None or not left or now - self._told < TELL_S:
+            return
+        self._told = now
+        minutes = (now - self._begun) / self._done * left / 60
+        self._say(
+            f"heads: {self._done} of {self._total} grids are done, about {minutes:.0f} min left"
+        )
+
+
 def probe_vectors(
     task: Task,
     folds: Folds,
@@ -195,6 +219,7 @@ def probe_vectors(
     device: str = "cpu",
     patience: int = PATIENCE,
     progress: bool = False,
+    say: Callable[[str], None] | None = None,
     records: Path | None = None,
     neighbours: bool = False,
 ) -> Probed:
@@ -211,6 +236,7 @@ def probe_vectors(
         device: where to train.
         patience: evaluations without a new best after which a head stops.
         progress: show a progress bar for each grid.
+        say: told now and then how many grids are done, and how long the rest may take.
         records: folder in which unfinished grids are kept, and looked for; None for nowhere.
         neighbours: score the rule of nearest neighbours on test as well.
 
@@ -219,6 +245,7 @@ def probe_vectors(
         OSError: a record cannot be written.
     """
     probe_task = build_probe_task(task)
+    told = _Grids(len(parts) * len(folds) * seeds, say)
 
     def choose(items: Sequence[Item], part: slice) -> list[Selection]:
         train, valid = (
@@ -233,6 +260,7 @@ def probe_vectors(
                 options = {"known": tuple(record.heads), "on_stack": record.add}
             options |= {"device": device, "patience": patience, "progress": progress}
             found.append(select(train, valid, probe_task, grid, seed=seed, **options))
+            told.count()
         return found
 
     try:

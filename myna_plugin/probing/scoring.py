@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from myna_plugin.common.errors import say
 from myna_plugin.common.files import write_text
 from myna_plugin.probing.embeddings import open_cache
 from myna_plugin.probing.experiment import Protocol, run, write_results
@@ -118,6 +119,7 @@ def score(
         workers=means.workers,
         allow_missing=means.allow_missing,
         progress=means.progress,
+        say=say,
         out=out,
     )
     content = experiment.describe(name, means.command, means.started)

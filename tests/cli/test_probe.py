@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -379,6 +380,25 @@ def test_tracks_are_scored_from_their_clips():
     assert len(run.targets) == 48
     assert run.selection.rule in RULES
     assert run.scores["weighted_key_score"] <= run.scores["weighted_key_score_both_fifths"]
+
+
+def test_a_long_search_for_heads_says_now_and_then_how_far_it_is(monkeypatch):
+    task = TASKS["gtzan"]
+    items, vectors = make_items(task, np.random.default_rng(2), per_split=20)
+    parts = {name: slice(3 * i, 3 * i + 3) for i, name in enumerate("abcd")}
+    for seconds, expected in (
+        (
+            40,
+            [f"heads: {n} of 4 grids are done, about {m} min left" for n, m in ("12", "21", "31")],
+        ),
+        (20, ["heads: 2 of 4 grids are done, about 1 min left"]),
+        (1, []),
+    ):
+        clock = iter(range(0, 1000, seconds))
+        monkeypatch.setattr(probes, "time", SimpleNamespace(monotonic=clock.__next__))
+        said = []
+        probe_vectors(task, {0: items}, vectors, parts, FAST_GRID, patience=3, say=said.append)
+        assert said == expected
 
 
 # --- The cache

@@ -66,5 +66,5 @@ def test_a_file_is_not_written_over(tmp_path, write, monkeypatch):
     files = [str(tmp_path / "one.safetensors"), "two.safetensors", "one.safetensors=2"]
     done = CliRunner().invoke(main, files)
     assert done.exit_code == 2
-    assert "is there and would be lost" in done.output
+    assert "is there, and would be lost" in done.output
     assert (tmp_path / "one.safetensors").read_bytes() == before
