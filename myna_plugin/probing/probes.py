@@ -236,7 +236,7 @@ def probe_vectors(
         device: where to train.
         patience: evaluations without a new best after which a head stops.
         progress: show a progress bar for each grid.
-        say: told now and then how many grids are done, and how long the rest may take.
+        say: told now and then how many grids are done, and what is left.
         records: folder in which unfinished grids are kept, and looked for; None for nowhere.
         neighbours: score the rule of nearest neighbours on test as well.
 
@@ -248,17 +248,14 @@ def probe_vectors(
     told = _Grids(len(parts) * len(folds) * seeds, say)
 
     def choose(items: Sequence[Item], part: slice) -> list[Selection]:
-        train, valid = (
-            build_split(task, items, vectors, name, part) for name in ("train", "valid")
-        )
+        train, valid = (build_split(task, items, vectors, n, part) for n in ("train", "valid"))
         found = []
         for seed in range(seeds):
-            options: dict[str, Any] = {}
+            options: dict[str, Any] = {"device": device, "patience": patience, "progress": progress}
             if records is not None:
                 name = digest_grid(train, valid, probe_task, grid, seed, device, patience)
                 record = GridRecord(records / f"{name}.npz")
-                options = {"known": tuple(record.heads), "on_stack": record.add}
-            options |= {"device": device, "patience": patience, "progress": progress}
+                options |= {"known": tuple(record.heads), "on_stack": record.add}
             found.append(select(train, valid, probe_task, grid, seed=seed, **options))
             told.count()
         return found
