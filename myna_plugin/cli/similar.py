@@ -38,10 +38,10 @@ Examples:
 Prints similarity, path, artist, title and album, most similar first, separated by tabs; a tab or
 line break in a name is written \\t, \\n. Each recording is listed once: files of the same content,
 or that sound the same by a fingerprint and are of one length, are copies of the first, and those of
-the seeds are left out. A seed that is in the library takes its row from there, an album all its
-tracks' rows; any other audio file is embedded with the library's model. Similarity is the cosine of
-vectors standardised over the library (of fewer than 20 tracks: as they are), to the mean of the
-seeds.
+the seeds are left out, as silent files are. A seed that is in the library takes its row from there,
+an album all its tracks' rows; any other audio file is embedded with the library's model. Similarity
+is the cosine of vectors standardised over the library (of fewer than 20 tracks: as they are), to
+the mean of the seeds.
 """
 
 

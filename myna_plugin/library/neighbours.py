@@ -165,7 +165,7 @@ def similarities(library: Library, vectors: np.ndarray) -> np.ndarray:
 def nearest(
     library: Library, seeds: Sequence[Seed], count: int, per_artist: int | None = None
 ) -> list[Neighbour]:
-    """The recordings most similar to some tracks, without those tracks' own.
+    """The recordings most similar to some tracks, without those tracks' own and silent ones.
 
     Two files hold one recording if their contents are the same, or their sound as it is stored, or
     if they are of about one length and their fingerprints agree; vectors do not decide it.
@@ -187,9 +187,9 @@ def nearest(
         if len(hits) == count:
             break
         duration_s, entry = float(library.duration_s[row]), library.entries[row]
-        if row in own or any(
-            is_same(duration_s, entry, seed.duration_s, seed.entry) for seed in seeds
-        ):
+        if row in own or "silent: " in (entry.warning or ""):
+            continue
+        if any(is_same(duration_s, entry, seed.duration_s, seed.entry) for seed in seeds):
             continue
         for hit in hits:
             if is_same(

@@ -58,6 +58,7 @@ class Entry(NamedTuple):
     artist: str | None = None
     album: str | None = None
     sound: str | None = None
+    warning: str | None = None
 
 
 COLUMNS = ["path", "duration_s", "embedding", *Entry._fields]

@@ -96,6 +96,15 @@ def test_several_seeds_are_averaged_at_length_one(library):
     assert np.allclose([hit.similarity for hit in result], cosines[order], atol=1e-5)
 
 
+def test_silence_is_like_nothing(library):
+    library.embeddings[:3] = library.embeddings[0]
+    library.entries[1] = Entry(warning="read short: 3 of 4 s; silent: nothing above -80 dBFS")
+    library.entries[2] = Entry(warning="read short: 3 of 4 s")
+    hits = nearest(library, [Seed(library.embeddings[0], 1.0, Entry(), 0)], 39)
+    assert (hits[0].row, len(hits)) == (2, 38)
+    assert 1 not in [hit.row for hit in hits]
+
+
 def test_a_recording_is_one_hit_by_content_or_sound_and_never_by_its_vector(library):
     """Rows of one vector: a file, its copy, it in another format, a longer one, a stranger."""
     sound = np.random.default_rng(2).bytes(200)
