@@ -89,7 +89,7 @@ def resolve(name: str, models: Sequence[HearModel]) -> HearModel:
         known = ", ".join(sorted({model.name for model in models if not model.fault})) or "none"
         raise InputError(
             f"unknown module {name}: {fault}, and no installed package registers that name "
-            f"(registered: {known}); install it, or run hear-eval in the folder that holds it"
+            f"(registered: {known}); install it, or run this in the folder that holds it"
         )
     distribution = _distribution_of(name)
     version = importlib_metadata.version(distribution) if distribution else None

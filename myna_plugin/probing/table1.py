@@ -15,7 +15,7 @@ from myna_plugin.probing.experiment import FILE, is_current, writing
 from myna_plugin.probing.modules import ExperimentError, LoadedModule, load_module, name_of
 from myna_plugin.probing.report.results import Result, read_result
 from myna_plugin.probing.scoring import Means, Source, first, read_data, refuse_incomplete, score
-from myna_plugin.probing.tasks import TASKS, check, load_folds
+from myna_plugin.probing.tasks import TASKS, TaskError, check, load_folds
 from myna_plugin.probing.tasks.marble import jsonl_folder
 from myna_plugin.probing.tasks.published import COLUMNS, PAPER, PUBLISHED, PublishedScores
 from myna_plugin.probing.tasks.task_data import TaskData
@@ -130,17 +130,24 @@ def find_sources(data: Path, names: Sequence[str], workers: int, progress: bool)
     Raises:
         TaskError: a task's data cannot be used; says which.
     """
-    sources = []
+    sources, faults = [], []
     for name in names:
         folder = data / name
         if not folder.exists() and jsonl_folder(TASKS[name], data) is not None:
             folder = data
         if not folder.exists():
-            told = f"put the data of {name} there, or leave it out of --tasks"
-            raise InputError(f"{folder}: no such folder; {told}")
-        task, folds = load_folds(name, folder)
+            faults.append(f"{folder}: no such folder")
+            continue
+        try:
+            task, folds = load_folds(name, folder)
+        except TaskError as error:
+            faults.append(str(error))
+            continue
         report = check(task, first(folds), workers, progress=progress)
         sources.append(Source(task, folds, folder, report))
+    if faults:
+        told = "put the data there (docs/probe.md), or leave the task out of --tasks"
+        raise TaskError(f"{'; '.join(faults)}; {told}")
     return sources
 
 

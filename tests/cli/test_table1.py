@@ -308,6 +308,8 @@ def test_the_papers_row_of_the_same_system(text, model):
         (("--modules", "bands=a/x.pt,bands=b/x.pt"), "--modules: bands x twice"),
         (("--tasks", "gtzan,emotify_genre"), "--tasks: 'emotify_genre' is no column"),
         (("--tasks", "magnatagatune"), "magnatagatune: no such folder; put the data"),
+        (("--tasks", "giantsteps,gtzan,magnatagatune"), "giantsteps: no such folder; put the"),
+        (("--tasks", "giantsteps,gtzan,magnatagatune"), "magnatagatune: no such folder; "),
         (("--tasks", ""), "--tasks: '' is no column"),
         (("--device", "cuda:99"), "device cuda:99"),
     ],
