@@ -95,6 +95,15 @@ def test_of_two_teachers_the_targets_follow_each_other(store, teacher_file, tmp_
     assert training.student(mel).shape == (3, 256 + 128)
 
 
+@pytest.fixture
+def uncompiled():
+    """torch remembers what a process has compiled, of all tests, and then compiles no more."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("uncompiled")
 def test_the_command_compiles_teachers_and_student_alike(
     store, teacher_file, tmp_path, monkeypatch
 ):
