@@ -187,6 +187,7 @@ def nearest(
         if len(hits) == count:
             break
         duration_s, entry = float(library.duration_s[row]), library.entries[row]
+        # What `load_audio` notes of a silent file, alone or after other notes.
         if row in own or "silent: " in (entry.warning or ""):
             continue
         if any(is_same(duration_s, entry, seed.duration_s, seed.entry) for seed in seeds):

@@ -98,7 +98,7 @@ def plan_run(settings: PretrainSettings, store: Store, out: Path, resume: bool) 
 
 
 def check_store(settings: PretrainSettings, store: Store) -> None:
-    """RunError unless the store fills a batch of clips as long as a crop, of what they are said."""
+    """RunError unless the store fills a batch, its clips a crop, and versions may be such."""
     n_trained = len(store) - settings.held_out_clips
     if n_trained <= 0:
         held = len(store) // 20 * 2
