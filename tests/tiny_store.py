@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from myna_plugin.pretraining.store.reading import CLIP, FILE, Index, Store, StoreSettings, Texts
+from myna_plugin.pretraining.store.reading import CLIP, FILE, Index, Store, StoreSettings
+from myna_plugin.pretraining.store.texts import Texts
 from myna_plugin.pretraining.store.writing import publish, write_settings, write_shard_file
 
 
-def write_store(folder: Path, n_clips: int = 24, frames: int = 130, seed: int = 0) -> Store:
+def write_store(
+    folder: Path, n_clips: int = 24, frames: int = 130, seed: int = 0, clips_per_block: int = 8
+) -> Store:
     """Clips in two shards, each with a pattern of bands of its own under noise."""
     (folder / "shards").mkdir(parents=True)
     generator = np.random.default_rng(seed)
@@ -28,7 +31,8 @@ def write_store(folder: Path, n_clips: int = 24, frames: int = 130, seed: int = 
             )
         )
     write_settings(
-        folder, StoreSettings(clip_frames=frames + n_clips, min_frames=96, shard_frames=4096)
+        folder,
+        StoreSettings(frames + n_clips, 96, 4096, clips_per_block=clips_per_block),
     )
     publish(folder, Index.concatenate(indexes))
     return Store.open(folder)

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -123,7 +123,8 @@ class Drawn:
 
 def store_settings(plan: Layout) -> StoreSettings:
     """How the store is cut: every clip is full."""
-    return settings_of(clip_seconds=plan.clip_seconds, min_seconds=plan.clip_seconds)
+    cut = settings_of(clip_seconds=plan.clip_seconds, min_seconds=plan.clip_seconds)
+    return replace(cut, clips_per_block=plan.clips_per_block)
 
 
 def shard_jobs(plan: Layout, n_blocks: int) -> list[ShardJob]:

@@ -46,12 +46,13 @@ from myna_plugin.pretraining.store.reading import (
     CLIP,
     FILE,
     FRAME_BYTES,
+    MADE_OF,
     Index,
     StoreError,
     StoreSettings,
-    Texts,
     read_arrays,
 )
+from myna_plugin.pretraining.store.texts import Texts
 from myna_plugin.pretraining.store.writing import (
     WORK,
     publish,
@@ -76,8 +77,6 @@ from recipes.rendered.soundfonts import (
     soundfont_digest,
 )
 from recipes.rendered.sources import Sources
-
-RECORD = "rendered.json"
 
 
 def write_store(
@@ -161,7 +160,7 @@ def write_blocks(
         parts = [read_arrays(columns_path(store, job)) for job in jobs]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         index = _index_of(columns, store_settings(plan))
-        write_json(store / RECORD, {**record, **_counted(columns)}, indent=1)
+        write_json(store / MADE_OF, {**record, **_counted(columns)}, indent=1)
         publish(store, index)
         (store / WORK / "plan.npz").unlink()
     return index
@@ -326,7 +325,7 @@ def _choose_soundfonts(
 
 
 def summarise(store: Path, index: Index, seconds: float) -> None:
-    worked = read_json(store / RECORD)["worker_seconds"]
+    worked = read_json(store / MADE_OF)["worker_seconds"]
     hours = int(index.shards["frames"].sum()) / FRAMES_PER_HOUR
     click.echo(
         f"{store}: {len(index.clips):,} clips, {hours:,.2f} hours, {seconds:,.0f} s; "

@@ -126,18 +126,14 @@ def check_store(settings: PretrainSettings, store: Store) -> None:
 
 
 def _check_versions(settings: PretrainSettings, store: Store) -> None:
-    """RunError where pieces of one file would be taken for versions of one sound."""
-    versions = settings.view_versions
-    if not any(versions.shares):
-        return
-    whole = len(store) // versions.span * versions.span
-    files = store.files[:whole].reshape(-1, versions.number, versions.stride)
-    for group, version, place in np.argwhere(files[:, 1:] == files[:, :-1])[:1].tolist():
-        clip = group * versions.span + version * versions.stride + place
+    """RunError where neighbours that nobody made so would be taken for versions of one sound."""
+    versions, block = settings.view_versions, store.settings.clips_per_block
+    if any(versions.shares) and block % versions.span:
+        told = f"in blocks of {block}" if block > 1 else "of files, unrelated"
         raise RunError(
-            f"{store.path}: versions={versions.number} takes clips {clip} and "
-            f"{clip + versions.stride} for versions of one sound, and they are pieces of one file, "
-            f"{store.source(clip)[0]}; say versions=1, or choose another recipe, such as hybrid"
+            f"{store.path}: versions={versions.number} takes every {versions.span} neighbouring "
+            f"clips for versions of a sound, and its clips are {told}; "
+            "say versions=1, or choose another recipe, such as hybrid"
         )
 
 

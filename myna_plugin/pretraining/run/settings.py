@@ -69,7 +69,7 @@ class PretrainSettings:
             say) they are hard negatives. 1, the paper's, shuffles clip by clip.
         versions: clips of the store that are versions of one sound (played by other instruments,
             shifted in pitch, ...); its two views are cut from two of them. An augmentation, which
-            the paper does without: 1.
+            the paper does without: 1. The store must tell that it was made of such blocks.
         version_stride: how far apart in the store the versions of a sound are.
         version_share: chance that two views come from two versions rather than from one; a list
             gives every patching its own.

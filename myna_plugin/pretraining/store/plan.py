@@ -26,9 +26,9 @@ from myna_plugin.pretraining.store.reading import (
     Index,
     StoreError,
     StoreSettings,
-    Texts,
     read_arrays,
 )
+from myna_plugin.pretraining.store.texts import Texts
 from myna_plugin.pretraining.store.writing import (
     WORK,
     write_arrays,

@@ -55,8 +55,8 @@ from myna_plugin.pretraining.store.reading import (
     Index,
     StoreError,
     StoreSettings,
-    Texts,
 )
+from myna_plugin.pretraining.store.texts import Texts
 from myna_plugin.pretraining.store.writing import (
     INDEX_BYTES_PER_FILE,
     WORK,
@@ -103,8 +103,9 @@ def settings_of(
 
     A clip has the frames of a sound of its length, so a ten-second file is one clip of 313.
 
-    >>> settings_of()
-    StoreSettings(clip_frames=313, min_frames=126, shard_frames=125000, part=(1, 1))
+    >>> made = settings_of()
+    >>> made.clip_frames, made.min_frames, made.shard_frames
+    (313, 126, 125000)
     """
     if min(clip_seconds, min_seconds, shard_mb) <= 0:
         raise StoreError("lengths of clips and sizes of shards must be above 0")
@@ -273,6 +274,8 @@ def prepare(
         raise StoreError(f"{audio_dir}: no such folder; give the folder that holds the audio")
     if extend and not (store / "store.json").exists():
         raise StoreError(f"{store}: there is no store to extend; without --extend one is made")
+    if settings.clips_per_block > 1:
+        raise StoreError(f"{store}: its clips form blocks; give a folder for a new store")
     with writing(store):
         if (store / "store.json").exists():
             _check_settings(store, settings)

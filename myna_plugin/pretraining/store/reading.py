@@ -6,6 +6,7 @@ A store is a folder:
     shards/000000.npy   mel power, float16, (frames, 128), time-major, whole files end to end
     index.npz           what lies where; its appearance completes the store
     report.csv          path and reason of every file that could not be used
+    made_of.json        what clips of blocks were made of, and under which licences
     store.unfinished/   only while it is being written
 
 Values are mel *power*, unscaled. Float16 holds up to 65,504 where a full-scale square wave reaches
@@ -23,8 +24,7 @@ import hashlib
 import json
 import os
 import zipfile
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import read_json_object
 from myna_plugin.model.audio import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from myna_plugin.model.spectrogram import N_MELS
+from myna_plugin.pretraining.store.texts import Texts
 
 FORMAT: dict[str, Any] = {
     "format": "myna-store",
@@ -48,6 +49,8 @@ FORMAT: dict[str, Any] = {
     "n_mels": N_MELS,
 }
 """What store.json must say for this program to read the store."""
+
+MADE_OF = "made_of.json"
 
 FRAME_BYTES = 2 * N_MELS
 
@@ -82,6 +85,8 @@ class StoreSettings:
         min_frames: the last piece of a file is a clip if it has at least this many frames.
         shard_frames: frames after which a shard ends; a file is never split.
         part: (i, n): this store holds the i-th of n parts of a collection, i from 1.
+        clips_per_block: neighbouring clips that were made together, as versions of a few sounds; 1
+            for clips of files.
 
     Raises:
         StoreError: a setting is out of range.
@@ -91,6 +96,7 @@ class StoreSettings:
     min_frames: int
     shard_frames: int
     part: tuple[int, int] = (1, 1)
+    clips_per_block: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_frames <= self.clip_frames:
@@ -102,6 +108,8 @@ class StoreSettings:
             raise StoreError(f"a shard needs at least one frame, got {self.shard_frames}")
         if not 1 <= self.part[0] <= self.part[1]:
             raise StoreError(f"part {self.part[0]}/{self.part[1]} is not one of 1/n to n/n")
+        if self.clips_per_block < 1:
+            raise StoreError(f"a block needs at least one clip, got {self.clips_per_block}")
 
     @classmethod
     def read(cls, store: Path) -> StoreSettings:
@@ -123,6 +131,7 @@ class StoreSettings:
                     "update myna_plugin, or prepare the store anew"
                 )
         try:
+            told.setdefault("clips_per_block", 1)  # which earlier versions did not tell
             settings = {field.name: told[field.name] for field in fields(cls)}
             return cls(**{**settings, "part": tuple(settings["part"])})
         except (KeyError, TypeError, ValueError) as error:
@@ -131,53 +140,6 @@ class StoreSettings:
     def to_json(self) -> str:
         """The text of store.json."""
         return json.dumps({**FORMAT, **asdict(self)}, indent=2) + "\n"
-
-
-@dataclass(frozen=True, eq=False)
-class Texts:
-    """Byte strings in two arrays, so that a million of them are not a million objects.
-
-    Attributes:
-        data: all strings end to end, uint8.
-        ends: where each ends in `data`, int64.
-
-    >>> list(Texts.of([b"one", b"", b"three"]))
-    [b'one', b'', b'three']
-    """
-
-    data: np.ndarray
-    ends: np.ndarray
-
-    @classmethod
-    def of(cls, strings: Iterable[bytes]) -> Texts:
-        """Collect strings, keeping none of the objects."""
-        data, ends = bytearray(), array("q")
-        for string in strings:
-            data += string
-            ends.append(len(data))
-        return cls(np.frombuffer(data, np.uint8), np.frombuffer(ends, np.int64))
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Texts]) -> Texts:
-        """The strings of all parts, in order."""
-        shifts = np.cumsum([0] + [len(part.data) for part in parts])
-        ends = [part.ends + shift for part, shift in zip(parts, shifts, strict=False)]
-        return cls(np.concatenate([part.data for part in parts]), np.concatenate(ends))
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, row: int) -> bytes:
-        row = range(len(self))[row]
-        return self.data[self.ends[row - 1] if row else 0 : self.ends[row]].tobytes()
-
-    def __iter__(self) -> Iterator[bytes]:
-        return (self[row] for row in range(len(self)))
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Length of each string, int64."""
-        return np.diff(self.ends, prepend=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,7 +284,6 @@ class Store:
         n_mels: 128.
         frames: frames of each clip, int32, shape (len,).
         offsets: first frame of each clip in the concatenation of the shards, int64, shape (len,).
-        files: number of the file that each clip was cut from, int32, shape (len,).
     """
 
     n_mels = N_MELS
@@ -335,7 +296,6 @@ class Store:
         self.frames = np.ascontiguousarray(clips["frames"], dtype=np.int32)
         ends = np.cumsum(self.frames, dtype=np.int64)
         self.offsets = ends - self.frames
-        self.files = clips["file"]
         self._clips = clips
         self._shards = shards
         self._shard_starts = np.cumsum(shards["frames"]) - shards["frames"]

@@ -16,12 +16,13 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from myna_plugin.common.files import PARTIALS, check_disk
+from myna_plugin.common.files import PARTIALS, check_disk, read_json, write_json
 from myna_plugin.common.files import replacing as replacing_path
 from myna_plugin.common.locks import locked
 from myna_plugin.model.spectrogram import N_MELS
 from myna_plugin.pretraining.store.reading import (
     FRAME_BYTES,
+    MADE_OF,
     SHARD,
     Index,
     Store,
@@ -143,7 +144,8 @@ def merge(store: Path, parts: Sequence[Path], say: Callable[[str], None] = print
 
     Shards are hard-linked where the parts lie on the same disk, which takes no space and no time;
     elsewhere they are copied and their checksums compared. The parts stay as they are. A merge
-    that was interrupted is begun again and takes over what is there.
+    that was interrupted is begun again and takes over what is there. What the parts tell of what
+    they are made of is kept.
 
     Args:
         store: folder of the new store.
@@ -178,6 +180,9 @@ def merge(store: Path, parts: Sequence[Path], say: Callable[[str], None] = print
         merged.shards["number"] = np.arange(len(sources))
         for source, row in zip(tqdm(sources, "merge", unit="shard"), merged.shards, strict=True):
             _take_over(source, shard_path(store, row["number"]), row["checksum"].tobytes())
+        made_of = [part.path / MADE_OF for part in opened]
+        if told := [read_json(path) for path in made_of if path.exists()]:
+            write_json(store / MADE_OF, {"parts": told}, indent=1)
         publish(store, merged)
     return merged
 

@@ -439,15 +439,18 @@ def test_refused_before_anything_is_trained(store, tmp_path, changes, message):
         plan_run(replace(TINY, **changes), store, tmp_path / "run", resume=False)
 
 
-def test_pieces_of_one_file_are_no_versions_of_one_sound(tmp_path):
-    store = write_store(tmp_path / "store")
-    store.files[4:12] = [4, 5, 5, 7, 8, 9, 8, 9]  # of four clips the second and third, say
-    for versions, stride, told in ((4, 1, "5 and 6"), (2, 2, "8 and 10")):
-        settings = replace(TINY, versions=versions, version_stride=stride)
-        message = rf"clips {told} for versions .* pieces of one file, .*\.wav; say versions=1"
-        with pytest.raises(RunError, match=message):
-            plan_run(settings, store, tmp_path / "run", resume=False)
-    plan_run(replace(TINY, versions=2), store, tmp_path / "run", resume=False)
+@pytest.mark.parametrize(
+    ("block", "versions", "stride", "told"),
+    [(1, 4, 1, "of files"), (6, 4, 1, "in blocks of 6"), (6, 2, 2, "in blocks of 6")],
+)
+def test_neighbours_are_no_versions_unless_made_so(tmp_path, block, versions, stride, told):
+    store = write_store(tmp_path / "store", clips_per_block=block)
+    settings = replace(TINY, versions=versions, version_stride=stride)
+    message = rf"versions={versions} takes every 4 neighbouring clips .* {told}.*; say versions=1"
+    with pytest.raises(RunError, match=message):
+        plan_run(settings, store, tmp_path / "run", resume=False)
+    settings = replace(settings, version_share=(0.0,))
+    plan_run(settings, store, tmp_path / "run", resume=False)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from myna_plugin.pretraining.store.reading import (
     Store,
     StoreError,
     StoreSettings,
-    Texts,
     shard_path,
 )
+from myna_plugin.pretraining.store.texts import Texts
 from myna_plugin.pretraining.store.writing import (
     publish,
     write_arrays,

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import digest_path, read_json
 from myna_plugin.model.audio import SAMPLE_RATE
-from myna_plugin.pretraining.store.reading import Store, StoreError
+from myna_plugin.pretraining.store.reading import MADE_OF, Store, StoreError
 from recipes.rendered import store as store_module
 from recipes.rendered.recorded_music import (
     COLUMNS,
@@ -21,7 +21,6 @@ from recipes.rendered.recorded_music import (
     read_tracks,
     write_music,
 )
-from recipes.rendered.store import RECORD
 
 PLAN = MusicPlan(sounds=2, versions=2, clip_seconds=3.0, seed=3)
 BLOCKS = 2
@@ -103,7 +102,7 @@ def mel_band(hz):
 def test_a_store_does_not_depend_on_workers(tmp_path, made, tracks):
     write_music(tmp_path / "two", PLAN, tracks, HOURS, workers=2)
     assert digest_path(made / "shards") == digest_path(tmp_path / "two/shards")
-    told = read_json(made / RECORD)
+    told = read_json(made / MADE_OF)
     assert told["clips_by_licence"] == {"CC0": 4 * BLOCKS}
     assert told["recordings"][0] == "Tone 1, Oscillator 1 (CC0), there"
     with pytest.raises(StoreError, match="complete store"):

@@ -16,7 +16,13 @@ from click.testing import CliRunner
 
 from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store.preparation import prepare
-from myna_plugin.pretraining.store.reading import Store, StoreError, shard_path
+from myna_plugin.pretraining.store.reading import (
+    MADE_OF,
+    Store,
+    StoreError,
+    StoreSettings,
+    shard_path,
+)
 from myna_plugin.pretraining.store.writing import WORK, merge
 from recipes.rendered import blocks, percussion, shards, soundfonts
 from recipes.rendered import store as module
@@ -29,7 +35,7 @@ from recipes.rendered.scores import ScoreError
 from recipes.rendered.shards import render_drawn, store_settings
 from recipes.rendered.soundfonts import NOT_TRAINED_ON, SoundfontError, soundfont_digest
 from recipes.rendered.sources import Sources
-from recipes.rendered.store import RECORD, main, write_store
+from recipes.rendered.store import main, write_store
 
 pytest_plugins = ("rendered_fixtures",)
 
@@ -130,7 +136,7 @@ def test_a_store_holds_the_clips_of_its_blocks(plan, tmp_path):
         assert str(path) == clip.name
         assert start == 0.0
     assert np.unique([opened.source(row)[0] for row in range(24)]).size == 24
-    record = json.loads((tmp_path / "store" / RECORD).read_text())
+    record = json.loads((tmp_path / "store" / MADE_OF).read_text())
     assert record["clips_by_licence"] == {"CC0": 24}
     assert sum(record["clips_by_work"].values()) == 24
     assert record["plan"]["seed"] == 5
@@ -159,6 +165,22 @@ def test_stores_of_other_seeds_can_be_merged(plan, tmp_path):
         assert all(name.startswith(f"{seed}/0000000/") for name in listed)
     merge(tmp_path / "all", parts)
     assert len(Store.open(tmp_path / "all")) == 24
+    told = json.loads((tmp_path / "all" / MADE_OF).read_text())["parts"]
+    assert [part["plan"]["seed"] for part in told] == [0, 1]
+
+
+def test_blocks_of_other_sizes_are_not_merged_nor_mixed_with_files(plan, tmp_path):
+    for name, transpositions in (("a", 2), ("b", 3)):
+        made = replace(plan, transpositions=transpositions)
+        write_store(tmp_path / name, made, hours=SECONDS / 3600, workers=1)
+        size = Store.open(tmp_path / name).settings.clips_per_block
+        assert size == made.clips_per_block == 4 * transpositions
+    with pytest.raises(StoreError, match=r"b: cut in another way than .*clips_per_block=12.*=8"):
+        merge(tmp_path / "all", [tmp_path / "a", tmp_path / "b"])
+    assert not (tmp_path / "all").exists()
+    settings = StoreSettings.read(tmp_path / "a")
+    with pytest.raises(StoreError, match="a: its clips form blocks; give a folder for a new"):
+        prepare(tmp_path, tmp_path / "a", settings, extend=True)
 
 
 PROGRAMS = (0, 19, 40)
@@ -197,7 +219,7 @@ def test_a_sampled_store_is_nearly_the_played_one(plan, few_instruments, tmp_pat
         assert a.shape == b.shape
         loud = a > 1e-2 * a.max()
         assert np.abs(10 * np.log10((b[loud] + 1e-9) / a[loud])).mean() < 3.0
-    record = json.loads((tmp_path / "True" / RECORD).read_text())
+    record = json.loads((tmp_path / "True" / MADE_OF).read_text())
     assert record["plan"]["sampled"] is True
 
 
@@ -238,7 +260,7 @@ def test_blocks_with_a_silent_clip_are_drawn_anew(plan, few_instruments, tmp_pat
 def contents(folder):
     """Every file below a folder with its bytes; of the record what does not tell of its making."""
     files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    record = json.loads(files.pop(RECORD).read_text()) if RECORD in files else {}
+    record = json.loads(files.pop(MADE_OF).read_text()) if MADE_OF in files else {}
     told = {k: v for k, v in record.items() if k not in ("command", "worker_seconds")}
     return {name: path.read_bytes() for name, path in files.items()}, told
 
@@ -339,11 +361,15 @@ def test_another_plan_is_refused(plan, soundfont, tmp_path, monkeypatch):
     assert len(Store.open(store)) == 48
 
 
-def test_preparing_audio_does_not_go_on_with_it(plan, tmp_path):
+@pytest.mark.parametrize(
+    ("each", "message"), [(1, "another command began this"), (2, "its clips form blocks")]
+)
+def test_preparing_audio_does_not_go_on_with_it(plan, tmp_path, each, message):
     store = tmp_path / "store"
+    plan = replace(plan, passages=each, instrumentations=each, transpositions=each)
     stop_after(2, store, plan)
     before = contents(store)
-    with pytest.raises(StoreError, match="another command began this"):
+    with pytest.raises(StoreError, match=message):
         prepare(tmp_path, store, store_settings(plan))
     assert contents(store) == before
 
@@ -369,7 +395,7 @@ def test_the_command_with_samples(soundfont, few_instruments, tmp_path, monkeypa
     arguments = ["--composed", "4", "--split", "all", "--soundfonts", soundfont, "--hours", "0.001"]
     arguments += ["--clip-seconds", "2", "--workers", "1", "--sampled", "cpu"]
     assert invoke(tmp_path / "store", *arguments).exit_code == 0
-    assert json.loads((tmp_path / "store" / RECORD).read_text())["plan"]["sampled"] is True
+    assert json.loads((tmp_path / "store" / MADE_OF).read_text())["plan"]["sampled"] is True
 
     def too_much(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -387,7 +413,7 @@ def test_without_a_soundfont_one_is_drawn(soundfont, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "write_soundfont", lambda path, seed: shutil.copy(soundfont, path))
     arguments = ["--composed", 4, "--split", "all", "--hours", 0.001, "--clip-seconds", 1]
     assert invoke(tmp_path / "store", *arguments, "--workers", 1).exit_code == 0
-    record = json.loads((tmp_path / "store" / RECORD).read_text())
+    record = json.loads((tmp_path / "store" / MADE_OF).read_text())
     assert list(record["soundfonts"]) == ["drawn-0-0.sf2"]
 
 
