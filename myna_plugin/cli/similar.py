@@ -17,10 +17,17 @@ from myna_plugin.api import Myna
 from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import InputError, ToldCommand, say
 from myna_plugin.common.files import digest_path
-from myna_plugin.common.options import DEVICE, POSITIVE_INT, NamedPath
+from myna_plugin.common.options import DEVICE, POSITIVE_INT, NamedPath, Number
 from myna_plugin.library.decoding_pool import find_sound
 from myna_plugin.library.fingerprint import SECONDS, fingerprint
-from myna_plugin.library.neighbours import Neighbour, Seed, find_rows, join_libraries, nearest
+from myna_plugin.library.neighbours import (
+    TELLING_S,
+    Neighbour,
+    Seed,
+    find_rows,
+    join_libraries,
+    nearest,
+)
 from myna_plugin.library.table import Entry, Library
 from myna_plugin.model.audio import SAMPLE_RATE, load_audio, stream_audio, stream_middle
 from myna_plugin.model.identity import digest_weights
@@ -38,7 +45,8 @@ Examples:
 Prints similarity, path, artist, title and album, most similar first, separated by tabs; a tab or
 line break in a name is written \\t, \\n. Each recording is listed once: files of the same content,
 or that sound the same by a fingerprint and are of one length, are copies of the first, and those of
-the seeds are left out, as silent files are. A seed that is in the library takes its row from there,
+the seeds are left out, as are silent files and, beside longer ones, what tells too little by being
+shorter than half a second. A seed that is in the library takes its row from there,
 an album all its tracks' rows; any other audio file is embedded with the library's model. Similarity
 is the cosine of vectors standardised over the library (of fewer than 20 tracks: as they are), to
 the mean of the seeds.
@@ -51,6 +59,13 @@ the mean of the seeds.
     "--count", type=POSITIVE_INT, default=10, show_default=True, help="Recordings to list."
 )
 @click.option("--per-artist", type=POSITIVE_INT, help="At most so many of an artist, by tags.")
+@click.option(
+    "--min-seconds",
+    type=Number(float, 0),
+    metavar="S",
+    help=f"Leave out what is shorter.  [default: {TELLING_S:g}, or 0 where a seed is shorter, or "
+    "all but the seeds]",
+)
 @click.option("--json", is_flag=True, help="Print JSON, with copies and lengths.")
 @click.option("--csv", is_flag=True, help="Print CSV with a header.")
 @click.option("--m3u", is_flag=True, help="Print a playlist, with absolute paths.")
@@ -64,6 +79,7 @@ def similar(
     inputs: tuple[str, ...],
     count: int,
     per_artist: int | None,
+    min_seconds: float | None,
     model: str | None,
     device: str,
     **layouts: bool,
@@ -81,7 +97,8 @@ def similar(
         if os.path.isdir(path):
             raise InputError(f"{path}: is a folder; name one audio file, such as one in it")
     library = join_libraries(libraries, say)
-    hits = nearest(library, find_seeds(paths, library, model, device), count, per_artist)
+    seeds = find_seeds(paths, library, model, device)
+    hits = nearest(library, seeds, count, per_artist, min_seconds, say)
     click.echo(LAYOUTS[chosen[0] if chosen else "lines"](library, hits), nl=False)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from myna_plugin.library.fingerprint import LARGEST_DIFFERENCE_S, are_one
 from myna_plugin.library.table import Entry, Library, read_library
 from myna_plugin.library.tracks import LibraryError
+from myna_plugin.model.audio import SILENT
 
 SAME_SPACE = (
     "weights",
@@ -29,6 +30,10 @@ tokens, or of the tracks, are, if less exactly."""
 
 ENOUGH_TRACKS = 20
 """Of which a library's mean and deviation are taken."""
+
+TELLING_S = 0.5
+"""Of 80 songs an excerpt so long, seconds, finds its own first in half of the cases; of a tenth of
+a second it does so in one of twenty (docs/library.md)."""
 
 BLOCK_TRACKS = 2**14
 """Tracks that are standardised at a time: 50 MB of 768 numbers."""
@@ -163,9 +168,17 @@ def similarities(library: Library, vectors: np.ndarray) -> np.ndarray:
 
 
 def nearest(
-    library: Library, seeds: Sequence[Seed], count: int, per_artist: int | None = None
+    library: Library,
+    seeds: Sequence[Seed],
+    count: int,
+    per_artist: int | None = None,
+    min_seconds: float | None = None,
+    say: Callable[[str], None] = print,
 ) -> list[Neighbour]:
     """The recordings most similar to some tracks, without those tracks' own and silent ones.
+
+    Nor with those shorter than `TELLING_S`, whose vectors tell too little: a click is like a song
+    by chance. They are listed where a seed is as short, or there is nothing longer.
 
     Two files hold one recording if their contents are the same, or their sound as it is stored, or
     if they are of about one length and their fingerprints agree; vectors do not decide it.
@@ -175,22 +188,47 @@ def nearest(
         seeds: at least one.
         count: how many recordings, fewer if the library holds no more.
         per_artist: at most so many of one artist, by tags; those without one are not counted.
+        min_seconds: leave out what is shorter; None to do as said above.
+        say: told how many were left out as too short that would have been listed.
 
     Returns:
         Most similar first.
     """
     scores = similarities(library, np.stack([seed.vector for seed in seeds]))
-    own = {seed.row for seed in seeds}
+    least_s = min_seconds
+    if least_s is None:
+        least_s = TELLING_S if min(seed.duration_s for seed in seeds) >= TELLING_S else 0
+    hits, n_short = _list(library, seeds, scores, count, per_artist, least_s)
+    if n_short and min_seconds is None:
+        if hits:
+            say(f"left out, as shorter than {least_s:g} s: {n_short:,}; --min-seconds 0 lists them")
+        else:
+            hits, _ = _list(library, seeds, scores, count, per_artist, 0)
+    return hits
+
+
+def _list(
+    library: Library,
+    seeds: Sequence[Seed],
+    scores: np.ndarray,
+    count: int,
+    per_artist: int | None,
+    least_s: float,
+) -> tuple[list[Neighbour], int]:
+    """The list, and how many were left out of it for being shorter than `least_s`."""
+    own, n_short = {seed.row for seed in seeds}, 0
     hits: list[Neighbour] = []
     by_artist: Counter[str] = Counter()
     for row in map(int, np.argsort(-scores, kind="stable")):
         if len(hits) == count:
             break
         duration_s, entry = float(library.duration_s[row]), library.entries[row]
-        # What `load_audio` notes of a silent file, alone or after other notes.
-        if row in own or "silent: " in (entry.warning or ""):
+        if row in own or SILENT in (entry.warning or ""):  # alone or after other notes
             continue
         if any(is_same(duration_s, entry, seed.duration_s, seed.entry) for seed in seeds):
+            continue
+        if duration_s < least_s:
+            n_short += 1
             continue
         for hit in hits:
             if is_same(
@@ -204,7 +242,7 @@ def nearest(
                 continue
             by_artist[artist] += 1
             hits.append(Neighbour(float(scores[row]), row))
-    return hits
+    return hits, n_short
 
 
 def is_same(duration_s: float, entry: Entry, other_s: float, other: Entry) -> bool:

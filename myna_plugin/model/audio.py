@@ -45,6 +45,9 @@ BLOCK_SECONDS = 10.0
 SILENCE_AMPLITUDE = 1e-4
 """Half the span between extremes below which audio is silent: -80 dBFS, 3 steps of 16 bit."""
 
+SILENT = f"silent: nothing above {20 * math.log10(SILENCE_AMPLITUDE):.0f} dBFS"
+"""What is said of a silent file."""
+
 HEARD_AMPLITUDE = 1e-3
 """A sample of the mix above it (-60 dBFS) may show that the channels do not cancel."""
 
@@ -382,7 +385,7 @@ def _mono_blocks(read: Read, path: Path, note: Note) -> Iterator[tuple[int, np.n
     if channel is not None:
         note(path, f"cancelled: its channels cancel, channel {channel + 1} alone was used")
     if low <= high and (high - low) / 2 < SILENCE_AMPLITUDE:
-        note(path, f"silent: nothing above {20 * np.log10(SILENCE_AMPLITUDE):.0f} dBFS")
+        note(path, SILENT)
 
 
 def average_channels(samples: np.ndarray) -> np.ndarray:

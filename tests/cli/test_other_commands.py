@@ -64,6 +64,21 @@ def test_copies_of_a_track_are_one_hit_and_none_of_their_own(tmp_path, library):
     assert myna("similar", copy, library, "--count", "9").output == result.output
 
 
+def test_clicks_are_left_out_and_counted(tmp_path):
+    for i in range(4):
+        write_noise(tmp_path / "music" / f"{i}.wav", 700 if i == 3 else 30_000, i)
+    out, music = tmp_path / "library.parquet", tmp_path / "music"
+    assert myna("embed", music, "--out", out, "--model", write_model(tmp_path)).exit_code == 0
+
+    result = myna("similar", music / "0.wav", out, "--csv")
+
+    assert result.stderr == "left out, as shorter than 0.5 s: 1; --min-seconds 0 lists them\n"
+    assert len(result.stdout.splitlines()) == 1 + 2
+    for wanted in (["0.wav", "--min-seconds", 0], ["3.wav"]):
+        result = myna("similar", music / wanted[0], out, *wanted[1:])
+        assert (len(result.stdout.splitlines()), result.stderr) == (3, "")
+
+
 def test_a_seed_is_heard_as_the_library_was(tmp_path):
     """In the middle alone: of two files of one length, and one middle, the vectors are one."""
     for i in range(4):

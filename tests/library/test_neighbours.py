@@ -105,6 +105,35 @@ def test_silence_is_like_nothing(library):
     assert 1 not in [hit.row for hit in hits]
 
 
+def test_clicks_are_no_hits_beside_longer_sounds(library):
+    """Rows of one vector: a song, its copy, two clicks."""
+    library.embeddings[:4] = library.embeddings[0]
+    library.duration_s[:] = 180
+    library.duration_s[[2, 3]] = 0.045
+    library.entries[:2] = [Entry("A")] * 2
+    song = Seed(library.embeddings[0], 180.0, Entry("A"), 0)
+    click = Seed(library.embeddings[2], 0.045, Entry(), 2)
+
+    def listed(*seeds, **options):
+        said.clear()
+        return [hit.row for hit in nearest(library, seeds, 5, say=said.append, **options)]
+
+    said = []
+    assert not {2, 3} & set(listed(song))
+    assert said == ["left out, as shorter than 0.5 s: 2; --min-seconds 0 lists them"]
+    assert listed(song, min_seconds=0)[:2] == [2, 3]
+    assert said == []
+    assert sorted(listed(click)[:2]) == [0, 3]
+    library.duration_s[4:] = 0.3
+    assert listed(song, click)[0] == 3, "who seeks by a click means clicks"
+    assert listed(song)[:2] == [2, 3], "there is nothing longer"
+    assert said == []
+    library.duration_s[39] = 2.0
+    assert listed(song) == [39]
+    assert said == ["left out, as shorter than 0.5 s: 37; --min-seconds 0 lists them"]
+    assert listed(song, min_seconds=3) == said == []
+
+
 def test_a_recording_is_one_hit_by_content_or_sound_and_never_by_its_vector(library):
     """Rows of one vector: a file, its copy, it in another format, a longer one, a stranger."""
     sound = np.random.default_rng(2).bytes(200)

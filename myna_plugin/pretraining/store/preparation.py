@@ -33,6 +33,7 @@ from myna_plugin.model.audio import (
     HOP_LENGTH,
     SAMPLE_RATE,
     SILENCE_AMPLITUDE,
+    SILENT,
     AudioError,
     Note,
     frame_count,
@@ -174,7 +175,7 @@ def cut_clips(waveform: Tensor, settings: StoreSettings) -> Clips:
             clips.mels.append(power.clamp(max=FLOAT16_MAX).half().contiguous().numpy())
         clips.starts.append(start)
     if not clips.starts:
-        raise RejectedError(f"silent: nothing above {20 * np.log10(SILENCE_AMPLITUDE):.0f} dBFS")
+        raise RejectedError(SILENT)
     return replace(clips, silent=silent, clamped=clamped)
 
 
