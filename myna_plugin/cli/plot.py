@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
-from myna_plugin.common.errors import ToldCommand, say
+from myna_plugin.common.errors import InputError, ToldCommand, say
 from myna_plugin.common.files import check_disk
 from myna_plugin.common.options import FILE, PATH, Number
 from myna_plugin.library.neighbours import join_libraries
@@ -72,6 +74,7 @@ def plot(libraries: tuple[Path, ...], out: Path, colour: str, method: str, max_t
         values = folders(library.paths)
     else:
         values = [value for path in libraries for value in read_column(path, colour)]
+        _tell_missing(values, colour, ", ".join(map(str, libraries)))
     rows = np.arange(len(library.paths))
     if len(rows) > max_tracks:
         rows = np.sort(np.random.default_rng(SEED).permutation(rows)[:max_tracks])
@@ -85,6 +88,19 @@ def plot(libraries: tuple[Path, ...], out: Path, colour: str, method: str, max_t
         if save(draw(points, groups, title), out):
             say(f"{out}: no font here has some of the letters, which are boxes; .html shows them")
     say(f"{out}: written")
+
+
+def _tell_missing(values: Sequence[Any], column: str, name: str) -> None:
+    """Say of how many tracks a column says nothing; InputError if of all."""
+    # NaN, which other programs write for nothing, is not itself.
+    missing = sum(value is None or value != value for value in values)
+    if missing == len(values):
+        raise InputError(
+            f"{name}: no track has {column!r}; give another --colour, or tag the files and give "
+            "the same myna embed again"
+        )
+    if missing:
+        say(f"{column}: {missing:,} of {len(values):,} tracks have none")
 
 
 def _describe(library: Library, row: np.intp) -> str:

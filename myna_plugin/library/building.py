@@ -208,10 +208,11 @@ def build_library(
     """
     parts = Parts(out)
     check_output(out, parts)
-    update = None
-    if out.exists() and not anew:
-        if shard is not None:
-            raise LibraryError(f"{out}: exists already; shards make it anew: add --new")
+    update, is_there = None, out.exists() and not anew
+    if is_there and shard is not None:
+        brings = "without --shard the command brings it up to date, with --new shards make it anew"
+        raise LibraryError(f"{out}: is finished; {brings}")
+    if is_there:
         update = plan_update(out, tracks, facts, parts.failed_before(), say)
     units = plan_units(tracks if update is None else update.to_embed, facts)
     mine = units if shard is None else units[shard[0] - 1 :: shard[1]]

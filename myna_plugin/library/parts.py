@@ -272,6 +272,8 @@ class Parts:
             raise LibraryError(
                 f"{self.folder / PLAN}: damaged; give the command of a shard again, which mends it"
             )
+        if plan is None and self.library.exists():
+            raise LibraryError(f"{self.library}: is finished; there is nothing to merge")
         if plan is None:
             raise LibraryError(
                 f"{self.folder}: no such folder, or nothing in it; it is what myna embed --shard "

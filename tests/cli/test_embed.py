@@ -305,6 +305,15 @@ def test_shards_merge_to_what_one_machine_writes(tmp_path):
     assert "003.wav: cannot be decoded" in merged.output
     assert same(read_library(out), read_library(whole))
     assert out.read_bytes() == whole.read_bytes()
+    late, again = (
+        myna("embed", folder, "--out", out, *options, "--shard", "2/2"),
+        myna("merge", out),
+    )
+    assert [late.exit_code, again.exit_code] == [2, 2]
+    assert f"myna embed: {out}: is finished; without --shard the command brings it" in late.output
+    assert again.output == f"myna merge: {out}: is finished; there is nothing to merge\n"
+    assert out.read_bytes() == whole.read_bytes()
+    assert not (tmp_path / "library.parquet.parts").exists()
 
 
 def test_what_is_damaged_is_made_again(tmp_path):

@@ -294,12 +294,22 @@ def test_plot_colours_by_any_column(tmp_path, library):
 
     result = myna("plot", wider, "--colour", "genre", "--out", out)
 
-    assert (result.exit_code, result.output) == (0, f"{out}: written\n")
+    said = f"genre: 1 of 6 tracks have none\n{out}: written\n"
+    assert (result.exit_code, result.output) == (0, said)
     text = out.read_text(encoding="utf-8")
     for name, count in (("x", 3), ("Café", 2), ("(none)", 1)):
         assert f'"name": "{name}", "count": {count}' in text
     assert str(tmp_path / "music" / "0.wav") in text
     assert myna("plot", library, "--colour", "duration_s", "--out", out).exit_code == 0
+    for column in (pa.nulls(6), pa.array([np.nan] * 6)):
+        pq.write_table(table.append_column("genre", column), wider)
+        refused = myna("plot", wider, "--colour", "genre", "--out", tmp_path / "x.png")
+        assert (refused.exit_code, refused.output) == (
+            2,
+            f"myna plot: {wider}: no track has 'genre'; give another --colour, or tag the files "
+            "and give the same myna embed again\n",
+        )
+        assert not (tmp_path / "x.png").exists()
     for wrong in ("genre", "embedding"):
         refused = myna("plot", library, "--colour", wrong, "--out", out)
         assert refused.exit_code == 2

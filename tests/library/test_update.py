@@ -190,7 +190,10 @@ def test_an_update_that_is_stopped_goes_on(tmp_path, music, embed, monkeypatch):
         ("tokens", "its tokens is 1.0, yours 0.25; give the options"),
         ("seconds", "its seconds is None, yours 60.0; give the options"),
         ("lost", "gone of its"),
-        ("shard", "exists already; shards make it anew: add --new"),
+        (
+            "shard",
+            "is finished; without --shard the command brings it up to date, with --new shards",
+        ),
         ("old", "damaged, or made before libraries could be updated; give --new"),
     ],
 )
