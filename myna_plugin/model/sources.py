@@ -79,8 +79,9 @@ def resolve(source: str | Path) -> tuple[Path, tuple[str, ...] | None]:
         return _download(repository, address["revision"], Path(repository).name), known
     raise CheckpointError(
         f"{text}: no such file, and not a known name; known are "
-        f"{', '.join([*filter(None, PACKAGED_FILES), *PUBLISHED])}, owner/name of the Hugging "
-        "Face hub, or the path of a .safetensors, .pth or .pt file or a folder with one"
+        f"'' for the packaged model, {', '.join([*filter(None, PACKAGED_FILES), *PUBLISHED])}, "
+        "owner/name of the Hugging Face hub, or the path of a .safetensors, .pth or .pt file or a "
+        "folder with one"
     )
 
 

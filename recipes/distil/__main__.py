@@ -11,7 +11,7 @@ Examples:
   python -m recipes.distil store out/small --size vit-ti --steps 4000
   python -m recipes.distil store out/small --minutes 5        # the same command goes on
   python -m recipes.distil store out/mine --teacher run/final.safetensors --batch-size 256
-  python -m recipes.distil store out/both --teacher default --teacher run/final.safetensors
+  python -m recipes.distil store out/both --teacher '' --teacher run/final.safetensors
   python -m recipes.distil store out/seen --initial-weights tiny --mask-ratio 0.5
 
 OUT/final.safetensors is the student so far, for `load_model`; OUT/train.csv has the loss;
@@ -50,12 +50,11 @@ from recipes.distil.training import Settings, Training
 @click.option(
     "--teacher",
     "teachers",
-    default=("default",),
-    show_default=True,
+    default=("",),
     multiple=True,
     metavar="CHECKPOINT",
-    help="default, the packaged model; else as load_model takes it: a name, or a file. "
-    "May be repeated.",
+    help="As load_model takes it, '' for the packaged model. May be repeated.  "
+    "[default: the packaged model]",
 )
 @click.option("--size", type=click.Choice(tuple(SIZES)), default="vit-ti", show_default=True)
 @click.option("--steps", type=POSITIVE_INT, default=4000, show_default=True)
@@ -94,8 +93,7 @@ def main(
 ) -> None:
     settings = Settings(**options)
     chosen, opened = without_mps(choose_device(device)), Store.open(store)
-    names = ("" if teacher == "default" else teacher for teacher in teachers)
-    models = [load_model(name, compile=compile) for name in names]
+    models = [load_model(teacher, compile=compile) for teacher in teachers]
     with RunFolder(out).writing():
         training = Training(opened, models, out, settings, chosen, compile)
         stopped_by = training.run(settings.steps, minutes, save_every)

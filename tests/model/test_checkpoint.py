@@ -381,8 +381,12 @@ def test_loading_leaves_the_global_generator_alone(tmp_path):
 
 
 def test_unknown_names_list_what_is_known():
-    with pytest.raises(CheckpointError, match="myna-base, myna-vertical, myna-hybrid, myna-85m"):
-        load_encoder("myna-huge")
+    known = (
+        "'' for the packaged model, tiny, myna-base, myna-vertical, myna-hybrid, myna-85m, owner/"
+    )
+    for name in ("myna-huge", "default"):
+        with pytest.raises(CheckpointError, match=f"{name}: no such file, .* known are {known}"):
+            load_encoder(name)
 
 
 def test_unknown_embeddings_are_refused():

@@ -346,7 +346,12 @@ def test_the_command_says_what_is_wrong(store, teacher_file, tmp_path):
     for given, told in (
         ((store.path, out, *common), "16 clips to train on, fewer than one batch of 1024"),
         ((tmp_path / "absent", out, *common), str(tmp_path / "absent")),
+        (
+            (store.path, out, "--device", "cpu"),
+            "fewer than one batch of 1024",
+        ),  # the packaged model
         ((store.path, out, "--teacher", "absent.pt"), "absent.pt: no such file"),
+        ((store.path, out, "--teacher", "default"), "known are '' for the packaged model"),
         ((store.path, out, *common, "--mask-ratio", 0.95), "at most 0.9"),
         ((store.path, out, *common, *unfit), "has embed_dim 192"),
     ):
