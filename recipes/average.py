@@ -28,6 +28,9 @@ from myna_plugin.model.checkpoint import load_encoder, load_weights, save_checkp
 from myna_plugin.model.encoder import MynaEncoder
 from myna_plugin.model.identity import digest_weights
 
+LEAST_COSINE = 0.5
+"""Models that went on from one were .997 alike, models begun apart .09 at most (nine of ours)."""
+
 
 def average(states: list[dict[str, Tensor]], counts: list[float]) -> dict[str, Tensor]:
     """The mean of each parameter, a state counted so many times; summed in float64."""
@@ -38,6 +41,18 @@ def average(states: list[dict[str, Tensor]], counts: list[float]) -> dict[str, T
             total += count * state[name].double()
         mean[name] = (total / sum(counts)).to(tensor.dtype)
     return mean
+
+
+def _refuse_strangers(states: list[dict[str, Tensor]], files: list[str]) -> None:
+    """InputError if the weights of a file point elsewhere than those of the first."""
+    first, *others = (torch.cat([t.flatten() for t in s.values() if t.ndim > 1]) for s in states)
+    for other, file in zip(others, files[1:], strict=True):
+        cosine = float(torch.cosine_similarity(first, other, dim=0))
+        if cosine < LEAST_COSINE:
+            raise InputError(
+                f"{file}: was begun apart from {files[0]} (cosine of their weights "
+                f"{cosine:.2f}), and the average of such is no model"
+            )
 
 
 def _counted(text: str) -> tuple[str, float]:
@@ -75,6 +90,7 @@ def main(out: Path, files: tuple[str, ...]) -> None:
         )
     encoders = _read(list(names))
     states = [encoder.state_dict() for encoder in encoders]
+    _refuse_strangers(states, list(names))
     encoders[0].load_state_dict(average(states, list(counts)))
     parts = {digest_weights(state): count for state, count in zip(states, counts, strict=True)}
     save_checkpoint(encoders[0], out, {"average of": json.dumps(parts)})

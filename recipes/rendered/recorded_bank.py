@@ -3,22 +3,29 @@
 What each source is, where it is found and under which licence, says `recorded_sources.yaml`, and
 which General MIDI programs and drum kits it becomes. The soundfont has these programs alone;
 performances of it draw no others.
+
+\b
+Example:
+  python -m recipes.rendered.recorded_bank recorded.sf3 --sources sources
+
+Exit status: 0 done, 2 bad input.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import click
 import numpy as np
 
+from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.files import replacing, write_text
+from myna_plugin.common.options import FILE, FOLDER
 from recipes.rendered.recorded_notes import (
     RATE,
     BankError,
@@ -44,7 +51,6 @@ from recipes.rendered.sf2_file import (
     timecents,
 )
 
-BAD_INPUT = 2
 TITLE = "Recorded notes"
 DRUM_S = 1.5
 ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".aif")
@@ -330,26 +336,17 @@ def write_bank(path: Path, sources: Path, table: Table | None = None) -> Bank:
     return bank
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "path", type=Path, metavar="OUT", help="the new file, .sf2, or .sf3 for compressed samples"
-    )
-    parser.add_argument("--sources", type=Path, required=True, help="folder of the sources")
-    options = parser.parse_args(arguments)
-    try:
-        bank = write_bank(options.path, options.sources)
-    except BankError as error:
-        print(f"recorded_bank: {error}", file=sys.stderr)
-        return BAD_INPUT
+@click.command("recorded_bank", cls=ToldCommand, help=__doc__)
+@click.argument("path", metavar="OUT", type=FILE)
+@click.option("--sources", type=FOLDER, required=True, help="Folder of the downloaded sources.")
+def main(path: Path, sources: Path) -> None:
+    bank = write_bank(path, sources)
     for name in bank.absent:
-        print(f"{options.sources / name}: not there, left out")
+        click.echo(f"{sources / name}: not there, left out")
     seconds = sum(used.seconds for used in bank.used.values())
-    size = options.path.stat().st_size / 1e6
-    print(f"{options.path}: {len(bank.instruments)} presets, {seconds:.0f} s, {size:.1f} MB")
-    return 0
+    size = path.stat().st_size / 1e6
+    click.echo(f"{path}: {len(bank.instruments)} presets, {seconds:.0f} s, {size:.1f} MB")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

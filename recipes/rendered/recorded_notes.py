@@ -17,6 +17,8 @@ import soundfile
 import soxr
 from scipy.signal import correlate
 
+from myna_plugin.common.errors import InputError
+
 RATE = 22_050
 """Hz."""
 
@@ -48,7 +50,7 @@ FARTHEST_CENTS = 60
 STANDS_OUT, FAINT = 1.3, 0.1
 
 
-class BankError(ValueError):
+class BankError(InputError):
     """Recordings that cannot be used; the message names the file and the remedy."""
 
 

@@ -3,19 +3,27 @@
 No sound is taken from anywhere: every tone is a sum of drawn partials with a burst of noise at its
 beginning, every drum is noise and a falling tone. Another seed gives other instruments, which keep
 to their families: struck and plucked ones decay, blown and bowed ones last.
+
+\b
+Example:
+  python -m recipes.rendered.soundfont_writer own1.sf2 --seed 1
+
+Exit status: 0 done, 2 bad input.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 from scipy.signal import butter, sosfilt
 
+from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.files import replacing
+from myna_plugin.common.options import FILE, SEED
 from recipes.rendered.sf2_file import (
     ATTACK,
     DECAY,
@@ -322,14 +330,12 @@ def _strike(drum: Drum, rng: np.random.Generator) -> np.ndarray:
     return np.rint(sound / np.abs(sound).max() * 30_000).astype("<i2")
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description="Write a soundfont of drawn instruments.")
-    parser.add_argument("path", type=Path, help="of the new file, such as drawn.sf2")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    path = write_soundfont(options.path, options.seed)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+@click.command("soundfont_writer", cls=ToldCommand, help=__doc__)
+@click.argument("path", metavar="OUT.sf2", type=FILE)
+@SEED
+def main(path: Path, seed: int) -> None:
+    path = write_soundfont(path, seed)
+    click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,13 @@ MINI = {"embed_dim": 32, "depth": 2, "num_heads": 1, "mlp_dim": 64}
 
 @pytest.fixture
 def write(tmp_path):
-    def write(name, seed, **fields):
+    def write(name, seed=1, trained=0.0, **fields):
+        """A model of this seed, and how far its training took it."""
         encoder = initialise(MynaEncoder(EncoderConfig(**{**MINI, **fields})), seed)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter += trained * parameter.std() * torch.randn_like(parameter)
         save_checkpoint(encoder, tmp_path / name)
         return encoder.state_dict()
 
@@ -23,8 +28,8 @@ def write(tmp_path):
 
 
 def test_each_number_is_the_weighted_mean_and_the_first_tells_how_it_is_read(tmp_path, write):
-    one = write("one.safetensors", 1, scene_layers=(1, 2), scene_pooling="mean-std")
-    two = write("two.safetensors", 2)
+    one = write("one.safetensors", scene_layers=(1, 2), scene_pooling="mean-std")
+    two = write("two.safetensors", trained=0.3)
     out, equals = tmp_path / "out.safetensors", tmp_path / "lr=1" / "one.safetensors"
     equals.parent.mkdir()
     (tmp_path / "one.safetensors").rename(equals)
@@ -46,11 +51,13 @@ def test_each_number_is_the_weighted_mean_and_the_first_tells_how_it_is_read(tmp
         (["one.safetensors", "one.safetensors=0"], "a number above 0"),
         (["one.safetensors", "wide.safetensors"], "has embed_dim 64 instead of 32"),
         (["one.safetensors", "gone.safetensors"], "gone.safetensors"),
+        (["one.safetensors", "apart.safetensors=2"], "apart.safetensors: was begun apart from one"),
     ],
 )
 def test_what_has_no_average_is_refused_in_a_line(tmp_path, write, monkeypatch, files, told):
-    write("one.safetensors", 1)
-    write("wide.safetensors", 1, embed_dim=64)
+    write("one.safetensors")
+    write("wide.safetensors", embed_dim=64)
+    write("apart.safetensors", seed=2)
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["out.safetensors", *files])
     assert done.exit_code == 2
@@ -59,8 +66,8 @@ def test_what_has_no_average_is_refused_in_a_line(tmp_path, write, monkeypatch, 
 
 
 def test_a_file_is_not_written_over(tmp_path, write, monkeypatch):
-    for seed, name in enumerate(("one.safetensors", "two.safetensors")):
-        write(name, seed)
+    write("one.safetensors")
+    write("two.safetensors", trained=0.3)
     monkeypatch.chdir(tmp_path)
     before = (tmp_path / "one.safetensors").read_bytes()
     files = [str(tmp_path / "one.safetensors"), "two.safetensors", "one.safetensors=2"]

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from commands import run_command
 from recorded_sounds import FILE_RATE, hz_of, save, strike, tone
 
 from recipes.rendered import recorded_bank
@@ -161,17 +162,19 @@ def test_a_lasting_note_lasts_and_does_not_click(tmp_path, bank, kit):
     assert clicks.max() < 3 * np.percentile(clicks, 99)
 
 
-def test_a_source_that_is_absent_is_left_out_and_said(tmp_path, bank, kit, capsys, monkeypatch):
+def test_a_source_that_is_absent_is_left_out_and_said(tmp_path, bank, kit, monkeypatch):
     save(tmp_path / "own" / "C4.wav", tone(60))
     here = Recorded(7, "Here", "own", r"(?P<note>C4)\.wav")
     away = Recorded(9, "Away", "other/there", r"(?P<note>C4)\.wav")
     path = bank(here, away, kits=(kit, Kit(8, "Away", {"other": {36: "kick"}})))
     assert programs_of(str(path)) == (7,)
     monkeypatch.setattr(recorded_bank, "read_table", lambda: table(here, away, kits=(kit,)))
-    assert main([str(tmp_path / "again.sf2"), "--sources", str(tmp_path)]) == 0
-    assert re.search(r"other: not there, left out\n.*2 presets", capsys.readouterr().out)
-    assert main([str(tmp_path / "none.sf2"), "--sources", str(tmp_path / "own")]) == 2
-    assert "has no source" in capsys.readouterr().err
+    status, said, _ = run_command(main, tmp_path / "again.sf2", "--sources", tmp_path)
+    assert status == 0
+    assert re.search(r"other: not there, left out\n.*2 presets", said)
+    status, _, errors = run_command(main, tmp_path / "none.sf2", "--sources", tmp_path / "own")
+    assert status == 2
+    assert re.fullmatch(r"recorded_bank: .*has no source.*\n", errors)
     assert not (tmp_path / "none.sf2").exists()
 
 
