@@ -15,10 +15,10 @@ from typing import Any
 import click
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError, UnfinishedError
 from myna_plugin.common.files import replacing
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.common.stopping import INTERRUPTED
 from myna_plugin.model.tensors import READING_ERRORS
 from myna_plugin.pretraining.run.run_files import ProgressTable, RunFolder
@@ -108,7 +108,13 @@ class Run(ABC):
         losses: list[Tensor] = []  # that the next row tells
         with (
             Signals() as signals,
-            tqdm(total=steps, initial=self.step, unit="step", dynamic_ncols=True) as bar,
+            ProgressBar(
+                desc="train",
+                total=steps,
+                initial=self.step,
+                unit="step",
+                dynamic_ncols=True,
+            ) as bar,
             closing(self.batches(self.step, steps)) as stream,
         ):
             for batch in stream:

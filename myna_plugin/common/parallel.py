@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from myna_plugin.common.cores import available_cores
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.common.threads import map_as_done
 
 Key = TypeVar("Key")
@@ -32,4 +31,4 @@ def run_in_threads(
     {2: 'two'}
     """
     with closing(map_as_done(lambda key: jobs[key](), jobs, available_cores())) as done:
-        yield from tqdm(done, description, len(jobs), unit=unit, leave=False, disable=None)
+        yield from ProgressBar(done, description, len(jobs), unit=unit, leave=False)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tqdm import tqdm
-
 from myna_plugin.common.files import check_disk, write_whole
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.model.audio import SAMPLE_RATE, load_audio, read_info
 from myna_plugin.probing.tasks.clips import SAMPLE_BYTES, write_wav
 
@@ -42,7 +41,7 @@ def unpack_demo_tasks(folder: Path) -> Path:
     missing = {source: target for source, target in targets.items() if not target.exists()}
     check_disk(folder, sum(map(_unpacked_bytes, missing)))
     in_order = sorted(missing, key=lambda path: (path.name == "task_metadata.json", path))
-    for source in tqdm(in_order, "Unpacking demo tasks", unit="file", disable=not missing):
+    for source in ProgressBar(in_order, "Unpacking demo tasks", unit="file", disable=not missing):
         _unpack(source, missing[source])
     return folder
 

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from myna_plugin.common.errors import InputError, say
 from myna_plugin.common.files import digest_path, read_json, read_json_object
 from myna_plugin.common.locks import locked
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.common.provenance import RECORDS, Inputs, Record
 from myna_plugin.hear_eval.audio_check import AudioCheck
 from myna_plugin.hear_eval.audio_preparation import prepare_audio
@@ -331,7 +330,7 @@ def count_trained(log: Path, begin: int) -> int:
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """A progress bar, and a function that sets how far it is."""
-    with tqdm(desc=description, total=total, unit=unit, disable=None, leave=False) as bar:
+    with ProgressBar(desc=description, total=total, unit=unit, leave=False) as bar:
 
         def show(count: int) -> None:
             bar.n = min(count, total)

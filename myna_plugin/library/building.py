@@ -243,7 +243,7 @@ def _make_parts(
     if done and say is not None:
         say(f"{parts.library}: going on, {done:,} of {n_tracks:,} tracks are done")
     if todo:
-        with Progress(n_tracks, done, say) as progress:
+        with Progress(n_tracks, done, quiet=say is None) as progress:
             for unit, content in run_units(todo, progress):
                 parts.write(unit, content)
     return n_tracks

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from myna_plugin.common.errors import InputError, reason
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.library.cue import Piece, read_sheet
 from myna_plugin.model.audio_files import AUDIO_SUFFIXES, Exclusion, find_files, tell_ignored
 
@@ -106,7 +105,9 @@ def find_tracks(
             paths[given] = None
             continue
         files = find_files(Path(given), speak, exclusion)
-        watched = tqdm(files, "find", unit=" files", delay=SHOWN_AFTER_S, disable=say is None)
+        watched = ProgressBar(
+            files, "find", unit=" files", delay=SHOWN_AFTER_S, disable=say is None
+        )
         found = [os.fsdecode(path) for path in watched]
         kinds.update(map(_suffix, found))
         paths |= dict.fromkeys(path for path in found if _suffix(path) in TAKEN)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from myna_plugin.common.files import digest_path
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.library.decoding_pool import find_sound, read_names
 from myna_plugin.library.parts import plan_units
 from myna_plugin.library.table import DAMAGE, Facts, facts_of, schema_of
@@ -289,7 +289,9 @@ def plan_update(
             )
     if facts["version"] != made_with["version"] and say is not None:
         say(f"{out}: rows of version {made_with['version']} are kept; --new makes all anew")
-    with tqdm(desc="compare", unit=" files", delay=SHOWN_AFTER_S, disable=say is None) as bar:
+    with ProgressBar(
+        desc="compare", unit=" files", delay=SHOWN_AFTER_S, disable=say is None
+    ) as bar:
 
         def digest(path: str) -> str | None:
             bar.update()

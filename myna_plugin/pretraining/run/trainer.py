@@ -9,16 +9,15 @@ import math
 import signal
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
-from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from myna_plugin.common.devices import choose_device, without_mps
 from myna_plugin.common.errors import UnfinishedError
 from myna_plugin.common.launch import launched_rank
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import MynaEncoder
 from myna_plugin.pretraining.run import distributed
@@ -266,8 +265,9 @@ class Trainer:
         work = flops_per_clip(self.settings) * batch_size / world_size()
         return Stopwatch(batch_size, work, matmul_ceiling(self.device, self.bfloat16))
 
-    def _progress_bar(self) -> tqdm[NoReturn]:
-        return tqdm(
+    def _progress_bar(self) -> ProgressBar:
+        return ProgressBar(
+            desc="pretrain",
             total=self.plan.total_steps,
             initial=self.plan.first_step,
             unit="step",

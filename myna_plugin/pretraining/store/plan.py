@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.common.worker_pool import (
     NO_ITEM,
     WorkerDiedError,
@@ -194,7 +194,7 @@ def _scan(
 
     def wanted() -> Iterator[bytes]:
         prefix = len(os.path.join(os.fsencode(root), b""))
-        for path in tqdm(find_files(root, say), "find", unit=" files"):
+        for path in ProgressBar(find_files(root, say), "find", unit=" files"):
             suffix = os.fsdecode(os.path.splitext(path)[1]).lower()
             kinds[suffix] += 1
             if suffix not in AUDIO_SUFFIXES:
@@ -236,7 +236,7 @@ def _estimate_all(paths: Texts, pool: WorkerPool) -> np.ndarray:
             yield ScanBatch(start, [paths[row] for row in range(start, stop)])
 
     results = pool.map(estimate_frames, batches(), ScanBatch.after_death)
-    with tqdm(total=len(paths), desc="scan", unit=" files") as bar, closing(results):
+    with ProgressBar(total=len(paths), desc="scan", unit=" files") as bar, closing(results):
         for batch, estimates in results:
             frames[batch.start : batch.start + len(estimates)] = estimates
             bar.update(len(estimates))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import check_disk
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.common.worker_pool import (
     WorkerPool,
     begin_item,
@@ -347,13 +347,13 @@ def _fill(
     function = functools.partial(fill_shard, store=store, settings=settings, decode=decode)
     total = int(plan.frames.sum())
     finished = total - plan.frames_of(unfinished)
-    bar = tqdm(
+    bar = ProgressBar(
         total=total / FRAMES_PER_HOUR,
         initial=finished / FRAMES_PER_HOUR,
         desc="prepare",
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} hours of audio "
         "[{elapsed}<{remaining}{postfix}]",
-        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        mininterval=0.5,
     )
 
     def poll() -> None:

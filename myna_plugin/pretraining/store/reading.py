@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from myna_plugin.common.errors import InputError
 from myna_plugin.common.files import read_json_object
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.model.audio import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from myna_plugin.model.spectrogram import N_MELS
 from myna_plugin.pretraining.store.texts import Texts
@@ -261,7 +261,7 @@ def shard_path(store: Path, number: int) -> Path:
     return store / "shards" / f"{number:06d}.npy"
 
 
-def shard_checksum(path: Path, bar: tqdm | None = None) -> bytes:
+def shard_checksum(path: Path, bar: ProgressBar | None = None) -> bytes:
     """SHA-256 of a file, 32 bytes; `bar` is advanced by the bytes read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -364,7 +364,7 @@ class Store:
             StoreError: names the first shard that is not as it was written.
         """
         total = int(self._shards["bytes"].sum())
-        with tqdm(total=total, unit="B", unit_scale=True, desc="verify") as bar:
+        with ProgressBar(total=total, unit="B", unit_scale=True, desc="verify") as bar:
             for shard in self._shards:
                 path = shard_path(self.path, shard["number"])
                 if shard_checksum(path, bar) != shard["checksum"].tobytes():

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from myna_plugin.common.files import PARTIALS, check_disk, read_json, write_json
 from myna_plugin.common.files import replacing as replacing_path
 from myna_plugin.common.locks import locked
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.model.spectrogram import N_MELS
 from myna_plugin.pretraining.store.reading import (
     FRAME_BYTES,
@@ -178,7 +178,9 @@ def merge(store: Path, parts: Sequence[Path], say: Callable[[str], None] = print
             for number in part.index.shards["number"].tolist()
         ]
         merged.shards["number"] = np.arange(len(sources))
-        for source, row in zip(tqdm(sources, "merge", unit="shard"), merged.shards, strict=True):
+        for source, row in zip(
+            ProgressBar(sources, "merge", unit="shard"), merged.shards, strict=True
+        ):
             _take_over(source, shard_path(store, row["number"]), row["checksum"].tobytes())
         made_of = [part.path / MADE_OF for part in opened]
         if told := [read_json(path) for path in made_of if path.exists()]:

@@ -2,6 +2,7 @@ import hashlib
 import json
 import pickle
 import re
+import sys
 import tracemalloc
 from dataclasses import replace
 
@@ -120,7 +121,8 @@ def test_the_report_lists_what_is_not_stored(store):
     ]
 
 
-def test_verify_finds_a_single_flipped_bit(store, capsys):
+def test_verify_finds_a_single_flipped_bit(store, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     Store.open(store).verify()
     assert "100%" in capsys.readouterr().err
     path = shard_path(store, 2)
