@@ -16,7 +16,7 @@ from myna_plugin.common.options import DEVICE, FOLDER, PATH, WORKERS
 from myna_plugin.probing.experiment import Protocol, writing
 from myna_plugin.probing.report.page import render_page
 from myna_plugin.probing.report.side_by_side import Measured, describe
-from myna_plugin.probing.report.tables import markdown
+from myna_plugin.probing.report.tables import markdown, with_legend
 from myna_plugin.probing.table1 import (
     TABLE_TASKS,
     Row,
@@ -110,10 +110,10 @@ def table1(
 
 
 def write_table(rows: list[Row], tasks: list[str], out: Path) -> str:
-    """Write the page and the table; the Markdown of the table."""
+    """Write the page and the table; the Markdown of the table and its legend."""
     measured = [Measured(r.entrant.name, r.entrant.published, r.results, r.faults) for r in rows]
     sections = describe(measured, tasks)
-    text = markdown(sections[0].tables[0])
+    text = with_legend(markdown(sections[0].tables[0]), sections[0].legend)
     paragraphs = "\n\n".join(sections[0].paragraphs)
     write_text(out / TABLE, f"# Table 1\n\n{paragraphs}\n\n{text}\n")
     write_text(out / PAGE, render_page("The paper's Table 1, measured", sections))

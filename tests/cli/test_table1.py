@@ -65,14 +65,16 @@ def test_every_task_in_every_layout(quick, built, bands, tmp_path, layout):
     assert status == 0, errors
     for module in ("bands", "mfcc"):
         row = table_row(said, f"{module}, measured")
-        assert all(re.fullmatch(r"-?\d+\.\d", cell) for cell in row[2:9])
+        assert all(re.fullmatch(r"-?\d+\.\d†", cell) for cell in row[2:9])
         for task, sizes in SIZES.items():
             assert read_result(out / module / task).content["task"]["clips"] == sizes
     page = (out / "table1.html").read_text()
     assert Page(page).open == []
     assert all(address.startswith("data:") for address in Page(page).addresses)
     assert "://" not in page  # not "http", which base64 spells now and then
-    assert said.startswith((out / "table1.md").read_text().split("\n\n")[-1])
+    table, legend = (out / "table1.md").read_text().split("\n\n")[-2:]
+    assert legend.startswith("† The fast grid")
+    assert said.startswith(f"{table}\n\n{legend}")
 
 
 def test_a_folder_of_marbles_with_all_tasks_in_it(quick, bands, tmp_path):
@@ -212,6 +214,16 @@ def test_another_protocol_is_not_compared(tmp_path):
     quick = {"probe": {"grid": "fast", "folds": 1, "seeds": 1}}
     rows = table_rows([measured(tmp_path, dict.fromkeys(COLUMNS, 50.0), **quick)])
     assert not any("(+" in cell or "(-" in cell for cells in rows for cell in cells)
+    (cells,) = [cells for cells in rows if cells[0] == "mine, measured"]
+    assert cells[2:9] == ["50.0†"] * 7
+
+
+def test_figure_1_marks_what_is_not_by_the_papers_protocol(tmp_path):
+    data = {"left_out": {"a": "gone"}}
+    mine = measured(tmp_path, dict.fromkeys(COLUMNS, 50.0), data=data)
+    figure = draw_figure_1([mine], TABLE_TASKS)
+    assert {text.get_text() for text in figure.axes[1].texts} == {"mine§"}
+    assert figure.get_supxlabel().startswith("§ Some clips were left out")
 
 
 def test_figure_1_has_what_is_known(tmp_path):
