@@ -20,6 +20,7 @@ from myna_plugin.probing.report.tables import markdown, with_legend
 from myna_plugin.probing.table1 import (
     TABLE_TASKS,
     Row,
+    check_entrants,
     find_sources,
     list_entrants,
     measure,
@@ -94,8 +95,12 @@ def table1(
     protocol = Protocol(grid, device=choose_device(device))
     means = make_means("table1", protocol, cache, batch_size, workers, allow_missing)
     names = parse_tasks(tasks)
-    entrants = parse_entrants(modules) if modules is not None else list_entrants()
-    sources = find_sources(data, names, means.workers, means.progress)
+    if modules is None:
+        entrants = list_entrants()
+    else:
+        entrants = parse_entrants(modules)
+        check_entrants(entrants)
+    sources = find_sources(data, names, means.handling)
     for source in sources:
         say(source.report.text())
     table = ""
