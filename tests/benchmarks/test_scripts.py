@@ -203,7 +203,7 @@ def test_every_script_has_a_toy_run():
     assert set(TOY) == set(PRINTS)
     assert sorted([*TOY, *RUN_ELSEWHERE]) == SCRIPTS
     for path in RUN_ELSEWHERE.values():
-        assert re.search(r"CliRunner\(\)\.invoke\(\w+\.main|\bmain\(\[", path.read_text())
+        assert re.search(r"\b(invoke|run_command)\((\w+\.)?main,", path.read_text())
 
 
 TAKES_LONG = {"benchmarks.rendered.claims", "benchmarks.soak"}
