@@ -55,7 +55,13 @@ from myna_plugin.common.files import write_json, write_text
 from myna_plugin.common.options import DEVICE, FOLDER, PATH, POSITIVE_FLOAT, POSITIVE_INT, WORKERS
 from myna_plugin.common.provenance import now
 from myna_plugin.model.audio import read_info
-from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder, embed_clips, open_cache
+from myna_plugin.probing.embeddings import (
+    BATCH_SIZES,
+    Handling,
+    cache_folder,
+    embed_clips,
+    open_cache,
+)
 from myna_plugin.probing.modules import LoadedModule
 from myna_plugin.probing.report.tables import markdown
 from myna_plugin.probing.tasks import Item, Task, load_task
@@ -197,9 +203,11 @@ def score(features: np.ndarray, recordings: Recordings, repetitions: int) -> dic
     return scores
 
 
-def embed(module: LoadedModule, recordings: Recordings, cache: Path, **options: Any) -> np.ndarray:
+def embed(
+    module: LoadedModule, recordings: Recordings, cache: Path, handling: Handling
+) -> np.ndarray:
     """A vector a clip, shape (N, D)."""
-    vectors, _ = embed_clips(recordings.data, module, open_cache(cache, module), **options)
+    vectors, _ = embed_clips(recordings.data, module, open_cache(cache, module), handling)
     return np.concatenate([vectors[item.clip_id] for item in recordings.data.items])
 
 
@@ -274,8 +282,7 @@ def main(
                 loaded,
                 recordings,
                 cache or cache_folder() / "recordings",
-                workers=workers,
-                batch_size=BATCH_SIZES[device.partition(":")[0]],
+                Handling(BATCH_SIZES[device.partition(":")[0]], workers),
             )
             scores[recordings.task.name] = score(features, recordings, repetitions)
         command = shlex.join(["python", "-m", "benchmarks.recordings", *sys.argv[1:]])

@@ -58,7 +58,7 @@ from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.files import read_json, write_json, write_text
 from myna_plugin.common.options import DEVICE, FOLDER, PATH, POSITIVE_INT, WORKERS
 from myna_plugin.common.provenance import now
-from myna_plugin.probing.embeddings import cache_folder, open_cache
+from myna_plugin.probing.embeddings import Handling, cache_folder, open_cache
 from myna_plugin.probing.experiment import FILE, Protocol, is_current, run, write_results
 from myna_plugin.probing.heads import GRIDS
 from myna_plugin.probing.modules import ExperimentError
@@ -94,7 +94,7 @@ def score_contestant(
     *,
     cache: Path,
     command: str,
-    **options: Any,
+    handling: Handling,
 ) -> dict[str, Path]:
     """Score a contestant on all tasks, but for what is there already.
 
@@ -105,7 +105,7 @@ def score_contestant(
         protocol: how heads are selected; its device embeds, too.
         cache: folder of embeddings.
         command: for the record.
-        options: see `experiment.run`.
+        handling: how clips are embedded.
 
     Returns:
         The results files by task.
@@ -121,7 +121,7 @@ def score_contestant(
             click.echo(f"{contestant.name}, {data.task.name}: kept from {path}", err=True)
             continue
         began = time.monotonic()
-        experiment = run(data, module, embeddings, protocol, out=path.parent, **options)
+        experiment = run(data, module, embeddings, protocol, handling, out=path.parent)
         content = experiment.describe(contestant.name, command, began)
         is_template = contestant.module.endswith(f".{TEMPLATES}") and data.task.labels == KEYS
         vectors = experiment.probed.vectors
@@ -298,9 +298,7 @@ def make_table(
             protocol,
             cache=cache,
             command=command,
-            workers=workers,
-            batch_size=batch_size,
-            progress=progress,
+            handling=Handling(batch_size, workers, progress=progress),
         )
         results[contestant.name] = read_results(paths)
         if notes is not None and not contestant.module.endswith(f".{TEMPLATES}"):

@@ -114,7 +114,8 @@ def read_source(settings: ProbeOptions) -> Source:
     )
     if fold is not None and task.folds == 1:
         raise TaskError(f"--test-fold {fold}: {task.name} is not a k-fold task")
-    report = check(task, first(folds), settings.means.workers, progress=settings.means.progress)
+    handling = settings.means.handling
+    report = check(task, first(folds), handling.workers, progress=handling.progress)
     return Source(task, folds, settings.root, report)
 
 
@@ -237,7 +238,7 @@ def probe(
     click.echo(source.report.text())
     if settings.out is None or settings.only_check:
         sys.exit(0 if source.report.complete else BAD_INPUT)
-    refuse_incomplete(source.report, settings.means.allow_missing)
+    refuse_incomplete([source], settings.means.handling.allow_missing)
     with writing(settings.out):
         click.echo(score_module(settings, settings.out, source))
     click.echo(f"{settings.out / FILE}: written, with {FIGURES}")

@@ -12,7 +12,7 @@ from myna_plugin.common.options import FILE, PATH
 from myna_plugin.probing.report.joining import describe, name_apart, sort_by_task
 from myna_plugin.probing.report.page import render_page
 from myna_plugin.probing.report.results import read_result
-from myna_plugin.probing.report.tables import REFERENCE, find_reference, markdown
+from myna_plugin.probing.report.tables import REFERENCE, find_reference, markdown, with_legend
 
 EPILOG = """
 Examples:
@@ -46,5 +46,6 @@ def report(results: tuple[Path, ...], out: Path, against: str) -> None:
     sections = describe(found, reference)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, render_page("Probe results", sections))
-    click.echo("\n\n".join(markdown(table) for table in sections[0].tables))
+    tables = "\n\n".join(markdown(table) for table in sections[0].tables)
+    click.echo(with_legend(tables, sections[0].legend))
     click.echo(f"\n{out}: written")

@@ -16,10 +16,11 @@ from myna_plugin.common.options import DEVICE, FOLDER, PATH, WORKERS
 from myna_plugin.probing.experiment import Protocol, writing
 from myna_plugin.probing.report.page import render_page
 from myna_plugin.probing.report.side_by_side import Measured, describe
-from myna_plugin.probing.report.tables import markdown
+from myna_plugin.probing.report.tables import markdown, with_legend
 from myna_plugin.probing.table1 import (
     TABLE_TASKS,
     Row,
+    check_entrants,
     find_sources,
     list_entrants,
     measure,
@@ -94,8 +95,12 @@ def table1(
     protocol = Protocol(grid, device=choose_device(device))
     means = make_means("table1", protocol, cache, batch_size, workers, allow_missing)
     names = parse_tasks(tasks)
-    entrants = parse_entrants(modules) if modules is not None else list_entrants()
-    sources = find_sources(data, names, means.workers, means.progress)
+    if modules is None:
+        entrants = list_entrants()
+    else:
+        entrants = parse_entrants(modules)
+        check_entrants(entrants)
+    sources = find_sources(data, names, means.handling)
     for source in sources:
         say(source.report.text())
     table = ""
@@ -110,10 +115,10 @@ def table1(
 
 
 def write_table(rows: list[Row], tasks: list[str], out: Path) -> str:
-    """Write the page and the table; the Markdown of the table."""
+    """Write the page and the table; the Markdown of the table and its legend."""
     measured = [Measured(r.entrant.name, r.entrant.published, r.results, r.faults) for r in rows]
     sections = describe(measured, tasks)
-    text = markdown(sections[0].tables[0])
+    text = with_legend(markdown(sections[0].tables[0]), sections[0].legend)
     paragraphs = "\n\n".join(sections[0].paragraphs)
     write_text(out / TABLE, f"# Table 1\n\n{paragraphs}\n\n{text}\n")
     write_text(out / PAGE, render_page("The paper's Table 1, measured", sections))

@@ -11,7 +11,7 @@ import torch
 
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.options import FILE, PATH, POSITIVE_INT
-from myna_plugin.probing.embeddings import BATCH_SIZES, cache_folder
+from myna_plugin.probing.embeddings import BATCH_SIZES, Handling, cache_folder
 from myna_plugin.probing.experiment import Protocol
 from myna_plugin.probing.heads import GRIDS, PATIENCE
 from myna_plugin.probing.scoring import Means
@@ -67,10 +67,12 @@ def make_means(
     return Means(
         protocol,
         cache or cache_folder(),
-        batch_size or BATCH_SIZES[torch.device(protocol.device).type],
-        workers or available_cores(),
-        allow_missing,
-        progress=sys.stderr.isatty(),  # a log would fill with bars
+        Handling(
+            batch_size or BATCH_SIZES[torch.device(protocol.device).type],
+            workers or available_cores(),
+            allow_missing,
+            progress=sys.stderr.isatty(),  # a log would fill with bars
+        ),
         command=typed_command(command),
     )
 

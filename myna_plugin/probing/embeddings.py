@@ -50,6 +50,23 @@ class Cost:
     device: str
 
 
+@dataclass(frozen=True)
+class Handling:
+    """How clips are handled on their way to vectors, which do not depend on it.
+
+    Attributes:
+        batch_size: clips of one length to embed together.
+        workers: files to read or decode at a time.
+        allow_missing: leave out clips that cannot be used rather than stop.
+        progress: show progress bars.
+    """
+
+    batch_size: int = 8
+    workers: int = 4
+    allow_missing: bool = False
+    progress: bool = False
+
+
 def folder_name(identity: Mapping[str, Any]) -> str:
     """Folder of the embeddings that have this identity.
 
@@ -181,11 +198,7 @@ def embed_clips(
     data: TaskData,
     module: LoadedModule,
     cache: EmbeddingCache,
-    *,
-    workers: int = 4,
-    batch_size: int = 8,
-    allow_missing: bool = False,
-    progress: bool = False,
+    handling: Handling,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Vectors of clips, from the cache where it has them.
 
@@ -195,10 +208,7 @@ def embed_clips(
         data: the clips.
         module: what embeds them.
         cache: of that module.
-        workers: files to decode at a time.
-        batch_size: clips of one length to embed together.
-        allow_missing: leave out clips that cannot be decoded rather than stop.
-        progress: show a progress bar.
+        handling: how.
 
     Returns:
         Vectors by clip_id, float32, shape (K, D); and what is wrong with the clips left out.
@@ -217,11 +227,11 @@ def embed_clips(
         initial=len(set(keys.values())) - len(absent),
         desc="embed",
         unit="clip",
-        disable=not progress,
+        disable=not handling.progress,
     ) as bar:
-        clips = _decode(list(absent.values()), module.sample_rate, workers, allow_missing, faults)
+        clips = _decode(list(absent.values()), module.sample_rate, handling, faults)
         try:
-            for batch in group_by_length(clips, batch_size):
+            for batch in group_by_length(clips, handling.batch_size):
                 _embed_batch(batch, module, cache, keys)
                 bar.update(len(batch))
                 if cache.n_pending >= BLOCK_CLIPS:
@@ -258,8 +268,7 @@ def _embed_batch(
 def _decode(
     items: Sequence[Item],
     sample_rate: int,
-    workers: int,
-    allow_missing: bool,
+    handling: Handling,
     faults: dict[Path, str],
 ) -> Iterator[tuple[Item, Tensor]]:
     """Clips and their waveforms, each file decoded once, some files ahead of whoever takes them."""
@@ -269,12 +278,12 @@ def _decode(
         try:
             return list(zip(clips, load_clips(path, clips, sample_rate), strict=True))
         except (AudioError, TaskError) as error:
-            if not allow_missing:
+            if not handling.allow_missing:
                 raise
             faults[path] = str(error)
             return []
 
-    for clips in map_ahead(load, group_by_file(items).items(), workers):
+    for clips in map_ahead(load, group_by_file(items).items(), handling.workers):
         yield from clips
 
 

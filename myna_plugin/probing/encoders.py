@@ -11,7 +11,7 @@ from myna_plugin.common.files import digest_path, read_json_object, write_json
 from myna_plugin.model.checkpoint import load_encoder
 from myna_plugin.model.embedding import Embedder
 from myna_plugin.model.encoder import MynaEncoder, parameter_count
-from myna_plugin.probing.embeddings import BATCH_SIZES, EmbeddingCache
+from myna_plugin.probing.embeddings import BATCH_SIZES, EmbeddingCache, Handling
 from myna_plugin.probing.experiment import Protocol, run
 from myna_plugin.probing.heads import GRIDS, PATIENCE
 from myna_plugin.probing.modules import SCENE, LoadedModule
@@ -155,5 +155,5 @@ class EncoderProbe:
         device = self.protocol.device
         module = describe_encoder(encoder, device)
         cache = EmbeddingCache(None, module.identity())
-        size = BATCH_SIZES[torch.device(device).type]
-        return run(data, module, cache, self.protocol, batch_size=size, workers=self.workers).probed
+        handling = Handling(BATCH_SIZES[torch.device(device).type], self.workers)
+        return run(data, module, cache, self.protocol, handling).probed

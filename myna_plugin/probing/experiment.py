@@ -16,7 +16,7 @@ from myna_plugin.common.devices import without_mps
 from myna_plugin.common.files import write_json
 from myna_plugin.common.locks import locked
 from myna_plugin.common.provenance import now, versions
-from myna_plugin.probing.embeddings import Cost, EmbeddingCache, embed_clips
+from myna_plugin.probing.embeddings import Cost, EmbeddingCache, Handling, embed_clips
 from myna_plugin.probing.heads import (
     GRIDS,
     NEIGHBOURS,
@@ -164,11 +164,8 @@ def run(
     module: LoadedModule,
     cache: EmbeddingCache,
     protocol: Protocol,
+    handling: Handling,
     *,
-    batch_size: int,
-    workers: int = 4,
-    allow_missing: bool = False,
-    progress: bool = False,
     say: Callable[[str], None] | None = None,
     out: Path | None = None,
 ) -> Experiment:
@@ -181,10 +178,7 @@ def run(
         module: what embeds them.
         cache: of that module.
         protocol: how heads are selected.
-        batch_size: clips of one length to embed together.
-        workers: files to decode at a time.
-        allow_missing: leave out clips that cannot be decoded rather than stop.
-        progress: show progress bars.
+        handling: how clips are embedded, and whether progress is shown.
         say: told now and then how far the search for heads is.
         out: folder that `write_results` will write to; None for none.
 
@@ -195,8 +189,7 @@ def run(
     """
     protocol.check(data.task)
     began = time.monotonic()
-    how: dict[str, Any] = {"workers": workers, "batch_size": batch_size, "progress": progress}
-    vectors, undecodable = embed_clips(data, module, cache, allow_missing=allow_missing, **how)
+    vectors, undecodable = embed_clips(data, module, cache, handling)
     data = data.without(undecodable)
     embedded_s = time.monotonic() - began
     probed = probe_vectors(
@@ -208,7 +201,7 @@ def run(
         seeds=protocol.seeds,
         device=without_mps(protocol.device),
         patience=protocol.patience,
-        progress=progress,
+        progress=handling.progress,
         say=say,
         records=out / UNFINISHED if out else None,
         neighbours=protocol.neighbours,

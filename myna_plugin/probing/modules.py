@@ -155,7 +155,7 @@ def load_module(
         ExperimentError: the module or the model cannot be used.
     """
     found = resolve(name, list_models())
-    module = _import(found.module)
+    module = import_module(found.module)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = _load_model(name, module, model_file, options or {}, device)
@@ -205,7 +205,12 @@ def _load_model(
         raise ExperimentError(f"--device {device}: {one_line(error)}") from error
 
 
-def _import(path: str) -> ModuleType:
+def import_module(path: str) -> ModuleType:
+    """Import a HEAR module.
+
+    Raises:
+        ExperimentError: it cannot be imported, or is no HEAR module.
+    """
     try:
         module = importlib.import_module(path)
     except Exception as error:

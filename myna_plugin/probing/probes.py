@@ -186,26 +186,59 @@ class Probed:
 
 
 TELL_S = 30.0
-"""Between lines of how far a search for heads is."""
+"""Between lines of how far a search for heads is, at least."""
 
 
-class _Grids:
-    """Grids of heads that are done: a line now and then, none of what takes no time."""
+class _Progress:
+    """Which grid of heads is searched and how far: a line now and then.
 
-    def __init__(self, total: int, say: Callable[[str], None] | None) -> None:
-        self._total, self._done, self._say = total, 0, say
+    Of a grid that takes its time one comes before it; where a bar shows heads, lines do not.
+    """
+
+    def __init__(
+        self,
+        n_parts: int,
+        n_folds: int,
+        n_seeds: int,
+        grid: Grid,
+        bar: bool,
+        say: Callable[[str], None] | None,
+    ) -> None:
+        self._n_folds, self._n_seeds, self._n_grids = n_folds, n_seeds, n_parts * n_folds * n_seeds
+        self._n_heads, self._bar, self._say = len(grid), bar, say
         self._begun = self._told = time.monotonic()
+        if any(isinstance(config, HeadConfig) for config in grid):
+            self._told -= TELL_S
+        self._n_begun = 0
 
-    def count(self) -> None:
-        self._done += 1
-        now, left = time.monotonic(), self._total - self._done
-        if self._say is None or not left or now - self._told < TELL_S:
-            return
-        self._told = now
-        minutes = (now - self._begun) / self._done * left / 60
-        self._say(
-            f"heads: {self._done} of {self._total} grids are done, about {minutes:.0f} min left"
-        )
+    def begin(
+        self, part: str, fold: int, seed: int, record: GridRecord
+    ) -> Callable[[Sequence[TrainedHead]], None]:
+        """A grid begins, of which a record has some heads; what to give the other ones to."""
+        of_fold = f", fold {fold}" if self._n_folds > 1 else ""
+        of_seed = f", seed {seed}" if self._n_seeds > 1 else ""
+        self._name, self._n_found = f"{part}{of_fold}{of_seed}", len(record.heads)
+        done = self._n_begun
+        self._n_begun += 1
+        left = ""
+        if done:
+            minutes = (time.monotonic() - self._begun) / done * (self._n_grids - done) / 60
+            left = f", about {max(minutes, 1):.0f} min left"
+        self._tell(left)
+
+        def add(heads: Sequence[TrainedHead]) -> None:
+            record.add(heads)
+            self._n_found += len(heads)
+            if not self._bar and self._n_found < self._n_heads:
+                self._tell(f", {self._n_found} of {self._n_heads} heads are trained")
+
+        return add
+
+    def _tell(self, more: str) -> None:
+        now = time.monotonic()
+        if self._say is not None and now - self._told >= TELL_S:
+            self._told = now
+            self._say(f"heads: {self._name}, grid {self._n_begun} of {self._n_grids}{more}")
 
 
 def probe_vectors(
@@ -236,7 +269,7 @@ def probe_vectors(
         device: where to train.
         patience: evaluations without a new best after which a head stops.
         progress: show a progress bar for each grid.
-        say: told now and then how many grids are done, and what is left.
+        say: told now and then which grid is searched, and how far.
         records: folder in which unfinished grids are kept, and looked for; None for nowhere.
         neighbours: score the rule of nearest neighbours on test as well.
 
@@ -245,25 +278,24 @@ def probe_vectors(
         OSError: a record cannot be written.
     """
     probe_task = build_probe_task(task)
-    told = _Grids(len(parts) * len(folds) * seeds, say)
+    told = _Progress(len(parts), len(folds), seeds, grid, progress, say)
 
-    def choose(items: Sequence[Item], part: slice) -> list[Selection]:
-        train, valid = (build_split(task, items, vectors, n, part) for n in ("train", "valid"))
+    def choose(part: str, fold: int) -> list[Selection]:
+        train, valid = (
+            build_split(task, folds[fold], vectors, n, parts[part]) for n in ("train", "valid")
+        )
         found = []
         for seed in range(seeds):
+            asked = (train, valid, probe_task, grid, seed, device, patience)
+            record = GridRecord(records / f"{digest_grid(*asked)}.npz" if records else None)
             options: dict[str, Any] = {"device": device, "patience": patience, "progress": progress}
-            if records is not None:
-                name = digest_grid(train, valid, probe_task, grid, seed, device, patience)
-                record = GridRecord(records / f"{name}.npz")
-                options |= {"known": tuple(record.heads), "on_stack": record.add}
+            options["known"] = tuple(record.heads)
+            options["on_stack"] = told.begin(part, fold, seed, record)
             found.append(select(train, valid, probe_task, grid, seed=seed, **options))
-            told.count()
         return found
 
     try:
-        chosen = {
-            name: [choose(items, part) for items in folds.values()] for name, part in parts.items()
-        }
+        chosen = {part: [choose(part, fold) for fold in folds] for part in parts}
     except ValueError as error:
         raise ExperimentError(f"{task.name}: {error}") from error
     return Probed(task, folds, vectors, parts, chosen, neighbours)
@@ -310,11 +342,11 @@ class GridRecord:
     """Heads of a grid whose stacks have finished, in one file that is replaced as they come.
 
     Attributes:
-        path: of the file.
+        path: of the file; None for a record that keeps nothing.
         heads: for `select` to start from; only the best of them has its weights.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         """Read what there is; a file that is damaged counts as none.
 
         Args:
@@ -322,6 +354,8 @@ class GridRecord:
         """
         self.path = path
         self.heads: list[TrainedHead] = []
+        if path is None:
+            return
         try:
             with np.load(path, allow_pickle=False) as content:
                 self.heads = _parse(content)
@@ -334,6 +368,8 @@ class GridRecord:
         Raises:
             OSError: it cannot be written.
         """
+        if self.path is None:
+            return
         found = [*self.heads, *heads]
         # Of equals the first in the grid, as `select` has it.
         best = max(found, key=lambda head: (head[1].valid_score, -head[0]))[0]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from myna_plugin.common.errors import say
 from myna_plugin.common.files import write_text
-from myna_plugin.probing.embeddings import open_cache
+from myna_plugin.probing.embeddings import Handling, open_cache
 from myna_plugin.probing.experiment import Protocol, run, write_results
 from myna_plugin.probing.modules import LoadedModule
 from myna_plugin.probing.report.figures import draw_figures
 from myna_plugin.probing.report.results import FIGURES, Result, read_result
 from myna_plugin.probing.report.tables import describe_result
 from myna_plugin.probing.tasks import CheckReport, Item, Task, TaskError
+from myna_plugin.probing.tasks.checking import usable_items
 from myna_plugin.probing.tasks.task_data import Folds, TaskData, find_data
 
 
@@ -42,20 +44,14 @@ class Means:
     Attributes:
         protocol: how heads are selected.
         cache: folder of all embeddings.
-        batch_size: clips of one length to embed together.
-        workers: files to decode at a time.
-        allow_missing: leave out clips that cannot be used rather than stop.
-        progress: show progress bars.
+        handling: how clips are read and embedded.
         command: as a results file names it.
         started: when, by `time.monotonic`.
     """
 
     protocol: Protocol
     cache: Path
-    batch_size: int
-    workers: int
-    allow_missing: bool
-    progress: bool
+    handling: Handling
     command: str
     started: float = field(default_factory=time.monotonic)
 
@@ -65,15 +61,28 @@ def first(folds: Folds) -> list[Item]:
     return list(next(iter(folds.values())))
 
 
-def refuse_incomplete(report: CheckReport, allow_missing: bool) -> None:
+def refuse_incomplete(sources: Sequence[Source], allow_missing: bool) -> None:
     """Stop before anything is computed if clips are faulty.
 
     Raises:
-        TaskError: they are, and that is not allowed.
+        TaskError: they are, and that is not allowed, or what is left cannot be scored; tells it
+            of all data sets.
     """
-    if not report.complete and not allow_missing:
-        fault = next(f for f in report.faults if f not in report.known)
-        raise TaskError(f"{fault.reason}; the data set is incomplete: --allow-missing goes on")
+    incomplete, useless = [], []
+    for source in sources:
+        report = source.report
+        if not report.complete and not allow_missing:
+            incomplete.append(next(f.reason for f in report.faults if f not in report.known))
+            continue
+        try:
+            for items in source.folds.values():
+                usable_items(source.task, items, report, allow_missing)
+        except TaskError as error:
+            useless.append(str(error))
+    if incomplete:
+        incomplete.append("the data set is incomplete: --allow-missing goes on")
+    if told := [*useless, *incomplete]:
+        raise TaskError("; ".join(told))
 
 
 def read_data(source: Source, means: Means) -> TaskData:
@@ -86,9 +95,9 @@ def read_data(source: Source, means: Means) -> TaskData:
         source.task,
         source.folds,
         source.report,
-        allow_missing=means.allow_missing,
-        workers=means.workers,
-        progress=means.progress,
+        allow_missing=means.handling.allow_missing,
+        workers=means.handling.workers,
+        progress=means.handling.progress,
     )
 
 
@@ -115,10 +124,7 @@ def score(
         module,
         open_cache(means.cache / data.task.name, module),
         means.protocol,
-        batch_size=means.batch_size,
-        workers=means.workers,
-        allow_missing=means.allow_missing,
-        progress=means.progress,
+        means.handling,
         say=say,
         out=out,
     )

@@ -8,11 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from myna_plugin.common.errors import InputError, say
+from myna_plugin.common.files import fault_of_place
 from myna_plugin.common.registry import list_models, resolve
+from myna_plugin.model.layouts import SUFFIXES
+from myna_plugin.model.sources import PACKAGED_FILES, is_here
 from myna_plugin.model.sources import PUBLISHED as CHECKPOINTS
-from myna_plugin.model.sources import is_here
+from myna_plugin.probing.embeddings import Handling
 from myna_plugin.probing.experiment import FILE, is_current, writing
-from myna_plugin.probing.modules import ExperimentError, LoadedModule, load_module, name_of
+from myna_plugin.probing.modules import (
+    ExperimentError,
+    LoadedModule,
+    import_module,
+    load_module,
+    name_of,
+)
 from myna_plugin.probing.report.results import Result, read_result
 from myna_plugin.probing.scoring import Means, Source, first, read_data, refuse_incomplete, score
 from myna_plugin.probing.tasks import TASKS, TaskError, check, load_folds
@@ -106,8 +115,37 @@ def parse_entrants(text: str) -> list[Entrant]:
     return entrants
 
 
+def check_entrants(entrants: Sequence[Entrant]) -> None:
+    """Refuse what cannot be right before anything is read; what only loading tells is not found.
+
+    Raises:
+        InputError: modules that cannot be imported or are no HEAR modules, or weights' files that
+            are not there: all of them.
+    """
+    faults = []
+    for entrant in entrants:
+        try:
+            import_module(entrant.path)
+        except ExperimentError as error:
+            faults.append(str(error))
+        file = Path(entrant.weights).expanduser()
+        if file.name.endswith(SUFFIXES) and "://" not in entrant.weights and not file.exists():
+            faults.append(f"{file}: {fault_of_place(file)}")
+        if entrant.module in CHECKPOINTS and not entrant.weights:
+            say(f"{entrant.module}: the authors' weights of that name are myna={entrant.module}")
+    if faults:
+        raise InputError(f"--modules: {'; '.join(faults)}")
+
+
 def _entrant(module: str, weights: str = "") -> Entrant:
-    return Entrant(module, weights, resolve(module, list_models()).module)
+    try:
+        return Entrant(module, weights, resolve(module, list_models()).module)
+    except InputError as error:
+        names = {*CHECKPOINTS, *filter(None, PACKAGED_FILES)}
+        if weights or not (module in names or module.endswith(SUFFIXES)):
+            raise
+        told = f"--modules: {module} is weights, not a module: write myna={module}"
+        raise InputError(told) from error
 
 
 def parse_tasks(text: str) -> list[str]:
@@ -124,13 +162,13 @@ def parse_tasks(text: str) -> list[str]:
     return [name for name in TABLE_TASKS if name in names]
 
 
-def find_sources(data: Path, names: Sequence[str], workers: int, progress: bool) -> list[Source]:
+def find_sources(data: Path, names: Sequence[str], handling: Handling) -> list[Source]:
     """The tasks' data, checked: in `data/NAME`, or `data` itself where MARBLE's lists are there.
 
     Raises:
-        TaskError: a task's data cannot be used; says which.
+        TaskError: some tasks' data cannot be used; says which, before any file is looked at.
     """
-    sources, faults = [], []
+    found, faults = [], []
     for name in names:
         folder = data / name
         if not folder.exists() and jsonl_folder(TASKS[name], data) is not None:
@@ -139,16 +177,17 @@ def find_sources(data: Path, names: Sequence[str], workers: int, progress: bool)
             faults.append(f"{folder}: no such folder")
             continue
         try:
-            task, folds = load_folds(name, folder)
+            found.append((*load_folds(name, folder), folder))
         except TaskError as error:
             faults.append(str(error))
-            continue
-        report = check(task, first(folds), workers, progress=progress)
-        sources.append(Source(task, folds, folder, report))
     if faults:
         told = "put the data there (docs/probe.md), or leave the task out of --tasks"
         raise TaskError(f"{'; '.join(faults)}; {told}")
-    return sources
+    workers, progress = handling.workers, handling.progress
+    return [
+        Source(task, folds, folder, check(task, first(folds), workers, progress=progress))
+        for task, folds, folder in found
+    ]
 
 
 def measure(
@@ -173,11 +212,10 @@ def measure(
         The rows so far, after each entrant.
 
     Raises:
-        TaskError, AudioError: a data set is incomplete, or a file of it cannot be read.
+        TaskError, AudioError: data sets are incomplete, or a file of one cannot be read.
         OSError: something cannot be written.
     """
-    for source in sources:
-        refuse_incomplete(source.report, means.allow_missing)
+    refuse_incomplete(sources, means.handling.allow_missing)
     data = {source.task.name: read_data(source, means) for source in sources}
     rows: list[Row] = []
     for entrant in entrants:

@@ -382,23 +382,79 @@ def test_tracks_are_scored_from_their_clips():
     assert run.scores["weighted_key_score"] <= run.scores["weighted_key_score_both_fifths"]
 
 
-def test_a_long_search_for_heads_says_now_and_then_how_far_it_is(monkeypatch):
+@pytest.fixture
+def search(monkeypatch):
+    """Lines of a search in which each grid takes so many seconds, on a clock of the test's."""
     task = TASKS["gtzan"]
     items, vectors = make_items(task, np.random.default_rng(2), per_split=20)
     parts = {name: slice(3 * i, 3 * i + 3) for i, name in enumerate("abcd")}
-    for seconds, expected in (
+
+    def run(seconds, grid, n_folds=1, **options):
+        now, said = [0.0], []
+
+        def take_time(*arguments, on_stack, **options):
+            def pass_on(heads):
+                now[0] += seconds * len(heads) / len(grid)
+                on_stack(heads)
+
+            return select(*arguments, on_stack=pass_on, **options)
+
+        monkeypatch.setattr(probes, "select", take_time)
+        monkeypatch.setattr(probes, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        folds = dict.fromkeys(range(n_folds), items)
+        probe_vectors(task, folds, vectors, parts, grid, patience=3, say=said.append, **options)
+        return said
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
         (
             40,
-            [f"heads: {n} of 4 grids are done, about {m} min left" for n, m in ("12", "21", "31")],
+            [
+                "heads: b, grid 2 of 4, about 2 min left",
+                "heads: c, grid 3 of 4, about 1 min left",
+                "heads: d, grid 4 of 4, about 1 min left",
+            ],
         ),
-        (20, ["heads: 2 of 4 grids are done, about 1 min left"]),
+        (
+            20,
+            [
+                "heads: b, grid 2 of 4, 11 of 22 heads are trained",
+                "heads: d, grid 4 of 4, about 1 min left",
+            ],
+        ),
         (1, []),
-    ):
-        clock = iter(range(0, 1000, seconds))
-        monkeypatch.setattr(probes, "time", SimpleNamespace(monotonic=clock.__next__))
-        said = []
-        probe_vectors(task, {0: items}, vectors, parts, FAST_GRID, patience=3, say=said.append)
-        assert said == expected
+    ],
+)
+def test_a_long_search_for_heads_says_now_and_then_how_far_it_is(search, seconds, expected):
+    # Of two stacks the first ends at half time.
+    assert search(seconds, FAST_GRID) == expected
+
+
+def test_a_full_grid_says_at_once_which_part_it_is_of(search):
+    full = GRID[:4]
+    assert search(1, full) == ["heads: a, grid 1 of 4"]
+    assert search(1, full, n_folds=2, seeds=2) == ["heads: a, fold 0, seed 0, grid 1 of 16"]
+    assert search(40, full, n_folds=2, progress=True)[:2] == [
+        "heads: a, fold 0, grid 1 of 8",
+        "heads: a, fold 1, grid 2 of 8, about 5 min left",
+    ]
+
+
+def test_of_a_grid_that_takes_long_heads_are_counted_unless_a_bar_shows_them(search):
+    full = GRID[::27]
+    said = search(8 * 35, full)
+    grids = [line for line in said if line.startswith("heads: b")]
+    assert grids[0] == "heads: b, grid 2 of 4, about 14 min left"
+    counted = [int(line.split(", ")[2].split(" ")[0]) for line in grids[1:]]
+    assert len(counted) > 1
+    assert counted == sorted(set(counted))
+    assert counted[-1] < len(full)
+    assert grids[1] == f"heads: b, grid 2 of 4, {counted[0]} of {len(full)} heads are trained"
+    assert not [line for line in search(8 * 35, full, progress=True) if "trained" in line]
 
 
 # --- The cache
@@ -522,7 +578,7 @@ def test_an_incomplete_set_is_refused_unless_allowed(quick, bands, emomusic, tmp
     assert list(content["data"]["left_out"]) == ["0005"]
     assert "no such file" in content["data"]["left_out"]["0005"]
     assert content["task"]["clips"]["train"] == SIZES["emomusic"]["train"] - 1
-    assert "1 clips were left out" in (tmp_path / "out" / "results.md").read_text()
+    assert "§ Some clips were left out" in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_a_file_found_faulty_in_the_middle(quick, bands, tmp_path):

@@ -21,7 +21,7 @@ from myna_plugin.cli.table1 import table1
 from myna_plugin.probing.heads import FAST_GRID, GRIDS
 from myna_plugin.probing.report.results import read_result
 from myna_plugin.probing.report.side_by_side import Measured, draw_figure_1, table_rows
-from myna_plugin.probing.table1 import TABLE_TASKS, list_entrants, parse_entrants
+from myna_plugin.probing.table1 import TABLE_TASKS, check_entrants, list_entrants, parse_entrants
 from myna_plugin.probing.tasks.published import COLUMNS, PAPER, PUBLISHED
 
 pytest_plugins = ("tiny_data_sets", "tiny_module")
@@ -65,14 +65,16 @@ def test_every_task_in_every_layout(quick, built, bands, tmp_path, layout):
     assert status == 0, errors
     for module in ("bands", "mfcc"):
         row = table_row(said, f"{module}, measured")
-        assert all(re.fullmatch(r"-?\d+\.\d", cell) for cell in row[2:9])
+        assert all(re.fullmatch(r"-?\d+\.\d†", cell) for cell in row[2:9])
         for task, sizes in SIZES.items():
             assert read_result(out / module / task).content["task"]["clips"] == sizes
     page = (out / "table1.html").read_text()
     assert Page(page).open == []
     assert all(address.startswith("data:") for address in Page(page).addresses)
     assert "://" not in page  # not "http", which base64 spells now and then
-    assert said.startswith((out / "table1.md").read_text().split("\n\n")[-1])
+    table, legend = (out / "table1.md").read_text().split("\n\n")[-2:]
+    assert legend.startswith("† The fast grid")
+    assert said.startswith(f"{table}\n\n{legend}")
 
 
 def test_a_folder_of_marbles_with_all_tasks_in_it(quick, bands, tmp_path):
@@ -212,6 +214,16 @@ def test_another_protocol_is_not_compared(tmp_path):
     quick = {"probe": {"grid": "fast", "folds": 1, "seeds": 1}}
     rows = table_rows([measured(tmp_path, dict.fromkeys(COLUMNS, 50.0), **quick)])
     assert not any("(+" in cell or "(-" in cell for cells in rows for cell in cells)
+    (cells,) = [cells for cells in rows if cells[0] == "mine, measured"]
+    assert cells[2:9] == ["50.0†"] * 7
+
+
+def test_figure_1_marks_what_is_not_by_the_papers_protocol(tmp_path):
+    data = {"left_out": {"a": "gone"}}
+    mine = measured(tmp_path, dict.fromkeys(COLUMNS, 50.0), data=data)
+    figure = draw_figure_1([mine], TABLE_TASKS)
+    assert {text.get_text() for text in figure.axes[1].texts} == {"mine§"}
+    assert figure.get_supxlabel().startswith("§ Some clips were left out")
 
 
 def test_figure_1_has_what_is_known(tmp_path):
@@ -304,6 +316,11 @@ def test_the_papers_row_of_the_same_system(text, model):
     [
         (("--modules", "no_such"), "unknown module no_such"),
         (("--modules", "bands,,mfcc"), "'' is not an import path"),
+        (("--modules", "bands,myna-hybrid"), "myna-hybrid is weights, not a module: write myna="),
+        (("--modules", "tiny"), "--modules: tiny is weights, not a module: write myna=tiny"),
+        (("--modules", "a/b.pt"), "--modules: a/b.pt is weights, not a module: write myna=a/b.pt"),
+        (("--modules", "json,bands=a.pt"), "--modules: json is no HEAR module: it has no function"),
+        (("--modules", "json,bands=a.pt"), "; a.pt: no such file"),
         (("--modules", "bands,bands"), "--modules: bands twice"),
         (("--modules", "bands=a/x.pt,bands=b/x.pt"), "--modules: bands x twice"),
         (("--tasks", "gtzan,emotify_genre"), "--tasks: 'emotify_genre' is no column"),
@@ -338,6 +355,49 @@ def test_an_incomplete_set_is_refused_before_anything_is_embedded(quick, bands, 
     status, said, _ = run(*arguments, "--allow-missing")
     assert status == 0
     assert table_row(said, "bands, measured")[-1] == "emomusic: 1 left out"
+
+
+def test_faults_of_all_data_sets_are_told_at_once(quick, bands, tmp_path):
+    for task in ("gtzan", "emomusic"):
+        (tmp_path / "data" / task).mkdir(parents=True)
+        BUILDERS[task]["jukemir"](tmp_path / "data" / task)
+    (tmp_path / "data" / "emomusic" / "clips_45seconds" / "5.mp3").unlink()
+    for path in (tmp_path / "data" / "gtzan" / "genres").glob("*/*.wav"):
+        path.unlink()
+    arguments = (tmp_path / "data", tmp_path / "out", "--modules", "bands", *TWO)
+    status, _, errors = run(*arguments)
+    assert status == 2
+    line = errors.splitlines()[-1]
+    assert ".wav: no such file; " in line
+    assert "5.mp3: no such file; the data set is incomplete: --allow-missing goes on" in line
+    for path in (tmp_path / "data" / "emomusic" / "clips_45seconds").iterdir():
+        path.unlink()
+    status, _, errors = run(*arguments, "--allow-missing")
+    assert status == 2
+    assert "gtzan: no clips" in errors.splitlines()[-1]
+    assert "; emomusic: no clips" in errors.splitlines()[-1]
+    assert not bands.CALLS
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_file_is_looked_at_while_a_data_set_cannot_be_used(small, bands, tmp_path, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(
+        "myna_plugin.probing.table1.check", lambda task, *_, **__: looked_at.append(task)
+    )
+    (small / "emomusic").unlink()
+    (small / "emomusic").mkdir()
+    status, _, errors = run(small, tmp_path / "out", "--modules", "bands", *TWO)
+    assert status == 2
+    assert "emomusic: holds none of songs_info.csv" in errors
+    assert not looked_at
+
+
+def test_a_module_of_a_published_checkpoints_name_is_told_apart(capsys):
+    check_entrants(parse_entrants("myna-vertical,myna=myna-vertical,mfcc"))
+    assert capsys.readouterr().err == (
+        "myna-vertical: the authors' weights of that name are myna=myna-vertical\n"
+    )
 
 
 def test_two_runs_in_one_folder_are_one_too_many(quick, small, bands, tmp_path):

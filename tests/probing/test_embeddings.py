@@ -13,6 +13,7 @@ from myna_plugin.model.audio import load_audio
 from myna_plugin.probing.embeddings import (
     WAITING_BATCHES,
     EmbeddingCache,
+    Handling,
     embed_clips,
     group_by_length,
 )
@@ -41,7 +42,7 @@ def embed(items, module, folder, **options):
     assert not faults
     cache = EmbeddingCache(folder, module.identity())
     data = TaskData(TASKS["gtzan"], {0: items}, digests)
-    vectors, left_out = embed_clips(data, module, cache, **options)
+    vectors, left_out = embed_clips(data, module, cache, Handling(**options))
     assert not left_out
     return vectors
 

@@ -11,7 +11,7 @@ from myna_plugin.common.errors import InputError
 from myna_plugin.model.checkpoint import save_checkpoint
 from myna_plugin.model.encoder import EncoderConfig, MynaEncoder, initialise
 from myna_plugin.pretraining.run.settings import PretrainSettings
-from myna_plugin.probing.embeddings import open_cache
+from myna_plugin.probing.embeddings import Handling, open_cache
 from myna_plugin.probing.encoders import EncoderProbe, read_task, read_tasks
 from myna_plugin.probing.experiment import Protocol, run
 from myna_plugin.probing.heads import GRIDS
@@ -49,7 +49,7 @@ def test_a_probe_in_memory_is_that_of_the_file(encoder, tmp_path):
     task, items = load_task("hear", root)
     cache = open_cache(tmp_path / "cache", module)
     data = find_data(task, {0: items}, check(task, items))
-    expected = run(data, module, cache, Protocol("fast"), batch_size=1).probed.results["hybrid"]
+    expected = run(data, module, cache, Protocol("fast"), Handling(1)).probed.results["hybrid"]
     assert valid == expected.valid_score
     assert test == {"accuracy": expected.scores["accuracy"][0]}
     assert valid > 0.8  # two octaves apart: even an untrained encoder hears that

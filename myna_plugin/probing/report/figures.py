@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix, r2_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
@@ -17,12 +19,15 @@ from sklearn.preprocessing import StandardScaler
 from myna_plugin.common.files import write_whole
 from myna_plugin.probing.experiment import Experiment
 from myna_plugin.probing.heads import ProbeResult
-from myna_plugin.probing.report.results import Result
+from myna_plugin.probing.report.results import Result, explain_marks, find_marks, join_marks
 from myna_plugin.probing.tasks import Item, Task, giantsteps
 from myna_plugin.probing.tasks.metrics import label_scores
 from myna_plugin.probing.tasks.task import SPLITS
 
 DPI = 120
+
+LEGEND_SIZE = 8
+"""Of the letters below a figure, points."""
 
 Colour = str | tuple[float, float, float, float]
 
@@ -59,7 +64,10 @@ CIRCLE = tuple(
 
 
 def draw_figures(folder: Path, experiment: Experiment) -> None:
-    """Write the figures of a task: its embeddings, and the first run's test predictions."""
+    """Write the figures of a task: its embeddings, and the first run's test predictions.
+
+    A line below predictions says what their scores may not be compared with.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.png"):  # of an earlier run, which may have been of another task
         path.unlink()
@@ -68,8 +76,23 @@ def draw_figures(folder: Path, experiment: Experiment) -> None:
     tsne = draw_tsne(task, experiment.data.items, probed.vectors, part)
     if tsne is not None:
         save(tsne, folder / "tsne.png")
+    protocol = experiment.protocol
+    n_missing = len(experiment.data.left_out.keys() - task.known_faults.keys())
+    legend = explain_marks(find_marks(protocol.grid, protocol.patience, n_missing))
     for name, draw in figures_of_test(task).items():
-        save(draw(task, probed.results[probed.reported].folds[0][0]), folder / f"{name}.png")
+        figure = draw(task, probed.results[probed.reported].folds[0][0])
+        add_legend(figure, legend)
+        save(figure, folder / f"{name}.png")
+
+
+def add_legend(figure: Figure, legend: str) -> None:
+    """Write below a figure what marks its scores; nothing for ""."""
+    # As wide as the narrowest figure, and between the circles of keys.
+    told = "\n".join(textwrap.wrap(legend, max(60, int(7 * figure.get_figwidth()))))
+    if told and figure.legends:  # under whose box a label of the whole figure would lie
+        figure.legends[0].set_title(told, FontProperties(size=LEGEND_SIZE))
+    elif told:
+        figure.supxlabel(told, size=LEGEND_SIZE)
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -362,7 +385,7 @@ def draw_cost(results: Sequence[Result]) -> Figure | None:
             x, y = result.cost.seconds_per_hour, 100 * result.best[result.primary][0]
             panel.scatter(x, y, color=f"C{devices.index(result.cost.device)}")
             # Names run inwards, not into the next panel.
-            name_point(panel, result.name, x, y, to_left=x > middle)
+            name_point(panel, result.name + result.marks, x, y, to_left=x > middle)
             metric = result.primary
         panel.set_xscale("log")
         panel.margins(0.25)
@@ -374,6 +397,7 @@ def draw_cost(results: Sequence[Result]) -> Figure | None:
         for i, device in enumerate(devices)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(devices))
+    add_legend(figure, explain_marks(join_marks(known)))
     return figure
 
 

@@ -10,10 +10,9 @@ from dataclasses import replace
 from myna_plugin.probing.modules import ExperimentError
 from myna_plugin.probing.report.figures import DPI, draw_cost
 from myna_plugin.probing.report.page import Image, Section, read_images
-from myna_plugin.probing.report.results import FIGURES, Result
+from myna_plugin.probing.report.results import FIGURES, Result, explain_marks, join_marks
 from myna_plugin.probing.report.tables import (
     describe_deviations,
-    describe_protocol,
     format_score,
     other_rows,
     run_rows,
@@ -78,22 +77,21 @@ def describe(results: Sequence[Result], reference: PublishedScores) -> list[Sect
             run_rows(results),
         ],
         images,
+        explain_marks(join_marks(results)),
     )
     return [summary, *(_describe_result(result) for result in results)]
 
 
 def _describe_result(result: Result) -> Section:
-    score = format_score(*result.best[result.primary])
+    score = format_score(*result.best[result.primary], result.marks)
     paragraphs = [
         f"{result.primary} {score} %, from the {result.reported} features, chosen on validation. "
         f"{result.path}, {result.content['date']}."
     ]
     if (deviations := describe_deviations(result)) is not None:
         paragraphs.append(deviations)
-    paragraphs += describe_protocol(result)
-    if result.n_missing:
-        paragraphs.append(
-            f"{result.n_missing} clips of the data set were left out: the score is of the rest."
-        )
+    legend = explain_marks(result.marks)
     images = read_images(result.path.parent / FIGURES, CAPTIONS)
-    return Section(f"{result.title}: {result.name}", paragraphs, [task_rows(result)], images)
+    return Section(
+        f"{result.title}: {result.name}", paragraphs, [task_rows(result)], images, legend
+    )

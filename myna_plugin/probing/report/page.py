@@ -38,12 +38,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: heading, paragraphs, tables, figures, in this order."""
+    """A part of the page: heading, paragraphs, tables, what their signs stand for, figures."""
 
     heading: str
     paragraphs: Sequence[str] = ()
     tables: Sequence[Rows] = ()
     images: Sequence[Image] = ()
+    legend: str = ""
 
 
 def read_images(folder: Path, captions: dict[str, str]) -> list[Image]:
@@ -74,6 +75,7 @@ def _render_section(section: Section) -> str:
     parts = [f"<h2>{html.escape(section.heading)}</h2>"]
     parts += [f"<p>{html.escape(text)}</p>" for text in section.paragraphs]
     parts += [_render_table(rows) for rows in section.tables]
+    parts += [f"<p>{html.escape(section.legend)}</p>"] if section.legend else []
     parts += [_render_image(image) for image in section.images]
     return "<section>\n" + "\n".join(parts) + "\n</section>"
 

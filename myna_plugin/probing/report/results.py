@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ class Result:
         parameters: that the model has learned; None if not known.
         grid: name of the grid.
         patience: evaluations without a new best after which a head stopped.
-        n_missing: clips left out.
+        n_left_out: clips that were left out.
+        n_missing: those of them that are not known to be faulty in the public data.
         content: all of the file.
     """
 
@@ -56,6 +58,7 @@ class Result:
     parameters: int | None
     grid: str
     patience: int
+    n_left_out: int
     n_missing: int
     content: dict[str, Any]
 
@@ -63,6 +66,11 @@ class Result:
     def best(self) -> dict[str, tuple[float, float | None]]:
         """Scores of the reported part."""
         return self.scores[self.reported]
+
+    @property
+    def marks(self) -> str:
+        """Signs that stand beside its scores; "" for those of the whole protocol."""
+        return find_marks(self.grid, self.patience, self.n_missing)
 
     @property
     def is_comparable(self) -> bool:
@@ -73,6 +81,35 @@ class Result:
     def columns(self) -> dict[str, float]:
         """Percent in the paper's columns."""
         return {column: 100.0 * self.best[metric][0] for metric, column in self.reported_as.items()}
+
+
+MARKS = {
+    "†": "The fast grid is for a quick look: not comparable with full scores, nor the paper's.",
+    "‡": "Heads stopped early (--patience): not comparable with full scores, nor the paper's.",
+    "§": "Some clips were left out: the score is of the rest.",
+}
+"""What a sign beside a score stands for."""
+
+
+def find_marks(grid: str, patience: int, n_missing: int) -> str:
+    """Signs for scores that were reached so.
+
+    >>> find_marks("full", PATIENCE, 0), find_marks("fast", PATIENCE, 2)
+    ('', '†§')
+    """
+    # The fast grid's heads are fitted to the end.
+    protocol = "†" if grid != "full" else "‡" if patience < PATIENCE else ""
+    return protocol + ("§" if n_missing else "")
+
+
+def join_marks(results: Collection[Result]) -> str:
+    """Signs of a score that several results go into, each once."""
+    return "".join(sign for sign in MARKS if any(sign in result.marks for result in results))
+
+
+def explain_marks(marks: str) -> str:
+    """A line that says what signs stand for, each once; "" where there are none."""
+    return " ".join(f"{sign} {told}" for sign, told in MARKS.items() if sign in marks)
 
 
 def read_result(path: Path) -> Result:
@@ -97,6 +134,9 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
     task, cost = content["task"], content["module"]["cost"]
     parameters = content["module"].get("parameters")  # not in files of older versions
     parts = content["parts"]
+    left_out = content["data"]["left_out"]
+    # Not in files of benchmarks, which check nothing.
+    known = {fault["clip_id"] for fault in content["data"].get("check", {}).get("known", ())}
     scores = {name: _parse_scores(part["scores"]) for name, part in parts.items()}
     neighbours = {
         name: _parse_scores(part["neighbours"])
@@ -121,7 +161,8 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
         parameters=None if parameters is None else int(parameters),
         grid=str(content["probe"]["grid"]),
         patience=int(content["probe"].get("patience", PATIENCE)),
-        n_missing=len(content["data"]["left_out"]),
+        n_left_out=len(left_out),
+        n_missing=len(left_out.keys() - known),
         content=content,
     )
     for part in (result.best, *scores.values(), *neighbours.values()):

@@ -11,14 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from myna_plugin.probing.report.figures import DPI, name_point
+from myna_plugin.probing.report.figures import DPI, add_legend, name_point
 from myna_plugin.probing.report.page import Image, Section
-from myna_plugin.probing.report.results import Result
+from myna_plugin.probing.report.results import Result, explain_marks, join_marks
 from myna_plugin.probing.report.tables import (
     ABSENT,
     AVERAGE,
     Rows,
-    describe_protocol,
     format_number,
     published_name,
     run_rows,
@@ -61,6 +60,11 @@ class Measured:
         return {c: value for result in self.results.values() for c, value in result.columns.items()}
 
     @property
+    def marks(self) -> str:
+        """Signs of what all its scores together come to."""
+        return join_marks(self.results.values())
+
+    @property
     def parameters(self) -> float | None:
         """Millions."""
         known = [r.parameters for r in self.results.values() if r.parameters is not None]
@@ -76,12 +80,12 @@ class Measured:
 def describe(rows: Sequence[Measured], tasks: Sequence[str]) -> list[Section]:
     """The page: the table, Figure 1, and how each score was reached."""
     results = [result for row in rows for result in row.results.values()]
-    notes = dict.fromkeys(note for result in results for note in describe_protocol(result))
     titles = ", ".join(dict.fromkeys(result.title for result in results))
     file = io.BytesIO()
     draw_figure_1(rows, tasks).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     image = Image(file.getvalue(), CAPTION.format(titles or "the tasks"))
-    table = Section("Table 1", [NOTE, *notes], [table_rows(rows)], [image])
+    legend = explain_marks(join_marks(results))
+    table = Section("Table 1", [NOTE], [table_rows(rows)], [image], legend)
     return [table, Section("How each score was reached", [], [run_rows(results)])]
 
 
@@ -104,13 +108,15 @@ def _measured_row(row: Measured) -> list[str]:
     printed = row.published.scores if row.published else {}
     theirs = {c: printed.get(c) for c in alike}
     whole = row.published.average if row.published and len(alike) == len(COLUMNS) else None
-    missing = [f"{r.task}: {r.n_missing} left out" for r in row.results.values() if r.n_missing]
+    marks = {c: result.marks for result in row.results.values() for c in result.columns}
+    cells = [with_difference(columns.get(c), theirs.get(c), marks.get(c, "")) for c in COLUMNS]
+    left_out = [f"{r.task}: {r.n_left_out} left out" for r in row.results.values() if r.n_left_out]
     return [
         f"{row.name}, measured",
         format_millions(row.parameters),
-        *(with_difference(columns.get(column), theirs.get(column)) for column in COLUMNS),
-        with_difference(average, whole),
-        "; ".join([*row.faults, *missing]),
+        *cells,
+        with_difference(average, whole, row.marks),
+        "; ".join([*row.faults, *left_out]),
     ]
 
 
@@ -139,8 +145,8 @@ def draw_figure_1(rows: Sequence[Measured], tasks: Sequence[str]) -> Figure:
     printed = [(row, mean) for row in PUBLISHED if (mean := _mean_of(row.scores, tasks))]
     ours = [(row, mean) for row in rows if (mean := _mean_of(row.columns, tasks)) is not None]
     _draw(parameters, [(row.model, row.parameters, mean) for row, mean in printed], hollow=True)
-    _draw(parameters, [(row.name, row.parameters, mean) for row, mean in ours])
-    _draw(seconds, [(row.name, row.seconds_per_hour, mean) for row, mean in ours])
+    _draw(parameters, [(row.name + row.marks, row.parameters, mean) for row, mean in ours])
+    _draw(seconds, [(row.name + row.marks, row.seconds_per_hour, mean) for row, mean in ours])
     _draw(gpus, [(row.model, row.gpus, mean) for row, mean in printed], hollow=True)
     # R² has no lowest value: one bad fit would press all others together.
     means = [mean for _, mean in (*printed, *ours) if mean >= 0]
@@ -150,6 +156,7 @@ def draw_figure_1(rows: Sequence[Measured], tasks: Sequence[str]) -> Figure:
     parameters.set_xlabel("parameters, millions")
     seconds.set_xlabel("seconds of computing for an hour of audio")
     gpus.set_xlabel("GPUs of pre-training, as published")
+    add_legend(figure, explain_marks("".join(row.marks for row, _ in ours)))
     return figure
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from myna_plugin.probing.heads import PATIENCE
 from myna_plugin.probing.modules import ExperimentError
-from myna_plugin.probing.report.results import Result
+from myna_plugin.probing.report.results import Result, explain_marks, find_marks, join_marks
 from myna_plugin.probing.tasks.published import COLUMNS, PUBLISHED, PublishedScores, average_columns
 
 AVERAGE = "Average"
@@ -29,6 +29,11 @@ def markdown(rows: Rows) -> str:
     """
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def with_legend(table: str, legend: str) -> str:
+    """A table in Markdown, and beneath it what its signs stand for, where it has some."""
+    return "\n\n".join(filter(None, (table, legend)))
 
 
 def find_reference(model: str) -> PublishedScores:
@@ -67,12 +72,12 @@ def task_rows(result: Result) -> Rows:
             [
                 f"{result.name}, {part}{reported}",
                 f"{100.0 * result.valid_scores[part]:.1f}",
-                *(format_score(*scores[metric]) for metric in columns),
+                *(format_score(*scores[metric], result.marks) for metric in columns),
                 *blank,
             ]
         )
     for part, scores in result.neighbours.items():
-        voted = [format_score(*scores[metric]) for metric in columns]
+        voted = [_format_vote(result, scores[metric]) for metric in columns]
         rows.append([f"{result.name}, {part}, nearest neighbours", ABSENT, *voted, *blank])
     for row in published:
         rows.append(
@@ -97,9 +102,10 @@ def summary_rows(results: Sequence[Result], reference: PublishedScores) -> Rows:
         average = average_columns(columns) if whole else None
         alike = {c for result in of_model if result.is_comparable for c in result.columns}
         theirs = {c: reference.scores.get(c) for c in alike}
-        cells = [with_difference(columns.get(c), theirs.get(c)) for c in COLUMNS]
+        marks = {c: result.marks for result in of_model for c in result.columns}
+        cells = [with_difference(columns.get(c), theirs.get(c), marks.get(c, "")) for c in COLUMNS]
         compared = reference.average if len(alike) == len(COLUMNS) else None
-        rows.append([name, *cells, with_difference(average, compared)])
+        rows.append([name, *cells, with_difference(average, compared, join_marks(of_model))])
     for row in PUBLISHED:
         scores = [format_number(row.scores.get(column)) for column in COLUMNS]
         rows.append([published_name(row), *scores, format_number(row.average)])
@@ -115,11 +121,11 @@ def other_rows(results: Sequence[Result]) -> Rows:
     for result in results:
         for metric in result.metrics:
             if metric not in result.reported_as:
-                score = format_score(*result.best[metric])
+                score = format_score(*result.best[metric], result.marks)
                 rows.append([result.title, metric, result.name, score])
         for metric, voted in result.neighbours.get(result.reported, {}).items():
             told = f"{metric}, nearest neighbours"
-            rows.append([result.title, told, result.name, format_score(*voted)])
+            rows.append([result.title, told, result.name, _format_vote(result, voted)])
     return rows
 
 
@@ -131,29 +137,36 @@ def run_rows(results: Sequence[Result]) -> Rows:
     for result in results:
         probe, module = result.content["probe"], result.content["module"]
         cost = result.cost
+        stopped = f", patience {result.patience}" if result.patience < PATIENCE else ""
         rows.append(
             [
                 result.name,
                 result.title,
                 result.reported,
                 str(module["pool"]),
-                str(probe["grid"]),
+                f"{result.grid}{stopped}",
                 str(probe["folds"]),
                 str(probe["seeds"]),
                 f"{cost.seconds_per_hour:.3g} ({cost.device})" if cost else ABSENT,
-                str(result.n_missing),
+                str(result.n_left_out),
             ]
         )
     return rows
 
 
-def format_score(mean: float, deviation: float | None) -> str:
-    """A score between 0 and 1 in percent, with its deviation over seeds where there is one.
+def format_score(mean: float, deviation: float | None, marks: str = "") -> str:
+    """A score between 0 and 1 in percent, its deviation over seeds where there is one, its marks.
 
-    >>> format_score(0.7834, None), format_score(0.7834, 0.004)
-    ('78.3', '78.3 ± 0.4')
+    >>> format_score(0.7834, None), format_score(0.7834, 0.004, "†")
+    ('78.3', '78.3 ± 0.4†')
     """
-    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
+    spread = f" ± {100 * deviation:.1f}" if deviation is not None else ""
+    return f"{100 * mean:.1f}{spread}{marks}"
+
+
+def _format_vote(result: Result, score: tuple[float, float | None]) -> str:
+    """A score of nearest neighbours, to whom the grid is nothing."""
+    return format_score(*score, find_marks("full", PATIENCE, result.n_missing))
 
 
 def describe_deviations(result: Result) -> str | None:
@@ -163,18 +176,6 @@ def describe_deviations(result: Result) -> str | None:
     probe = result.content["probe"]
     over, count = ("folds", probe["folds"]) if probe["folds"] > 1 else ("seeds", probe["seeds"])
     return f"Means and, after ±, sample standard deviations over {count} {over}."
-
-
-def describe_protocol(result: Result) -> list[str]:
-    """What keeps a score from being compared with the published ones; nothing of most."""
-    notes = []
-    if result.grid != "full":
-        notes.append(f"The {result.grid} grid is for a quick look: not comparable with the paper.")
-    if result.patience < PATIENCE:
-        notes.append(
-            f"Heads stopped early (patience {result.patience}): not comparable with the paper."
-        )
-    return notes
 
 
 def _by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -199,11 +200,14 @@ def _difference(ours: float, theirs: float | None) -> str:
     return ABSENT if theirs is None else f"{round(ours, 1) - theirs:+.1f}"
 
 
-def with_difference(ours: float | None, theirs: float | None) -> str:
-    """A score in percent, and in brackets how far it is above another; "" for none."""
+def with_difference(ours: float | None, theirs: float | None, marks: str = "") -> str:
+    """A score in percent with its marks, and in brackets how far it is above another's.
+
+    "" for none.
+    """
     if ours is None:
         return ABSENT
-    return f"{ours:.1f}" + (f" ({_difference(ours, theirs)})" if theirs is not None else "")
+    return f"{ours:.1f}{marks}" + (f" ({_difference(ours, theirs)})" if theirs is not None else "")
 
 
 def describe_result(result: Result) -> str:
@@ -211,11 +215,9 @@ def describe_result(result: Result) -> str:
     notes = [f"Test scores in percent; selected on validation by {result.primary}."]
     if (deviations := describe_deviations(result)) is not None:
         notes.append(deviations)
-    if result.n_missing:
-        notes.append(f"{result.n_missing} clips were left out, so the score is of the rest.")
-    notes += describe_protocol(result)
     return (
         f"# {result.title}: {result.name}\n\n"
         f"{' '.join(notes)}\n\n"
-        f"{markdown(task_rows(result))}\n\n{markdown(run_rows([result]))}\n"
+        f"{with_legend(markdown(task_rows(result)), explain_marks(result.marks))}\n\n"
+        f"{markdown(run_rows([result]))}\n"
     )

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from myna_plugin.probing.experiment import Protocol
 from myna_plugin.probing.report import figures
+from myna_plugin.probing.report.results import explain_marks
 from myna_plugin.probing.tasks import TASKS, Item
 
 KEYS = TASKS["giantsteps"].labels
@@ -63,3 +65,31 @@ def test_tsne_of_equal_vectors_is_left_out(tmp_path):
     items = [Item(str(i), str(i), tmp_path, "rock", "train") for i in range(20)]
     same = {item.clip_id: np.ones((1, 3), np.float32) for item in items}
     assert figures.draw_tsne(task, items, same, slice(0, 3)) is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "left_out", "expected"),
+    [
+        (Protocol("fast"), {}, "†"),
+        (Protocol("full", patience=3), {"a": "gone"}, "‡§"),
+        (Protocol("full"), {"jazz.00054": "known to be faulty"}, ""),
+    ],
+)
+def test_figures_of_a_run_say_what_its_scores_are_not(
+    tmp_path, monkeypatch, protocol, left_out, expected
+):
+    drawn = []
+    monkeypatch.setattr(figures, "draw_tsne", lambda *given: None)
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    run = SimpleNamespace(targets=np.array([0, 1]), outputs=certain([0, 1], 10))
+    probed = SimpleNamespace(
+        parts={"scene": slice(0, 1)},
+        reported="scene",
+        vectors={},
+        results={"scene": SimpleNamespace(folds=[[run]])},
+    )
+    data = SimpleNamespace(task=TASKS["gtzan"], items=[], left_out=left_out)
+    experiment = SimpleNamespace(data=data, probed=probed, protocol=protocol)
+    figures.draw_figures(tmp_path / "figures", experiment)
+    (figure,) = drawn
+    assert figure.get_supxlabel().replace("\n", " ") == explain_marks(expected)
