@@ -39,8 +39,8 @@ class Progress:
         """Count audio."""
         self._audio_s += seconds
         speed = self._audio_s / max(self._bar.format_dict["elapsed"], 1e-3)
-        speed_s = f"{speed:,.{0 if speed >= 10 else 1}f} times real time"
-        self._bar.set_postfix_str(speed_s, refresh=False)
+        described = f"{speed:,.{0 if speed >= 10 else 1}f} times real time"
+        self._bar.set_postfix_str(described, refresh=False)
         self._bar.update(0)
 
     def done(self, tracks: int = 1) -> None:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from scipy.signal import resample_poly
-from tqdm import tqdm
 
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.common.worker_pool import WorkerDiedError, WorkerPool, begin_item
 from myna_plugin.model.audio import SAMPLE_RATE
 from recipes.rendered.percussion import DrumTrack, drum_notes
@@ -308,7 +308,7 @@ def run_in_workers(
     """
     if workers < 1:
         raise ValueError(f"at least 1 worker is needed, got {workers}")
-    with tqdm(total=total, desc=description, unit=unit, disable=None) as bar:
+    with ProgressBar(total=total, desc=description, unit=unit) as bar:
         if workers == 1:
             for task in tasks:
                 yield function(task)

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from myna_plugin.common.files import fault_of_place
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.common.threads import map_as_done
 from myna_plugin.model.audio import AudioError, probe_ends
 from myna_plugin.model.containers import Header
@@ -110,7 +109,7 @@ def check(task: Task, items: Sequence[Item], jobs: int = 4, progress: bool = Fal
     """
     groups = group_by_file(items)
     with closing(map_as_done(_probe, groups, jobs)) as probed:
-        results = dict(tqdm(probed, "check", len(groups), unit="file", disable=not progress))
+        results = dict(ProgressBar(probed, "check", len(groups), unit="file", disable=not progress))
     kinds: dict[str, list[Fault]] = {
         kind: [] for kind in ("missing", "unreadable", "wrong_length", "known")
     }

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from myna_plugin.common.errors import say
 from myna_plugin.common.files import check_disk, write_whole
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.common.threads import map_as_done
 from myna_plugin.model.audio import SAMPLE_RATE, load_audio, read_info
 from myna_plugin.probing.tasks.task import Item, TaskError
@@ -118,7 +119,7 @@ def write_clips(
             write_wav(destinations[item.clip_id], waveform.numpy(), rate)
 
     with closing(map_as_done(write_file, groups, jobs)) as written:
-        for _ in tqdm(written, "audio", len(groups), unit="file", disable=not progress):
+        for _ in ProgressBar(written, "audio", len(groups), unit="file", disable=not progress):
             pass
 
 

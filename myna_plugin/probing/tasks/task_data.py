@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from myna_plugin.common.errors import reason
 from myna_plugin.common.files import digest_path, fault_of_place
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.common.threads import map_ahead
 from myna_plugin.model.audio import AudioError
 from myna_plugin.probing.tasks.checking import CheckReport, usable_items
@@ -123,7 +122,7 @@ def digest_audio(
 
     paths = list(group_by_file(items))
     digests = map_ahead(digest, paths, workers)
-    found = tqdm(digests, "audio", len(paths), unit="file", disable=not progress)
+    found = ProgressBar(digests, "audio", len(paths), unit="file", disable=not progress)
     results = dict(zip(paths, found, strict=True))
     return (
         {path: value for path, (value, _) in results.items() if value},
