@@ -51,6 +51,7 @@ FORMAT: dict[str, Any] = {
 """What store.json must say for this program to read the store."""
 
 MADE_OF = "made_of.json"
+"""What clips of blocks were made of, and under which licences; whoever made them writes it."""
 
 FRAME_BYTES = 2 * N_MELS
 
