@@ -12,6 +12,11 @@ LINE_S = 30.0
 """Between lines where there is no terminal, seconds; before the first of them, too."""
 
 
+def is_watched() -> bool:
+    """Whether standard error is a terminal; it may be closed, too."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 class ProgressBar(tqdm):
     """tqdm's bar on standard error; where that is no terminal, the same in lines without the bar.
 
@@ -32,7 +37,9 @@ class ProgressBar(tqdm):
         total: float | None = None,
         **options: Any,
     ) -> None:
-        self._is_drawn, self._told_s = sys.stderr.isatty(), 0.0
+        self._is_drawn, self._told_s = is_watched(), 0.0
+        if sys.stderr is None:
+            options["disable"] = True
         if not self._is_drawn:
             form = options.get("bar_format", "").replace("|{bar}|", "")
             # No columns are no bar, and tqdm's own form. `refresh` alone decides when a line is

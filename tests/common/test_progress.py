@@ -82,3 +82,8 @@ def test_one_that_is_disabled_says_nothing(capsys, monkeypatch, clock, is_termin
         bar.set_postfix_str("x")
         bar.refresh()
     assert capsys.readouterr() == ("", "")
+
+
+def test_where_standard_error_is_closed_nothing_is_said(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(ProgressBar("ab", "letters")) == ["a", "b"]

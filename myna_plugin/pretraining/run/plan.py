@@ -99,6 +99,7 @@ def plan_run(settings: PretrainSettings, store: Store, out: Path, resume: bool) 
 
 def check_store(settings: PretrainSettings, store: Store) -> None:
     """RunError unless the store fills a batch, its clips a crop, and versions may be such."""
+    _check_versions(settings, store)
     n_trained = len(store) - settings.held_out_clips
     if n_trained <= 0:
         held = len(store) // 20 * 2
@@ -122,7 +123,6 @@ def check_store(settings: PretrainSettings, store: Store) -> None:
         less = f" ({held} of {len(store)} clips are held out)" if held else ""
         small = "; the recipe smoke is for so few" if len(store) < settings.batch_size else ""
         raise RunError(f"{store.path}: {error}{less}{small}") from error
-    _check_versions(settings, store)
 
 
 def _check_versions(settings: PretrainSettings, store: Store) -> None:

@@ -162,6 +162,8 @@ def merge(store: Path, parts: Sequence[Path], say: Callable[[str], None] = print
     opened = [Store.open(part) for part in parts]
     settings = _common_settings(opened)
     _refuse_repeated_files(opened)
+    records = [part.path / MADE_OF for part in opened]
+    made_of = [read_json(path) for path in records if path.exists()]
     with writing(store):
         if (store / "index.npz").exists() or (store / WORK / "plan.npz").exists():
             raise StoreError(f"{store}: is a store already; merging makes a new one")
@@ -182,9 +184,8 @@ def merge(store: Path, parts: Sequence[Path], say: Callable[[str], None] = print
             ProgressBar(sources, "merge", unit="shard"), merged.shards, strict=True
         ):
             _take_over(source, shard_path(store, row["number"]), row["checksum"].tobytes())
-        made_of = [part.path / MADE_OF for part in opened]
-        if told := [read_json(path) for path in made_of if path.exists()]:
-            write_json(store / MADE_OF, {"parts": told}, indent=1)
+        if made_of:
+            write_json(store / MADE_OF, {"parts": made_of}, indent=1)
         publish(store, merged)
     return merged
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from myna_plugin.common.errors import InputError
 from myna_plugin.model.spectrogram import MelSpectrogram
 from myna_plugin.pretraining.store.preparation import prepare
 from myna_plugin.pretraining.store.reading import (
@@ -167,6 +168,10 @@ def test_stores_of_other_seeds_can_be_merged(plan, tmp_path):
     assert len(Store.open(tmp_path / "all")) == 24
     told = json.loads((tmp_path / "all" / MADE_OF).read_text())["parts"]
     assert [part["plan"]["seed"] for part in told] == [0, 1]
+    (parts[1] / MADE_OF).write_text("{")
+    with pytest.raises(InputError, match=r"made_of\.json: not JSON"):
+        merge(tmp_path / "none", parts)
+    assert not (tmp_path / "none").exists()
 
 
 def test_blocks_of_other_sizes_are_not_merged_nor_mixed_with_files(plan, tmp_path):
