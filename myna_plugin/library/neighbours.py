@@ -204,6 +204,8 @@ def nearest(
             say(f"left out, as shorter than {least_s:g} s: {n_short:,}; --min-seconds 0 lists them")
         else:
             hits, _ = _list(library, seeds, scores, count, per_artist, 0)
+    elif n_short and not hits:
+        say(f"all others are shorter than {least_s:g} s: {n_short:,}")
     return hits
 
 
