@@ -44,6 +44,7 @@ from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, say
 from myna_plugin.common.files import read_json
 from myna_plugin.common.options import DEVICE, FILE, FOLDER, POSITIVE_INT, SEED, WORKERS
+from myna_plugin.common.progress import is_watched
 from myna_plugin.probing.experiment import Protocol
 from myna_plugin.probing.heads import GRIDS, PATIENCE
 from myna_plugin.probing.tasks import TaskError
@@ -176,7 +177,7 @@ def main(
 ) -> None:
     command = shlex.join(["python", "-m", "benchmarks.rendered", *sys.argv[1:]])
     plan = SMALL if small else WHOLE
-    workers, progress = workers or available_cores(), sys.stderr.isatty()
+    workers, progress = workers or available_cores(), is_watched()
     device = choose_device(device)
     contestants = [parse_weights(text, "myna_plugin", {}) for text in weights]
     contestants += map(baseline, plan.baselines)
