@@ -279,16 +279,17 @@ def test_only_what_names_a_published_checkpoint_is_marked(path):
 
 
 def test_the_picture_of_shares_is_of_the_table() -> None:
-    """Every row and every score of docs/length.md is drawn, at its seconds."""
+    """Every row and every score of docs/length.md is drawn, at its times on CPU and GPU."""
     tool = runpy.run_path(str(ROOT / "tools" / "draw_shares.py"))
     text = (ROOT / "docs" / "length.md").read_text()
     figure = tool["draw"](text)
     rows = [row.strip("|").split("|") for row in text.splitlines() if row.startswith("| ViT-")]
     assert len(rows) == 8
-    assert len(figure.axes) == len(rows[0]) - 4 == 5
-    for column, panel in enumerate(figure.axes, start=4):
+    assert len(rows[0]) - 5 == 5
+    panels = [(timed, column) for timed in (1, 3) for column in range(5, 10)]
+    for panel, (timed, column) in zip(figure.axes, panels, strict=True):
         drawn = [point for line in panel.lines for point in zip(*line.get_data(), strict=True)]
-        assert drawn == [(float(row[1]), float(row[column])) for row in rows]
+        assert drawn == [(float(row[timed]), float(row[column])) for row in rows]
         low, high = panel.get_ylim()
         assert all(low < score < high for _, score in drawn)
     assert (ROOT / "docs" / "images" / "shares.png").stat().st_size > 10_000
