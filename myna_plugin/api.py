@@ -5,7 +5,7 @@
 >>> myna = Myna.from_pretrained("")  # or "myna-hybrid", or the path of a checkpoint
 >>> second = np.zeros(22_050, dtype=np.float32)
 >>> myna.embed(second, sample_rate=22_050).shape
-(4608,)
+(6144,)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Myna:
 
     >>> myna = Myna.from_pretrained("")
     >>> myna.embedding_size, myna.sample_rate
-    (4608, 16000)
+    (6144, 16000)
     """
 
     def __init__(self, embedder: Embedder) -> None:
@@ -140,7 +140,7 @@ class Myna:
         >>> myna = Myna.from_pretrained("")
         >>> stereo = np.zeros((2, 44_100), dtype=np.float32)
         >>> myna.embed([stereo, stereo[:, :9_000]], sample_rate=44_100).shape
-        (2, 4608)
+        (2, 6144)
         """
         if not isinstance(audio, list | tuple):
             return self._embed_one(cast(Audio, audio), sample_rate)

@@ -90,8 +90,8 @@ ENTRIES: dict[str, Entry] = {
         for name, p in PUBLISHED.items()
     },
     # By the name in the files' metadata: other weights would be another model.
-    "myna-plugin/myna-open-22m-hybrid": Entry("", ("square", "vertical"), 384, 4608),
-    "myna-plugin/myna-open-5m-hybrid": Entry("tiny", ("square", "vertical"), 192, 2304),
+    "myna-plugin/myna-open-22m-hybrid": Entry("", ("square", "vertical"), 384, 6144),
+    "myna-plugin/myna-open-5m-hybrid": Entry("tiny", ("square", "vertical"), 192, 3072),
 }
 """By mteb's name, organization/model."""
 

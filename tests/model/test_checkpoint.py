@@ -406,7 +406,7 @@ def test_the_packaged_models_are_trained_hybrids(name, size):
         timestamp_layer=4,
         timestamp_hop_ms=25.0,
         timestamp_reading="vertical-deltas",
-        scene_layers=(2, 6, 12),
+        scene_layers=(2, 5, 8, 12),
         scene_pooling="mean-std",
     )
     assert {value.dtype for value in encoder.state_dict().values()} == {torch.float32}
