@@ -148,7 +148,7 @@ def test_the_default_model_is_a_hybrid_vit_s():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = myna_plugin.load_model()
-    assert model.scene_embedding_size == 2 * 3 * 2 * 384  # statistics, blocks, patchings, width
+    assert model.scene_embedding_size == 2 * 4 * 2 * 384  # statistics, blocks, patchings, width
     assert model.encoder.config.depth == 12
 
 

@@ -77,10 +77,9 @@ def test_deviations_are_those_of_all_tokens(tmp_path, sound, kind):
     # A feature far from zero that hardly changes: its mean square is 10^8 times its variance.
     weights["transformer.norm.weight"][0], weights["transformer.norm.bias"][0] = 1e-2, 100.0
     torch.save(weights, tmp_path / "weights.pth")
-    options = {"embedding": KINDS[kind], "scene_layers": [2, 1]}
-    model = myna_plugin.load_model(
-        tmp_path / "weights.pth", scene_pooling="mean-std", batch_size=2, **options
-    )
+    # Of one batch size, since some processors' products round by it.
+    options = {"embedding": KINDS[kind], "scene_layers": [2, 1], "batch_size": 2}
+    model = myna_plugin.load_model(tmp_path / "weights.pth", scene_pooling="mean-std", **options)
     for n_samples in (1100, 20_000, 120_000):
         waveform = sound[:, :n_samples]
         expected = literal_pipeline.token_statistics(waveform, weights, KINDS[kind], [2, 1])
@@ -394,7 +393,7 @@ def test_vertical_deltas_are_the_vertical_vectors_and_their_differences(sound, b
     torch.testing.assert_close(until[:, :-1], vectors.diff(dim=1), **near)
     assert since[:, 0].abs().max() == 0  # there is nothing before the first column
     assert since[:, 1:].abs().amax() > 0.1
-    assert torch.equal(model.embed_scenes(sound), both.embed_scenes(sound))
+    torch.testing.assert_close(model.embed_scenes(sound), both.embed_scenes(sound), **near)
 
 
 def test_a_checkpoint_names_how_its_timestamps_are_read(sound):
