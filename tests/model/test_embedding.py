@@ -393,7 +393,8 @@ def test_vertical_deltas_are_the_vertical_vectors_and_their_differences(sound, b
     torch.testing.assert_close(until[:, :-1], vectors.diff(dim=1), **near)
     assert since[:, 0].abs().max() == 0  # there is nothing before the first column
     assert since[:, 1:].abs().amax() > 0.1
-    torch.testing.assert_close(model.embed_scenes(sound), both.embed_scenes(sound), **near)
+    alike = tiny_embedder(batch_size=batch_size)
+    assert torch.equal(model.embed_scenes(sound), alike.embed_scenes(sound))
 
 
 def test_a_checkpoint_names_how_its_timestamps_are_read(sound):
