@@ -36,7 +36,6 @@ from sklearn.metrics import accuracy_score, average_precision_score, r2_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
-from tqdm import tqdm
 
 from benchmarks.contestants import (
     MODULE,
@@ -53,7 +52,7 @@ from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import InputError, ToldCommand
 from myna_plugin.common.files import write_json, write_text
 from myna_plugin.common.options import DEVICE, FOLDER, PATH, POSITIVE_FLOAT, POSITIVE_INT, WORKERS
-from myna_plugin.common.progress import is_watched
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.common.provenance import now
 from myna_plugin.model.audio import read_info
 from myna_plugin.probing.embeddings import (
@@ -278,7 +277,7 @@ def main(
     for contestant in contestants:
         loaded = load_contestant(contestant, device)
         scores = results[contestant.name] = {}
-        for recordings in tqdm(tasks, contestant.name, disable=not is_watched()):
+        for recordings in ProgressBar(tasks, contestant.name):
             features = embed(
                 loaded,
                 recordings,

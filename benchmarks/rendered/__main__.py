@@ -44,7 +44,6 @@ from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand, say
 from myna_plugin.common.files import read_json
 from myna_plugin.common.options import DEVICE, FILE, FOLDER, POSITIVE_INT, SEED, WORKERS
-from myna_plugin.common.progress import is_watched
 from myna_plugin.probing.experiment import Protocol
 from myna_plugin.probing.heads import GRIDS, PATIENCE
 from myna_plugin.probing.tasks import TaskError
@@ -177,7 +176,7 @@ def main(
 ) -> None:
     command = shlex.join(["python", "-m", "benchmarks.rendered", *sys.argv[1:]])
     plan = SMALL if small else WHOLE
-    workers, progress = workers or available_cores(), is_watched()
+    workers = workers or available_cores()
     device = choose_device(device)
     contestants = [parse_weights(text, "myna_plugin", {}) for text in weights]
     contestants += map(baseline, plan.baselines)
@@ -205,14 +204,14 @@ def main(
         click.echo("\n".join(lines))
     text = make_table(
         contestants,
-        read_tasks(out / "tasks", workers, progress),
+        read_tasks(out / "tasks", workers, progress=True),
         out / "table",
         Protocol(grid or plan.grid, seeds or plan.seeds, device, plan.patience),
         workers=workers,
         batch_size=BATCH_SIZES[device.partition(":")[0]],
         cache=out / "embeddings",
         command=command,
-        progress=progress,
+        progress=True,
     )
     click.echo(text)
 

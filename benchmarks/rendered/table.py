@@ -57,7 +57,6 @@ from myna_plugin.common.devices import choose_device
 from myna_plugin.common.errors import ToldCommand
 from myna_plugin.common.files import read_json, write_json, write_text
 from myna_plugin.common.options import DEVICE, FOLDER, PATH, POSITIVE_INT, WORKERS
-from myna_plugin.common.progress import is_watched
 from myna_plugin.common.provenance import now
 from myna_plugin.probing.embeddings import Handling, cache_folder, open_cache
 from myna_plugin.probing.experiment import FILE, Protocol, is_current, run, write_results
@@ -243,10 +242,10 @@ def main(
     contestants += parse_baselines(baselines)
     if not contestants:
         raise ExperimentError("nothing to score: give --weights or --baselines")
-    workers, progress = workers or available_cores(), is_watched()
+    workers = workers or available_cores()
     text = make_table(
         contestants,
-        read_tasks(tasks, workers, progress),
+        read_tasks(tasks, workers, progress=True),
         out,
         Protocol(grid, seeds, device, patience),
         workers=workers,
@@ -254,7 +253,7 @@ def main(
         cache=cache or cache_folder() / "rendered",
         notes=(tasks, notes_grid, notes_grid_points) if notes else None,
         command=command,
-        progress=progress,
+        progress=True,
     )
     click.echo(text)
 

@@ -116,6 +116,8 @@ def find_seeds(
             for row, entry in enumerate(library.entries)
             if content and entry.content == content and entry.start_s is None
         ]
+        for warning in dict.fromkeys(filter(None, (library.entries[row].warning for row in rows))):
+            say(f"{path}: {warning}")
         for row in rows:
             duration_s = float(library.duration_s[row])
             seeds.append(Seed(library.embeddings[row], duration_s, library.entries[row], row))

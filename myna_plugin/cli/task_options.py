@@ -11,7 +11,6 @@ import torch
 
 from myna_plugin.common.cores import available_cores
 from myna_plugin.common.options import FILE, PATH, POSITIVE_INT
-from myna_plugin.common.progress import is_watched
 from myna_plugin.probing.embeddings import BATCH_SIZES, Handling, cache_folder
 from myna_plugin.probing.experiment import Protocol
 from myna_plugin.probing.heads import GRIDS, PATIENCE
@@ -72,7 +71,7 @@ def make_means(
             batch_size or BATCH_SIZES[torch.device(protocol.device).type],
             workers or available_cores(),
             allow_missing,
-            progress=is_watched(),  # a log would fill with bars
+            progress=True,
         ),
         command=typed_command(command),
     )

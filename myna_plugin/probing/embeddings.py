@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from myna_plugin.common.errors import say
 from myna_plugin.common.files import write_json, write_whole
+from myna_plugin.common.progress import ProgressBar
 from myna_plugin.common.threads import map_ahead
 from myna_plugin.model.audio import AudioError
 from myna_plugin.probing.modules import ExperimentError, LoadedModule
@@ -222,7 +222,7 @@ def embed_clips(
     # Files of the same content are embedded once.
     absent = {keys[i.clip_id]: i for i in items if keys[i.clip_id] not in cache.vectors}
     faults: dict[Path, str] = {}
-    with tqdm(
+    with ProgressBar(
         total=len(set(keys.values())),
         initial=len(set(keys.values())) - len(absent),
         desc="embed",

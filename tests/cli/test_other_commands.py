@@ -64,6 +64,18 @@ def test_copies_of_a_track_are_one_hit_and_none_of_their_own(tmp_path, library):
     assert myna("similar", copy, library, "--count", "9").output == result.output
 
 
+def test_a_silent_seed_is_told(tmp_path):
+    write_noise(tmp_path / "music" / "0.wav", 30_000, 0)
+    soundfile.write(tmp_path / "music" / "1.wav", np.zeros(30_000), 16_000)
+    out, music = tmp_path / "library.parquet", tmp_path / "music"
+    assert myna("embed", music, "--out", out, "--model", write_model(tmp_path)).exit_code == 0
+
+    result = myna("similar", music / "1.wav", out)
+
+    assert result.stderr == f"{music / '1.wav'}: silent: nothing above -80 dBFS\n"
+    assert myna("similar", music / "0.wav", out).stderr == ""
+
+
 def test_clicks_are_left_out_and_counted(tmp_path):
     for i in range(4):
         write_noise(tmp_path / "music" / f"{i}.wav", 700 if i == 3 else 30_000, i)

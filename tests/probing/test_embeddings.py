@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 from myna_plugin import get_scene_embeddings, load_model
+from myna_plugin.common import progress
 from myna_plugin.model.audio import load_audio
 from myna_plugin.probing.embeddings import (
     WAITING_BATCHES,
@@ -45,6 +46,15 @@ def embed(items, module, folder, **options):
     vectors, left_out = embed_clips(data, module, cache, Handling(**options))
     assert not left_out
     return vectors
+
+
+def test_a_log_gets_lines_without_bars(items, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_S", 0.0)
+    module = load_module("myna_plugin", str(checkpoint))
+    embed(items, module, tmp_path / "cache", batch_size=2, workers=1, progress=True)
+    told = capsys.readouterr().err
+    assert told.startswith("embed:   0% 0/10 [")
+    assert not {"\r", "█", "#"} & set(told)
 
 
 def test_vectors_are_those_of_a_plain_loop(items, checkpoint, tmp_path):
