@@ -15,6 +15,7 @@ import numpy as np
 from myna_plugin.common.devices import without_mps
 from myna_plugin.common.files import write_json
 from myna_plugin.common.locks import locked
+from myna_plugin.common.progress import is_watched
 from myna_plugin.common.provenance import now, versions
 from myna_plugin.probing.embeddings import Cost, EmbeddingCache, Handling, embed_clips
 from myna_plugin.probing.heads import (
@@ -201,7 +202,7 @@ def run(
         seeds=protocol.seeds,
         device=without_mps(protocol.device),
         patience=protocol.patience,
-        progress=handling.progress,
+        progress=handling.progress and is_watched(),  # elsewhere `say` is told of heads, by part
         say=say,
         records=out / UNFINISHED if out else None,
         neighbours=protocol.neighbours,

@@ -457,6 +457,12 @@ def test_of_a_grid_that_takes_long_heads_are_counted_unless_a_bar_shows_them(sea
     assert not [line for line in search(8 * 35, full, progress=True) if "trained" in line]
 
 
+def test_in_a_log_the_command_counts_heads_by_part(bands, emomusic, tmp_path, monkeypatch):
+    monkeypatch.setattr(probes, "TELL_S", 0.0)
+    result = run("emomusic", emomusic, "--out", tmp_path / "out", "--module", "bands")
+    assert "heads: scene, grid 1 of 1, 11 of 22 heads are trained\n" in result.stderr
+
+
 # --- The cache
 
 

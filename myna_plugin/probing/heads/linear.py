@@ -15,8 +15,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from myna_plugin.common.progress import ProgressBar
 from myna_plugin.probing.heads.early_stopping import HeadScore
 from myna_plugin.probing.heads.grid import LinearConfig
 from myna_plugin.probing.heads.losses import LOSSES
@@ -64,7 +64,7 @@ def fit_heads(
         groups[config.standardize].append(position)
     waiting = {s: positions for s, positions in groups.items() if not set(positions) <= set(done)}
     n_done = len(configs) - sum(map(len, waiting.values()))
-    with ProgressBar(
+    with tqdm(
         total=len(configs), initial=n_done, unit="head", desc="probing", disable=not progress
     ) as bar:
         for standardize, positions in waiting.items():

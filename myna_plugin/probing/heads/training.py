@@ -9,8 +9,8 @@ from queue import SimpleQueue
 from threading import Event, Thread
 
 import torch
+from tqdm import tqdm
 
-from myna_plugin.common.progress import ProgressBar
 from myna_plugin.probing.heads.draws import PERIOD, StepDraws
 from myna_plugin.probing.heads.grid import HeadConfig
 from myna_plugin.probing.heads.layers import initial_parameters
@@ -74,7 +74,7 @@ def train_heads(
     stopped: dict[int, list[TrainedHead]] = defaultdict(list)
     group_of = {position: i for i, group in enumerate(groups) for position in group}
     n_done = len(configs) - len(group_of)
-    with ProgressBar(
+    with tqdm(
         total=len(configs), initial=n_done, unit="head", desc="probing", disable=not progress
     ) as bar:
         for steps, heads in rounds:
